@@ -1,0 +1,253 @@
+"""The typed configuration: YAML sections, every key with its unit and meaning, errors that say where.
+
+A recipe is read, `--set a.b=v` and named flags are laid over it, and the whole is checked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from xecml.errors import InputError, nearest
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+LossName = Literal["smooth_l1", "l1", "mse", "huber"]
+
+RELATIVE_BRANCHES = ("relative_npho", "relative_time")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class DataConfig(_Section):
+    """Where events come from and how they reach the network."""
+
+    train_path: str | list[str] = Field("", description="training files: path, glob, folder or list")
+    val_path: str | list[str] = Field("", description="validation files")
+    tree_name: str = Field("tree", description="name of the tree in the files")
+    npho_branch: str = Field("npho", description="branch of the counts; relative_npho for relative inputs")
+    time_branch: str = Field("time", description="branch of the times; relative_time for relative inputs")
+    batch_size: Count = Field(256, description="events a step")
+    chunksize: Count = Field(256_000, description="events shuffled among themselves, at most")
+    buffer_mb: Positive = Field(
+        1000, description="MB of events held for shuffling, whatever chunksize says; twice that is in memory"
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(1, description="0 reads in the training loop, 1 in the background")
+    num_threads: Count = Field(2, description="threads that decompress")
+
+
+class NormalizationConfig(_Section):
+    """Constants of the input transforms; by default those that belong to the branches read."""
+
+    npho_scale: Positive | None = Field(None, description="photons; default 1000, for relative_npho 0.58")
+    npho_scale2: Positive | None = Field(None, description="default 4.08, for relative_npho 1.0")
+    time_scale: Positive | None = Field(None, description="s; default 1.14e-7, for relative_time 6.5e-8")
+    time_shift: float | None = Field(None, description="default -0.46, for relative_time 0.5")
+    sentinel_value: float = Field(-5.0, description="normalised time of an invalid sensor")
+    npho_scheme: Literal["log1p", "sqrt", "anscombe", "linear"] = Field("log1p", description="transform of counts")
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    preset: Literal["compact", "tiny"] = Field("compact", description="named sizes of the network")
+    hidden_dim: Count = Field(256, description="width of the heads")
+    head_dropout: Fraction = Field(0.0, description="dropout in the heads")
+    drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
+
+
+class TaskConfig(_Section):
+    """One predicted quantity."""
+
+    enabled: bool = Field(False, description="whether the quantity is predicted")
+    loss_fn: LossName = Field("smooth_l1", description="loss on the standardised difference")
+    loss_beta: Positive = Field(
+        1.0, description="where smooth_l1 and huber turn from square to linear, in target widths"
+    )
+    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="factor of the loss in the sum")
+
+
+class TasksConfig(_Section):
+    """What is predicted."""
+
+    angle: TaskConfig = TaskConfig(enabled=True, loss_fn="smooth_l1")
+    energy: TaskConfig = TaskConfig(loss_fn="l1")
+    timing: TaskConfig = TaskConfig(loss_fn="l1")
+    uvwFI: TaskConfig = TaskConfig(loss_fn="mse")
+
+    def enabled(self) -> dict[str, TaskConfig]:
+        """Enabled tasks by name, in the order of the vocabulary."""
+        return {name: task for name, task in self if task.enabled}
+
+
+class TrainingConfig(_Section):
+    """Optimiser, schedule, regularisation."""
+
+    epochs: Count = Field(20, description="passes over the training files")
+    lr: Positive = Field(3e-4, description="learning rate after the warm-up")
+    lr_min: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the end")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="AdamW decay, on matrices only")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(2, description="epochs of linear rise from lr / 100")
+    use_scheduler: bool = Field(True, description="cosine decay; false keeps lr after the warm-up")
+    amp: bool = Field(True, description="16-bit arithmetic where the processor has it")
+    ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
+    channel_dropout_rate: Fraction = Field(0.1, description="share of sensors switched off at random in training")
+    grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="limit of the gradient's norm; 0 for none")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout")
+
+
+class CheckpointConfig(_Section):
+    """Where a run is kept and what it starts from."""
+
+    resume_from: str | None = Field(None, description="checkpoint to go on from")
+    save_dir: str = Field("artifacts", description="folder of runs; a run is a folder in it")
+    save_interval: Count = Field(10, description="epochs between kept checkpoints (besides best and last)")
+
+
+class MlflowConfig(_Section):
+    """Names of the run."""
+
+    run_name: str | None = Field(None, description="name of the run; by default the recipe's file name")
+
+
+class Config(_Section):
+    """A whole recipe."""
+
+    data: DataConfig = DataConfig()
+    normalization: NormalizationConfig = NormalizationConfig()
+    model: ModelConfig = ModelConfig()
+    tasks: TasksConfig = TasksConfig()
+    training: TrainingConfig = TrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        absolute = {"energy": "npho_branch", "timing": "time_branch"}
+        relative = {"npho_branch": self.data.npho_branch, "time_branch": self.data.time_branch}
+        for task, key in absolute.items():
+            if task in self.tasks.enabled() and relative[key] in RELATIVE_BRANCHES:
+                raise ValueError(
+                    f"tasks.{task} cannot be learnt from relative inputs, which carry no absolute scale; "
+                    f"set data.{key} to an absolute branch or switch the task off"
+                )
+        if not self.tasks.enabled():
+            raise ValueError("no task is enabled; switch on at least one of tasks.angle, energy, timing, uvwFI")
+        return self
+
+
+def load_config(
+    path: str | Path | None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a recipe and lay settings over it.
+
+    Args:
+        path: YAML file; none for the defaults.
+        settings: `section.key=value` with the value in YAML.
+        flags: `section.key` to value, laid over last; None values are skipped.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value is wrong; names key, place and nearest right key.
+    """
+    tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
+    where = dict.fromkeys(lines, "")
+    where |= {key: f"{path}, line {line}" for key, line in lines.items()}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting} is not of the form section.key=value.")
+        _lay(tree, key.strip(), _parse_value(setting, value))
+        where[key.strip()] = f"--set {setting}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _lay(tree, key, value)
+            where[key] = "the command line"
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, where)) from error
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Content of a YAML file, and the line of each dotted key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise InputError(f"Cannot read the recipe {path}: {error.strerror}; check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', error)}.") from error
+    if content is None:
+        return {}, {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold sections such as 'data:' and 'training:'.")
+    return content, dict(_lines(node))
+
+
+def _lines(node: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            dotted = f"{prefix}{key.value}"
+            yield dotted, key.start_mark.line + 1
+            yield from _lines(value, f"{dotted}.")
+
+
+def _parse_value(setting: str, value: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value is not valid YAML.") from error
+    return parsed
+
+
+def _lay(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"'{section}' in {key} is not a section.")
+        tree = inner
+    tree[name] = value
+
+
+def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
+    """One sentence on the first thing that is wrong, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    # union branches add their own parts to the location
+    key = ".".join(
+        str(part) for part in first["loc"] if isinstance(part, str) and not part.startswith(("list[", "str"))
+    )
+    place = next((where[k] for k in (key, key.rpartition(".")[0]) if where.get(k)), "")
+    at = f" ({place})" if place else ""
+    if first["type"] == "extra_forbidden":
+        message = f"Unknown key '{key}'{at}{nearest(key, (k for k, _, _ in describe()))}"
+    elif key:
+        message = f"Wrong value {first['input']!r} for '{key}'{at}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    else:
+        message = f"Wrong configuration: {first['msg'].removeprefix('Value error, ')}"
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{message}{more}."
+
+
+def describe() -> Iterator[tuple[str, Any, str]]:
+    """Every key with its default and its meaning."""
+    yield from _describe(Config(), "")
+
+
+def _describe(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _describe(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""

@@ -1,0 +1,1 @@
+"""Trained models on their way into the experiment."""

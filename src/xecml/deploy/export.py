@@ -1,0 +1,175 @@
+"""Export to one self-contained ONNX file: raw values in, physical values out, checked against PyTorch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import xecml
+from xecml import geometry
+from xecml.errors import InputError, nearest
+from xecml.evaluation.predictions import OnnxModel, TorchModel, load_model
+from xecml.events import INVALID, TASKS
+from xecml.files import atomic_path
+from xecml.models.normalise import validity
+from xecml.models.regressor import Regressor
+
+TOLERANCE = 1e-4
+"""Largest allowed difference between ONNX Runtime and PyTorch, in widths of the target."""
+TEST_BATCHES = (1, 2, 7)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was exported, and how far ONNX Runtime and PyTorch are apart, in target widths, by batch size."""
+
+    out: Path
+    tasks: tuple[str, ...]
+    bytes: int
+    largest_difference: dict[int, float]
+
+
+class RawModel(nn.Module):
+    """A model that finds validity from the raw values itself, as users of an exported file need."""
+
+    def __init__(self, network: Regressor, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.tasks = network, tuple(tasks)
+
+    def forward(self, npho: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        """Answers of the tasks in order, from raw counts and times (B, 4760)."""
+        answers = self.network(npho, time, *validity(npho, time))
+        return tuple(answers[task] for task in self.tasks)
+
+
+def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> Report:
+    """Export a checkpoint to ONNX.
+
+    Args:
+        path: checkpoint.
+        out: file to write, `.onnx`.
+        tasks: a subset of the model's tasks; all by default.
+
+    Raises:
+        InputError: bad checkpoint or task, or ONNX Runtime and PyTorch differ by more than the tolerance.
+    """
+    model = load_model(path)
+    if not isinstance(model, TorchModel):
+        raise InputError(f"{path} is exported already; give a checkpoint.")
+    for task in tasks:
+        if task not in model.tasks:
+            raise InputError(
+                f"{path} has no task '{task}'{nearest(task, model.tasks)}; it has {', '.join(model.tasks)}."
+            )
+    chosen = tuple(tasks) or model.tasks
+    if Path(out).suffix != ".onnx":
+        raise InputError(f"The output {out} must end in .onnx.")
+    with atomic_path(out) as temporary:
+        _write(model, chosen, temporary)
+        differences = _compare(model, OnnxModel(temporary), chosen)
+        size = temporary.stat().st_size
+    return Report(Path(out), chosen, size, differences)
+
+
+def _write(model: TorchModel, tasks: Sequence[str], out: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter needs it and says so late
+    except ImportError as error:
+        raise InputError("Export needs ONNX; install it with: pip install 'xecml[onnx]'.") from error
+    raw = RawModel(model.network, tasks).eval()
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet():
+        # an example batch of 1 would freeze the batch size
+        program = torch.onnx.export(
+            raw,
+            tuple(torch.from_numpy(a) for a in example_events(2)),
+            dynamo=True,
+            input_names=["npho", "time"],
+            output_names=list(tasks),
+            dynamic_shapes={"npho": {0: batch}, "time": {0: batch}},
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, _metadata(model, tasks))
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(out))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about itself away from users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
+    """Everything that a reader of the file must know, as strings; structures are JSON."""
+    constants = model.network.encoder.normaliser
+    values: dict[str, Any] = {
+        "tasks": list(tasks),
+        "units": {task: TASKS[task].unit for task in tasks},
+        "branches": list(model.branches),
+        "truth_means": model.truth_means,
+        "normalization": {name: float(buffer) for name, buffer in constants.named_buffers()}
+        | {"npho_scheme": constants.scheme},
+        "invalid_value": INVALID,
+        "geometry_hash": geometry.geometry_hash(),
+        "version": xecml.__version__,
+        "run_name": str(model.content.get("run_name", "")),
+        "revision": str(model.content.get("revision", "")),
+    }
+    return {f"xecml.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+
+
+def example_events(events: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and times (events, 4760) that look like showers, with dead and dark sensors among them.
+
+    A point of light of 2.4 million photons at random places; only meant to exercise a network.
+    """
+    rng = np.random.default_rng(seed)
+    uvw = rng.uniform((-20.0, -50.0, 1.0), (20.0, 50.0, 15.0), (events, 3))
+    away = geometry.xyz_from_uvw(uvw)[:, None] - geometry.positions()
+    distance = np.linalg.norm(away, axis=2)
+    cosine = np.clip(np.sum(away * geometry.normals(), axis=2) / distance, 0.02, 1)
+    npho = rng.poisson(2.4e6 * cosine * 1.4 / (4 * np.pi * (distance**2 + 1)))
+    time = 1e-9 * (distance / 8 + rng.normal(0, 0.3, npho.shape)) + rng.uniform(-1e-8, 1e-8, (events, 1))
+    missing = (npho == 0) | (rng.uniform(size=npho.shape) < 0.02)
+    return np.where(missing, INVALID, npho).astype(np.float32), np.where(missing, INVALID, time).astype(np.float32)
+
+
+def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> dict[int, float]:
+    """Largest difference in target widths for each test batch size; refuse what is too large."""
+    differences: dict[int, float] = {}
+    for batch in TEST_BATCHES:
+        npho, time = example_events(batch, seed=batch)
+        ours, theirs = model.predict(npho, time), exported.predict(npho, time)
+        differences[batch] = 0.0
+        for task in tasks:
+            width = model.network.get_buffer(f"{task}_width").numpy().reshape(ours[task].shape[1:] or ())
+            differences[batch] = max(differences[batch], float((np.abs(ours[task] - theirs[task]) / width).max()))
+    worst = max(differences.values())
+    if not worst <= TOLERANCE:
+        raise InputError(
+            f"ONNX Runtime and PyTorch differ by {worst:.2g} of the target width (allowed {TOLERANCE:g}); nothing was "
+            "written: report this with the checkpoint."
+        )
+    return differences

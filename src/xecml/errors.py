@@ -1,0 +1,19 @@
+"""The one exception that users meet: something in their input that they can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: one sentence that says what is wrong, where, and what to do about it.
+
+    The command line prints it without a traceback and ends with exit status 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean ...?)` for the known name nearest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,280 @@
+"""Whether event files can be used: branches, units, ranges, dead faces, dead and hot channels, duplicates.
+
+Files are read once, in chunks; memory does not grow with them but for eight bytes an event, which find
+duplicates. An error means that the file should not be used as it is, a warning that one should know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml.errors import InputError
+from xecml.evaluation.rules import RULES, Finding, Marks, Rule, Severity, listing
+from xecml.evaluation.sensors import SensorStatistics, SensorSums, sensor_findings
+from xecml.events import (
+    BRANCHES,
+    ID_BRANCHES,
+    SENSOR_BRANCHES,
+    TRUTH_BRANCHES,
+    Chunk,
+    valid_counts,
+    valid_times,
+)
+from xecml.files import expand
+from xecml.geometry import face_codes
+from xecml.rootio import DEFAULT_TREE, TreeReader, open_tree
+
+PAIRS = (("npho", "time"), ("relative_npho", "relative_time"))
+_COUNT_OF = {time: npho for npho, time in PAIRS}
+_NOT_MEASURED_ABOVE = 9e9
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in one or several files taken together."""
+
+    files: tuple[str, ...]
+    tree: str
+    n_events: int
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    sensors: SensorStatistics | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is no error among the findings."""
+        return all(f.severity != "error" for f in self.findings)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Rows (subject, verdict, sentence) for a table: facts, faces, then findings, errors first."""
+        rows = [
+            ("events", "", f"{self.n_events} in {len(self.files)} file(s), tree '{self.tree}'"),
+            ("branches", "", ", ".join(self.present) or "none known"),
+            ("absent", "", ", ".join(self.absent) or "none"),
+        ]
+        rows += [(f"face {face}", "", text) for face, text in self._faces().items()]
+        rows += [(f.where, f.severity, f.message) for f in self.findings]
+        return rows if self.findings else [*rows, ("verdict", "ok", "Nothing to remark.")]
+
+    def text(self) -> str:
+        """The rows as lines of plain text."""
+        rows = self.rows()
+        wide = max(len(subject) for subject, *_ in rows)
+        return "\n".join(f"{subject:<{wide}}  {verdict:<7}  {sentence}" for subject, verdict, sentence in rows)
+
+    def _faces(self) -> dict[str, str]:
+        if self.sensors is None:
+            return {}
+        dead, hot = (np.bincount(face_codes()[i], minlength=6) for i in (self.sensors.dead(), self.sensors.hot()))
+        return {
+            face: f"{100 * share:.3g} % of counts invalid, {dead[i]} dead and {hot[i]} hot channels"
+            for i, (face, share) in enumerate(self.sensors.invalid_fraction().items())
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        sensors = self.sensors
+        return {
+            "files": list(self.files),
+            "tree": self.tree,
+            "n_events": self.n_events,
+            "usable": self.usable,
+            "branches": list(self.present),
+            "absent": list(self.absent),
+            "invalid_fraction": {} if sensors is None else sensors.invalid_fraction(),
+            "dead_channels": [] if sensors is None else sensors.dead().tolist(),
+            "hot_channels": [] if sensors is None else sensors.hot().tolist(),
+            "findings": [{"severity": f.severity, "where": f.where, "message": f.message} for f in self.findings],
+        }
+
+
+def check_files(
+    files: str | Path | Iterable[str | Path],
+    tree: str = DEFAULT_TREE,
+    *,
+    names: Mapping[str, str] | None = None,
+    chunk_events: int = 500,
+) -> CheckReport:
+    """Read event files and report whether they can be used.
+
+    Args:
+        files: path, glob, directory, URL, or a list of them; judged together.
+        tree: name of the tree.
+        names: canonical branch name -> name in the files.
+        chunk_events: events in memory at a time.
+
+    Raises:
+        InputError: a file is missing, is not a ROOT file, is damaged, or has no such tree.
+    """
+    paths = expand(files)
+    scan = _Scan()
+    for path in paths:
+        with open_tree(path, tree, names) as reader:
+            branches = scan.open(reader)
+            for start in range(0, reader.n_events, chunk_events):
+                scan.add(reader.arrays(branches, start, min(start + chunk_events, reader.n_events)))
+    return scan.report(tuple(paths), tree)
+
+
+class _Scan:
+    """Running sums over chunks, and the judgement on them."""
+
+    def __init__(self) -> None:
+        self.n_events = 0
+        self.files_with: Counter[str] = Counter()
+        self.n_files = 0
+        self.misshapen: dict[str, str] = {}
+        self.not_finite: Counter[str] = Counter()
+        self.not_measured: Counter[str] = Counter()
+        self.entries: Counter[str] = Counter()
+        self.broken: Counter[int] = Counter()
+        self.examined: Counter[int] = Counter()
+        self.ids: list[NDArray[np.int64]] = []
+        self.empty_files: list[str] = []
+        self.sensors: SensorSums | None = None
+
+    def open(self, reader: TreeReader) -> list[str]:
+        """Note what a file holds, and return the branches that can be read."""
+        self.n_files += 1
+        if reader.n_events == 0:
+            self.empty_files.append(reader.path)
+        known = reader.known()
+        self.files_with.update(known)
+        return [b for b in known if self._has_right_shape(reader, b)]
+
+    def _has_right_shape(self, reader: TreeReader, branch: str) -> bool:
+        try:
+            reader.arrays([branch], 0, min(1, reader.n_events))
+        except InputError as error:
+            # damage has a cause of the reader's; a wrong shape is the file's own doing
+            if error.__cause__ is not None and not isinstance(error.__cause__, ValueError):
+                raise
+            self.misshapen[branch] = str(error)
+            return False
+        return True
+
+    def add(self, chunk: Chunk) -> None:
+        """Add the events of a chunk to all sums."""
+        self.n_events += len(next(iter(chunk.values()), ()))
+        measured = {b: _measured(chunk, b) for b in chunk}
+        for b, values in chunk.items():
+            finite = np.isfinite(values)
+            self.not_finite[b] += int(values.size - finite.sum())
+            if b not in SENSOR_BRANCHES:
+                self.not_measured[b] += int(len(values) - measured[b].sum())
+            self.entries[b] += len(values)
+        for i, rule in enumerate(RULES):
+            self._apply(i, rule, chunk, measured)
+        self._add_sensors(chunk, measured)
+        if "run" in chunk and "event" in chunk:
+            run, event = chunk["run"].astype(np.int64), chunk["event"].astype(np.int64)
+            self.ids.append((run << 32) + (event & 0xFFFFFFFF))
+
+    def _apply(self, i: int, rule: Rule, chunk: Chunk, measured: Mapping[str, Marks]) -> None:
+        if not all(b in chunk for b in rule.branches):
+            return
+        good = np.logical_and.reduce([measured[b] for b in rule.branches])
+        with np.errstate(all="ignore"):  # a vector of zero length is for another rule to find
+            marks = rule.broken(*(chunk[b][good] for b in rule.branches))
+        self.examined[i] += len(marks)
+        self.broken[i] += int(marks.sum())
+
+    def _add_sensors(self, chunk: Chunk, measured: Mapping[str, Marks]) -> None:
+        if self.sensors is None:
+            pair = next((p for p in PAIRS if p[0] in chunk), None)
+            self.sensors = None if pair is None else SensorSums(*pair)
+        if self.sensors is not None:
+            self.sensors.add(chunk, measured)
+
+    # ------------------------------------------------------------------------------------------- judgement
+
+    def report(self, files: tuple[str, ...], tree: str) -> CheckReport:
+        """Judge the sums."""
+        sensors = None if self.sensors is None else self.sensors.statistics()
+        findings = [*self._structure(tree), *self._values(), *self._duplicates()]
+        if sensors is not None:
+            findings += sensor_findings(sensors)
+        findings.sort(key=lambda f: f.severity)  # "error" before "warning"
+        present = tuple(b for b in BRANCHES if self.files_with[b])
+        absent = tuple(b for b in BRANCHES if not self.files_with[b])
+        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings))
+
+    def _structure(self, tree: str) -> list[Finding]:
+        found = [Finding("error", b, message) for b, message in self.misshapen.items()]
+        if self.n_events == 0:
+            found.append(Finding("error", tree, f"The tree '{tree}' has no events."))
+        elif self.empty_files:
+            found.append(Finding("warning", tree, f"{listing(self.empty_files)} has no events."))
+        pairs = [p for p in PAIRS if all(self.files_with[b] for b in p)]
+        if not pairs:
+            found.append(
+                Finding(
+                    "error",
+                    tree,
+                    "There is no pair of npho and time, nor of relative_npho and relative_time.",
+                )
+            )
+        elif pairs[0] != PAIRS[0]:
+            text = "Counts and times are relative only: energy and absolute time cannot be learnt from them."
+            found.append(Finding("warning", tree, text))
+        partial = [b for b in BRANCHES if 0 < self.files_with[b] < self.n_files]
+        if partial:
+            found.append(Finding("warning", tree, f"Only some of the files have {listing(partial)}."))
+        if any(not self.files_with[b] for b in ID_BRANCHES):
+            found.append(Finding("warning", tree, "Events have no run and event numbers to tell them apart."))
+        return found
+
+    def _values(self) -> list[Finding]:
+        found = []
+        for b, number in self.not_finite.items():
+            if number:
+                severity: Severity = "error" if b in TRUTH_BRANCHES else "warning"
+                what = "they count as not measured." if b in SENSOR_BRANCHES else "mend or leave out these events."
+                found.append(Finding(severity, b, f"{b} holds {number} NaN or infinite values; {what}"))
+        for b, number in self.not_measured.items():
+            if number > self.not_finite[b]:
+                text = f"{b} is not measured (1e10 or not finite) in {number} of {self.entries[b]} events."
+                found.append(Finding("warning", b, text))
+        return found + self._broken_rules()
+
+    def _broken_rules(self) -> list[Finding]:
+        found: list[Finding] = []
+        wrong: set[str] = set()
+        for i, rule in enumerate(RULES):
+            share = self.broken[i] / max(self.examined[i], 1)
+            if share <= rule.above or wrong.intersection(rule.branches):
+                continue
+            if rule.severity == "error":
+                wrong.update(rule.branches)
+            name = rule.branches[0]
+            text = rule.sentence.format(branch=name, share=f"{100 * share:.3g} %")
+            found.append(Finding(rule.severity, name, text))
+        return found
+
+    def _duplicates(self) -> list[Finding]:
+        if not self.ids:
+            return []
+        ids = np.concatenate(self.ids)
+        repeated = len(ids) - len(np.unique(ids))
+        text = f"{repeated} events repeat the run and event number of another; are files or seeds used twice?"
+        return [Finding("warning", "event", text)] if repeated else []
+
+
+def _measured(chunk: Chunk, branch: str) -> Marks:
+    """Mask of measured values: (events, 4760) of sensor branches, (events,) of others."""
+    values = chunk[branch]
+    if branch in SENSOR_BRANCHES:
+        if not branch.endswith("time"):
+            return valid_counts(values)
+        count = _COUNT_OF[branch]
+        return valid_times(chunk[count] if count in chunk else np.ones_like(values), values)
+    below = np.abs(values) < _NOT_MEASURED_ABOVE
+    return below if values.ndim == 1 else np.asarray(below.all(axis=-1))

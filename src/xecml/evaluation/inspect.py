@@ -1,0 +1,95 @@
+"""What a file is, and what this machine is: the content of `xec info`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from xecml import __version__, geometry, rootio
+from xecml.errors import InputError
+
+_PACKAGES = ("torch", "numpy", "numba", "uproot", "onnxruntime", "lightning-fabric", "mlflow")
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Facts about a ROOT file, a checkpoint or an exported model.
+
+    Raises:
+        InputError: the file is missing or of no kind that this package reads.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".pth":
+        return _checkpoint(path)
+    if suffix == ".onnx":
+        return _onnx(path)
+    if suffix == ".root" or "://" in path:
+        return _root(path)
+    raise InputError(f"Cannot tell what {path} is by its name; give a .root, .pth or .onnx file.")
+
+
+def _root(path: str) -> dict[str, Any]:
+    trees = rootio.list_trees(path)
+    facts: dict[str, Any] = {"file": path, "kind": "ROOT", "trees": trees}
+    for tree in trees:
+        with rootio.open_tree(path, tree) as reader:
+            facts[f"{tree}: events"] = reader.n_events
+            facts[f"{tree}: branches"] = sorted(reader.in_file)
+    return facts
+
+
+def _checkpoint(path: str) -> dict[str, Any]:
+    from xecml.training import checkpoint
+
+    content = checkpoint.load(path)
+    weights = content["model_state"]
+    named = ("format_version", "xecml", "torch", "revision", "geometry_hash", "run_name", "tasks")
+    data = content["config"]["data"]
+    return {
+        "file": path,
+        "kind": f"checkpoint ({content['kind']})",
+        **{name: content[name] for name in named},
+        "preset": content["config"]["model"]["preset"],
+        "inputs": [data["npho_branch"], data["time_branch"]],
+        "numbers stored": sum(w.numel() for w in weights.values()),
+        "epochs finished": content["epoch"] - 1,
+        "best validation loss": content["best_val_loss"],
+        "metrics": {k: round(v, 6) for k, v in content["metrics"].items() if isinstance(v, float)},
+    }
+
+
+def _onnx(path: str) -> dict[str, Any]:
+    from xecml.evaluation.predictions import OnnxModel
+
+    model = OnnxModel(path)
+    facts = {
+        key.removeprefix("xecml."): value for key, value in model.metadata.items() if key.startswith("xecml.")
+    }
+    return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
+
+
+def describe_system() -> dict[str, Any]:
+    """Versions, processors and accelerators of this machine."""
+    import torch
+
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "xecml": __version__,
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        **versions,
+        "cores": os.cpu_count(),
+        "torch threads": torch.get_num_threads(),
+        "16-bit on this processor": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "GPUs": gpus or "none",
+        "geometry_hash": geometry.geometry_hash(),
+    }

@@ -1,0 +1,175 @@
+"""Trained models as functions of raw arrays, and their answers as the columns of a prediction tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from xecml import geometry, rootio
+from xecml.config import Config
+from xecml.errors import InputError
+from xecml.events import TASKS, Chunk
+from xecml.models.normalise import validity
+from xecml.models.regressor import Regressor
+from xecml.training import checkpoint, regress
+
+PREDICTION_TREE = "predictions"
+_BATCH = 256
+_EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
+
+
+class Model(Protocol):
+    """A trained model, wherever it comes from."""
+
+    tasks: tuple[str, ...]
+    branches: tuple[str, str]
+    """Branches that hold its counts and times."""
+    truth_means: dict[str, float]
+    """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
+
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`."""
+
+
+class TorchModel:
+    """A checkpoint's averaged weights, ready to predict."""
+
+    def __init__(self, network: Regressor, content: Mapping[str, Any]) -> None:
+        self.network = network.eval()
+        self.content = content
+        self.tasks = network.tasks
+        data = content["config"]["data"]
+        self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
+        self.truth_means = {
+            column: float(mean)
+            for task in self.tasks
+            for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
+        }
+
+    @torch.no_grad()
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """See `Model`."""
+        n, t = (torch.from_numpy(a) for a in _inputs(npho, time))
+        parts = []
+        for start in range(0, len(n), _BATCH):
+            a, b = n[start : start + _BATCH], t[start : start + _BATCH]
+            parts.append(self.network(a, b, *validity(a, b)))
+        return {task: torch.cat([p[task] for p in parts]).numpy() for task in self.tasks}
+
+
+class OnnxModel:
+    """An exported file, run by ONNX Runtime."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'."
+            ) from error
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has its own exception types
+            raise InputError(
+                f"{path} cannot be loaded as an ONNX model; it is damaged or something else."
+            ) from error
+        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        if "xecml.tasks" not in self.metadata:
+            raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
+        if self.metadata["xecml.geometry_hash"] != geometry.geometry_hash():
+            raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
+        self.tasks = tuple(json.loads(self.metadata["xecml.tasks"]))
+        npho, time = json.loads(self.metadata["xecml.branches"])
+        self.branches: tuple[str, str] = (npho, time)
+        self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
+
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """See `Model`."""
+        n, t = _inputs(npho, time)
+        parts = []
+        for start in range(0, len(n), _BATCH):
+            feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
+            parts.append(self.session.run(list(self.tasks), feed))
+        return {task: np.concatenate([part[i] for part in parts]) for i, task in enumerate(self.tasks)}
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a checkpoint (`.pth`) or an exported model (`.onnx`).
+
+    Raises:
+        InputError: missing, damaged, of another kind, version or geometry.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"No such model: {path}; name a checkpoint (.pth) or an exported model (.onnx).")
+    if Path(path).suffix == ".onnx":
+        return OnnxModel(path)
+    content = checkpoint.load(path)
+    network = regress.build_model(Config.model_validate(content["config"]))
+    network.load_state_dict(content["ema_state"])
+    return TorchModel(network, content)
+
+
+def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+    for name, array in (("npho", n), ("time", t)):
+        if array.ndim != 2 or array.shape[1] != geometry.N_SENSORS or array.shape != n.shape:
+            raise InputError(
+                f"{name} has shape {array.shape}; it must be (events, {geometry.N_SENSORS}), as the counts."
+            )
+    return n, t
+
+
+def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
+    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ..."""
+    columns: Chunk = {}
+    for task, values in answers.items():
+        names = [prefix + column for column in TASKS[task].columns]
+        if len(names) == 1:
+            columns[names[0]] = np.asarray(values, np.float32)
+        else:
+            columns |= {name: np.ascontiguousarray(values[:, i], np.float32) for i, name in enumerate(names)}
+    return columns
+
+
+def true_columns(chunk: Mapping[str, NDArray[Any]], tasks: Sequence[str]) -> Chunk:
+    """Columns of truth for the tasks whose truth a chunk has, and the vertex and position where it has them."""
+    present = {task: chunk[TASKS[task].truth] for task in tasks if TASKS[task].truth in chunk}
+    columns = table_columns(present, prefix="true_")
+    return columns | {name: chunk[name] for name in _EXTRA_TRUTH if name in chunk}
+
+
+def predict_chunks(
+    model: Model,
+    files: str | Path | Sequence[str | Path],
+    *,
+    tree: str = rootio.DEFAULT_TREE,
+    chunk_events: int = 2048,
+) -> Iterator[tuple[Chunk, Chunk]]:
+    """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
+
+    Truth of every quantity that the file has is carried along, whether the model predicts it or not.
+    """
+    truths = sorted({TASKS[task].truth for task in TASKS})
+    optional = ("run", "event", *truths, *_EXTRA_TRUTH)
+    entry = 0
+    for chunk in rootio.read(files, model.branches, tree=tree, chunk_events=chunk_events, optional=optional):
+        events = len(chunk[model.branches[0]])
+        numbers = np.arange(entry, entry + events, dtype=np.int32)
+        entry += events
+        answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
+        columns: Chunk = {
+            "run": chunk.get("run", np.zeros(events, np.int32)),
+            "event": chunk.get("event", numbers),
+            **table_columns(answers),
+            **true_columns(chunk, [t for t in TASKS if t != "n_gamma"]),
+        }
+        if "angle" in answers and "emiAng" in chunk:
+            opening = geometry.opening_angle(answers["angle"], chunk["emiAng"])
+            columns["opening_angle"] = opening.astype(np.float32)
+        yield chunk, columns

@@ -1,0 +1,139 @@
+"""Evaluate a model on files: predictions, numbers and plots in one folder, trivial predictors beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import rootio
+from xecml.errors import InputError
+from xecml.evaluation import metrics, plots
+from xecml.evaluation.predictions import PREDICTION_TREE, Model, load_model, predict_chunks
+from xecml.evaluation.tables import PREFIX, Columns, read_table
+from xecml.events import Chunk
+from xecml.files import atomic_path
+from xecml.progress import Progress, progress
+
+Reference = Literal["truth", "reco"]
+CONSTANT = "mean of training truth"
+CENTROID = "light centroid"
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation: the model first, then other models, then trivial predictors; and the files written."""
+
+    evaluations: list[metrics.Evaluation]
+    files: dict[str, Path]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "evaluations": [e.as_dict() for e in self.evaluations],
+            "files": {name: str(path) for name, path in self.files.items()},
+        }
+
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Tables to read: title, headers, rows; all depths together, then each bin of depth."""
+        first = next(iter(self.evaluations[0].figures.values()))
+        return [(depth, *metrics.summary(self.evaluations, depth)) for depth in first]
+
+
+def evaluate_files(
+    model_path: str | Path,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    others: Sequence[str | Path] = (),
+    reference: Reference = "truth",
+    tree: str = rootio.DEFAULT_TREE,
+) -> Report:
+    """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
+
+    Args:
+        model_path: checkpoint or exported model.
+        files: event files.
+        out: folder for the results.
+        others: further models (`.pth`, `.onnx`) or prediction files (`.root`) to stand beside it.
+        reference: measure against truth or against reconstructed quantities.
+        tree: name of the tree in the event files.
+
+    Raises:
+        InputError: unusable models or files, or files without the reference.
+    """
+    if reference not in PREFIX:
+        raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
+    folder = Path(out)
+    model = load_model(model_path)
+    total = rootio.count_events(files, tree)
+    # names are those of files; two models of one name are told apart by their folder
+    names = _distinct([Path(model_path), *map(Path, others)])
+    with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
+        table, centroid = _predict(model, files, tree, bar)
+        tables: dict[str, Columns] = {names[0]: table}
+        for name, other in zip(names[1:], others, strict=True):
+            stored = Path(other).suffix == ".root"
+            tables[name] = read_table(other) if stored else _predict(load_model(other), files, tree, bar)[0]
+    tables |= _trivial(model, table, centroid)
+    evaluations = metrics.compare(tables, reference=reference)
+    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
+    rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
+    sample = ", ".join(Path(str(f)).name for f in files)
+    plots.save_resolution_plots(
+        written["resolution.pdf"], tables, reference=reference, evaluations=evaluations, title=f"{names[0]} on {sample}"
+    )
+    report = Report(evaluations, written)
+    with atomic_path(written["evaluation.json"]) as temporary:
+        temporary.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+    return report
+
+
+def _predict(
+    model: Model, files: Sequence[str | Path], tree: str, bar: Progress
+) -> tuple[Columns, NDArray[np.float64]]:
+    """Prediction table of all events, and the light centroids (N, 2) in cm."""
+    parts: list[Chunk] = []
+    centroids = []
+    for chunk, columns in predict_chunks(model, files, tree=tree):
+        parts.append(columns)
+        centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
+        bar.advance(len(columns["run"]))
+    if not parts:
+        raise InputError(f"{files[0]} holds no events; name files with events.")
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}, np.concatenate(centroids)
+
+
+def _trivial(model: Model, table: Columns, centroid: NDArray[np.float64]) -> dict[str, Columns]:
+    """Predictors that know nothing: the training sample's mean, and the corrected centroid of the light."""
+    tables = {}
+    if model.truth_means:
+        tables[CONSTANT] = metrics.constant_table(table, model.truth_means)
+    if {"true_u", "true_v"} <= table.keys() and len(centroid) >= 40:
+        tables[CENTROID] = metrics.centroid_table(table, _cross_fitted(centroid, table))
+    return tables
+
+
+def _cross_fitted(centroid: NDArray[np.float64], table: Columns) -> NDArray[np.float64]:
+    """Centroids corrected linearly, each half of the events with the coefficients of the other half."""
+    truth = np.stack([table["true_u"], table["true_v"]], 1)
+    corrected = np.empty_like(centroid)
+    for half in (0, 1):
+        coefficients = metrics.fit_linear(centroid[half::2], truth[half::2])
+        corrected[1 - half :: 2] = metrics.apply_linear(coefficients, centroid[1 - half :: 2])
+    return corrected
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """Short names of files that differ from one another."""
+    for parts in range(1, 8):
+        names = ["/".join(p.parts[-parts:]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"The same model is named twice: {paths[0]}.")

@@ -1,0 +1,47 @@
+"""Draw one event of a file, with its truth and a model's prediction where there are any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xecml import rootio
+from xecml.errors import InputError
+from xecml.evaluation.display import draw_event, save_event
+from xecml.evaluation.predictions import load_model, table_columns, true_columns
+from xecml.events import TASKS, Chunk
+
+
+def display_event(
+    file: str, event: int, out: str | Path, *, model: str | Path | None = None, tree: str = rootio.DEFAULT_TREE
+) -> None:
+    """Draw the entry `event` (from 0) of a file to `.pdf` or `.png`.
+
+    Raises:
+        InputError: file, entry, model or output are unusable.
+    """
+    chunk = read_event(file, event, tree)
+    prediction: dict[str, Any] | None = None
+    if model is not None:
+        loaded = load_model(model)
+        inputs = read_event(file, event, tree, loaded.branches)
+        columns = table_columns(loaded.predict(*(inputs[b] for b in loaded.branches)))
+        prediction = {name: values[0] for name, values in columns.items()}
+    truth = {name: values[0] for name, values in true_columns(chunk, list(TASKS)).items()}
+    numbers = ", ".join(f"{name} {chunk[name][0]}" for name in ("run", "event") if name in chunk)
+    title = f"{Path(file).name}, entry {event}" + (f" ({numbers})" if numbers else "")
+    prefix = "" if "npho" in chunk else "relative_"
+    npho, time = chunk[f"{prefix}npho"][0], chunk[f"{prefix}time"][0]
+    save_event(draw_event(npho, time, truth=truth, prediction=prediction, title=title), out)
+
+
+def read_event(file: str, event: int, tree: str, branches: tuple[str, ...] | None = None) -> Chunk:
+    """One entry of a file, as a chunk of one event.
+
+    Raises:
+        InputError: the file has no such entry.
+    """
+    with rootio.open_tree(file, tree) as reader:
+        if not 0 <= event < reader.n_events:
+            raise InputError(f"{file} has no entry {event}; its {reader.n_events} entries count from 0.")
+        return reader.arrays(list(branches) if branches else reader.known(), event, event + 1)

@@ -1,0 +1,55 @@
+"""The one look of all pictures, and how they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from xecml.errors import InputError
+from xecml.files import atomic_path
+
+STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "figure.titlesize": 13.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.0,
+    "hatch.linewidth": 0.4,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.08,
+    "savefig.dpi": 150,
+    "pdf.compression": 6,
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, which the colour-blind can tell apart; the model first, then baselines."""
+MAP = "cividis"
+
+PDF_METADATA: dict[str, Any] = {"Creator": "xecml", "CreationDate": None}
+"""Without a date, equal numbers give equal bytes."""
+_METADATA: dict[str, dict[str, Any]] = {".pdf": PDF_METADATA, ".png": {"Software": "xecml"}}
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as `.pdf` or `.png`, atomically; equal figures give equal bytes.
+
+    Raises:
+        InputError: another suffix, or the folder cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _METADATA:
+        raise InputError(f"Cannot write a picture as {path}; choose a name that ends in .pdf or .png.")
+    with atomic_path(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, metadata=_METADATA[suffix])

@@ -1,0 +1,131 @@
+"""The vocabulary of an event: branch names, shapes, units, validity, derived quantities, tasks.
+
+A chunk of events is a dictionary of numpy arrays with the events along the first axis. Whether a sensor was
+measured is a boolean mask computed here, once, from the raw values; nothing later compares floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xecml.geometry import N_SENSORS, N_SIPM
+
+Chunk = dict[str, NDArray[Any]]
+
+INVALID = 1e10
+"""What files hold where nothing was measured."""
+_INVALID_ABOVE = 9e9
+
+PDE_SIPM = 0.12
+QE_PMT = 0.16
+RELATIVE_TIME_NPHE = 50.0
+"""The earliest time of an event is taken among sensors with more photoelectrons than this."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Shape of one event's entry, type in files, unit and meaning of a branch."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    unit: str
+    meaning: str
+
+
+SENSOR_BRANCHES = {
+    "npho": Branch((N_SENSORS,), "f4", "photons", "photoelectrons / efficiency"),
+    "time": Branch((N_SENSORS,), "f4", "s", "arrival time of the light"),
+    "relative_npho": Branch((N_SENSORS,), "f4", "", "npho / largest valid npho of the event"),
+    "relative_time": Branch((N_SENSORS,), "f4", "s", "time - earliest time of the event"),
+    "nphe": Branch((N_SENSORS,), "f4", "photoelectrons", "photoelectrons"),
+}
+TRUTH_BRANCHES = {
+    "emiAng": Branch((2,), "f4", "deg", "emission angle theta, phi"),
+    "energyTruth": Branch((), "f4", "GeV", "photon energy"),
+    "timeTruth": Branch((), "f4", "s", "time of the first interaction, on the clock of `time`"),
+    "uvwTruth": Branch((3,), "f4", "cm", "first interaction, local frame"),
+    "xyzTruth": Branch((3,), "f4", "cm", "first interaction"),
+    "emiVec": Branch((3,), "f4", "", "unit vector from the vertex to the first interaction"),
+    "xyzVTX": Branch((3,), "f4", "cm", "vertex"),
+    "nGamma": Branch((), "i4", "", "photons in the event"),
+}
+ID_BRANCHES = {
+    "run": Branch((), "i4", "", "run number"),
+    "event": Branch((), "i4", "", "event number"),
+}
+RECO_BRANCHES = {
+    "energyReco": Branch((), "f4", "GeV", "reconstructed energy"),
+    "timeReco": Branch((), "f4", "s", "reconstructed time"),
+    "uvwRecoFI": Branch((3,), "f4", "cm", "reconstructed first interaction, local frame"),
+    "xyzRecoFI": Branch((3,), "f4", "cm", "reconstructed first interaction"),
+}
+BRANCHES = {**SENSOR_BRANCHES, **TRUTH_BRANCHES, **ID_BRANCHES, **RECO_BRANCHES}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A quantity that models predict: its size, unit, truth branch and the names of its columns in files."""
+
+    size: int
+    unit: str
+    truth: str
+    columns: tuple[str, ...]
+    plot_unit: str
+    plot_scale: float
+    """Multiply by this to go from `unit` to `plot_unit`, the unit physicists quote resolutions in."""
+
+
+TASKS = {
+    "angle": Task(2, "deg", "emiAng", ("theta", "phi"), "deg", 1.0),
+    "energy": Task(1, "GeV", "energyTruth", ("energy",), "MeV", 1e3),
+    "timing": Task(1, "s", "timeTruth", ("timing",), "ps", 1e12),
+    "uvwFI": Task(3, "cm", "uvwTruth", ("u", "v", "w"), "mm", 10.0),
+    "angleVec": Task(3, "", "emiVec", ("emiVec",), "", 1.0),
+    "n_gamma": Task(5, "", "nGamma", ("n_gamma",), "", 1.0),
+}
+
+
+def valid_counts(npho: ArrayLike) -> NDArray[np.bool_]:
+    """Mask of measured counts: finite, above 0 and below 9e9."""
+    n = np.asarray(npho)
+    return np.asarray((n > 0) & (n < _INVALID_ABOVE))  # false for NaN
+
+
+def valid_times(npho: ArrayLike, time: ArrayLike) -> NDArray[np.bool_]:
+    """Mask of measured times: the count is valid, and the time is finite and below 9e9 in size."""
+    return np.asarray(valid_counts(npho) & (np.abs(np.asarray(time)) < _INVALID_ABOVE))
+
+
+def photoelectrons(npho: ArrayLike) -> NDArray[Any]:
+    """Photoelectrons (..., 4760) from counts, by the nominal efficiencies of SiPMs and PMTs."""
+    n = np.asarray(npho)
+    efficiency = np.full(N_SENSORS, QE_PMT, n.dtype)
+    efficiency[:N_SIPM] = PDE_SIPM
+    return np.asarray(n * efficiency)
+
+
+def relative_quantities(
+    npho: ArrayLike, time: ArrayLike, nphe: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Relative counts and times (..., 4760) of events; 1e10 where not measured.
+
+    Counts are divided by the largest valid count of the event. Times are taken from the earliest time among
+    sensors with over 50 photoelectrons, or among all timed sensors in an event that has no such sensor.
+
+    Args:
+        npho: photons (..., 4760).
+        time: seconds (..., 4760).
+        nphe: photoelectrons (..., 4760) where the file has them; else they come from `npho`.
+    """
+    n, t = np.asarray(npho), np.asarray(time)
+    counted, timed = valid_counts(n), valid_times(n, t)
+    largest = np.where(counted, n, 0).max(-1, keepdims=True)
+    bright = timed & ((photoelectrons(n) if nphe is None else np.asarray(nphe)) > RELATIVE_TIME_NPHE)
+    bright |= timed & ~bright.any(-1, keepdims=True)
+    earliest = np.where(bright, t, np.inf).min(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(counted, n / largest, INVALID), np.where(timed, t - earliest, INVALID)

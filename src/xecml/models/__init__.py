@@ -1,0 +1,1 @@
+"""Networks: raw counts and times in, physical quantities out."""

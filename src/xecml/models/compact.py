@@ -1,0 +1,141 @@
+"""The compact encoder: an event lights a few hundred SiPMs, so look closely there and coarsely elsewhere.
+
+Three views meet in one vector: a 24 x 24 window of the inner face about the hot spot (residual convolutions), the
+rest of the detector (the inner face pooled by 4 x 4, every PMT) through dense layers, and the quick look's numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xecml import geometry
+from xecml.models.layers import ChannelNorm, ConvResidual, DenseResidual
+from xecml.models.normalise import Normaliser
+from xecml.models.quicklook import N_FEATURES, WINDOW, Look, QuickLook
+
+_COARSE = (24, 11)
+_N_PMT = geometry.N_SENSORS - geometry.N_SIPM
+_CHANNELS = 4
+
+
+class CompactEncoder(nn.Module):
+    """Raw counts and times to one vector an event, and the quick look it rests on.
+
+    Args:
+        normaliser: transform of counts.
+        width: channels of the window's first stage; the second has twice as many.
+        blocks: residual blocks in each of the two stages.
+        dense: width of the dense layers.
+        fusion_blocks: residual blocks after the views are joined.
+        drop_path: rate in all residual blocks.
+        positions: surveyed sensor positions (4760, 3) in cm in place of the ideal ones.
+    """
+
+    features_mean: Tensor
+    features_width: Tensor
+
+    def __init__(
+        self,
+        normaliser: Normaliser,
+        *,
+        width: int = 64,
+        blocks: int = 2,
+        dense: int = 256,
+        fusion_blocks: int = 2,
+        drop_path: float = 0.0,
+        positions: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.normaliser = normaliser
+        self.look = QuickLook(None if positions is None else positions.numpy())
+        self.register_buffer("features_mean", torch.zeros(N_FEATURES))
+        self.register_buffer("features_width", torch.ones(N_FEATURES))
+        # two sensors by two become one cell: 24 x 24 -> 12 x 12 -> 6 x 6
+        self.window = nn.Sequential(
+            nn.Conv2d(_CHANNELS, width, 4, stride=2, padding=1),
+            *(ConvResidual(width, drop_path) for _ in range(blocks)),
+            ChannelNorm(width),
+            nn.Conv2d(width, 2 * width, 2, stride=2),
+            *(ConvResidual(2 * width, drop_path) for _ in range(blocks)),
+            ChannelNorm(2 * width),
+            nn.Flatten(),
+            nn.Linear(2 * width * (WINDOW // 4) ** 2, dense),
+        )
+        n_surroundings = 2 * _COARSE[0] * _COARSE[1] + 3 * _N_PMT
+        self.surroundings = nn.Sequential(nn.Linear(n_surroundings, dense), nn.GELU(), nn.Linear(dense, dense))
+        self.join = nn.Linear(2 * dense + N_FEATURES, 2 * dense)
+        self.fusion = nn.Sequential(*(DenseResidual(2 * dense, 2 * dense, drop_path) for _ in range(fusion_blocks)))
+        self.out_width = 2 * dense
+
+    @torch.no_grad()
+    def fit_features(self, features: Tensor) -> None:
+        """Set the standardisation of the quick look's numbers from a sample (N, N_FEATURES)."""
+        self.features_mean.copy_(features.mean(0))
+        self.features_width.copy_(features.std(0).clamp_min(1e-3))
+
+    def standard_features(self, features: Tensor) -> Tensor:
+        """Quick-look numbers with mean 0 and width 1, limited to +-8, (B, N_FEATURES)."""
+        return ((features - self.features_mean) / self.features_width).clamp(-8.0, 8.0)
+
+    def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[Tensor, Look]:
+        """Encode raw counts (photons), times (s) and masks, each (B, 4760), to (B, out_width)."""
+        with torch.no_grad(), torch.autocast(npho.device.type, enabled=False):
+            look = self.look(npho, time, valid, timed)
+            window = self._window(look, valid)
+            surroundings = self._surroundings(look, valid)
+            features = self.standard_features(look.features)
+        joined = torch.cat([self.window(window), self.surroundings(surroundings), features], 1)
+        return F.gelu(self.fusion(self.join(joined))), look
+
+    def _window(self, look: Look, valid: Tensor) -> Tensor:
+        """Channels (B, 4, 24, 24) about the hot spot: count, count relative to the peak, time, validity."""
+        shape = geometry.inner_map().shape
+        maps = (look.counts, look.residuals, valid.float())
+        inner = [m[:, : geometry.N_SIPM].reshape(-1, *shape) for m in maps]
+        counts, residuals, ok = (self.look.window(m, look.row, look.column) for m in inner)
+        peak = counts.amax(1, keepdim=True).clamp_min(1.0)
+        trusted = counts / (counts + 200.0)  # a dim sensor's time is mostly noise
+        channels = [
+            self.normaliser.counts(counts, counts > 0),
+            torch.sqrt(counts / peak),
+            residuals.clamp(-5.0, 5.0) * trusted,
+            ok,
+        ]
+        grid = torch.stack(channels, 1).reshape(-1, _CHANNELS, WINDOW, WINDOW)
+        return grid.contiguous(memory_format=torch.channels_last)
+
+    def _surroundings(self, look: Look, valid: Tensor) -> Tensor:
+        """The inner face pooled by 4 x 4 and all PMTs: normalised counts, times, validity of PMTs."""
+        shape = geometry.inner_map().shape
+        inner = look.counts[:, : geometry.N_SIPM].reshape(-1, *shape)
+        times = look.residuals[:, : geometry.N_SIPM].reshape(-1, *shape) * inner
+        # three more rows below make 96 = 24 x 4
+        pooled, weighted = (F.avg_pool2d(F.pad(m, (0, 0, 0, 3)), 4).flatten(1) * 16 for m in (inner, times))
+        coarse_time = (weighted / pooled.clamp_min(1.0)).clamp(-5.0, 5.0) * (pooled / (pooled + 500.0))
+        pmt = look.counts[:, geometry.N_SIPM :]
+        pmt_time = look.residuals[:, geometry.N_SIPM :].clamp(-5.0, 5.0) * (pmt / (pmt + 200.0))
+        some = torch.ones((), dtype=torch.bool, device=pmt.device)
+        return torch.cat(
+            [
+                self.normaliser.counts(pooled, some),
+                coarse_time,
+                self.normaliser.counts(pmt, some),
+                pmt_time,
+                valid[:, geometry.N_SIPM :].float(),
+            ],
+            1,
+        )
+
+
+def compact(normaliser: Normaliser, *, drop_path: float = 0.0, positions: Tensor | None = None) -> CompactEncoder:
+    """The preset `compact`."""
+    return CompactEncoder(normaliser, drop_path=drop_path, positions=positions)
+
+
+def tiny(normaliser: Normaliser, *, drop_path: float = 0.0, positions: Tensor | None = None) -> CompactEncoder:
+    """The preset `tiny`: the same network at a size for tests."""
+    return CompactEncoder(
+        normaliser, width=8, blocks=1, dense=32, fusion_blocks=1, drop_path=drop_path, positions=positions
+    )

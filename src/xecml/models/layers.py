@@ -1,0 +1,69 @@
+"""Layers that several networks share. Sizes are explicit; grids are channels last where it matters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (B, C, H, W); in channels-last memory this needs no copy."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class DropPath(nn.Module):
+    """Drop a whole residual branch for a random share of the events (Huang et al. 2016)."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop events of (B, ...) at the rate, and scale the others up."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * (torch.rand(shape, device=x.device) >= self.rate) / (1.0 - self.rate)
+
+
+class ConvResidual(nn.Module):
+    """x + conv3x3(GELU(conv3x3(norm(x)))) on (B, C, H, W)."""
+
+    def __init__(self, channels: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        branch: Tensor = self.drop_path(self.second(F.gelu(self.first(self.norm(x)))))
+        return x + branch
+
+
+class DenseResidual(nn.Module):
+    """x + linear(GELU(linear(norm(x)))) on (B, D)."""
+
+    def __init__(self, width: int, hidden: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, hidden)
+        self.second = nn.Linear(hidden, width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, D) to the same shape."""
+        branch: Tensor = self.drop_path(self.second(F.gelu(self.first(self.norm(x)))))
+        return x + branch

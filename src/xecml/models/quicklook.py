@@ -1,0 +1,223 @@
+"""A quick look at an event, as part of a network: hot spot, depth, sums, times less the light's travel.
+
+What a conventional reconstruction computes first, vectorised over a batch and exportable: the network then
+learns what this leaves. Everything runs in float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xecml import geometry
+from xecml.events import PDE_SIPM, QE_PMT
+
+GROUP_VELOCITY = 8.0
+"""Of 175 nm light in liquid xenon, cm/ns."""
+WINDOW = 24
+"""Rows and columns of the inner face seen around the hot spot, at full granularity."""
+_PAD = WINDOW // 2
+_SQUARES = (1, 3, 5, 9, 15, 23)
+_RINGS = (0, 5, 9, 15, WINDOW)
+_FACES = len(geometry.FACES)
+_TIME_NOISE_STATISTICAL, _TIME_NOISE_CONSTANT = 6.25, 0.04
+"""Variance of a sensor's time is 6.25 / photoelectrons + 0.04 ns2."""
+_DEPTHS = np.array([0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0])
+
+
+class Look(NamedTuple):
+    """What the quick look finds, for a batch of B events."""
+
+    features: Tensor
+    """(B, N_FEATURES): position, direction, sums, shape, regional times; physical units of order one."""
+    light_time: Tensor
+    """(B,) seconds: light-weighted mean time of the event."""
+    counts: Tensor
+    """(B, 4760) photons, 0 where invalid on PMTs, the mean of valid neighbours where invalid on SiPMs."""
+    residuals: Tensor
+    """(B, 4760) ns: time less light-weighted time less the light's travel from the hot spot; 0 if untimed."""
+    row: Tensor
+    column: Tensor
+
+
+N_FEATURES = 5 + 1 + _FACES + len(_SQUARES) + _FACES + 6 + 2 * (len(_RINGS) - 1 + _FACES)
+
+
+def _plane_spread(depth: float) -> float:
+    """Share of a 17 x 17 block's direct light that misses its central 5 x 5, for a source at this depth (cm)."""
+    pitch = 1.52
+    x, y = np.meshgrid(*(np.arange(-8, 9) * pitch,) * 2)
+    # averaged over where in a pitch the source stands
+    shifts = np.linspace(-0.4, 0.4, 5) * pitch
+    light = sum(depth / ((x - a) ** 2 + (y - b) ** 2 + depth**2 + 0.1) ** 1.5 for a in shifts for b in shifts)
+    return float(1 - light[6:11, 6:11].sum() / light.sum())
+
+
+class QuickLook(nn.Module):
+    """See the module. Its buffers come from geometry and do not train."""
+
+    positions: Tensor
+    efficiency: Tensor
+    window_index: Tensor
+    square_masks: Tensor
+    ring_masks: Tensor
+    depth_masks: Tensor
+    depth_knots: Tensor
+    depth_slopes: Tensor
+    lever: Tensor
+
+    def __init__(self, positions: np.ndarray | None = None) -> None:
+        super().__init__()
+        xyz = geometry.positions() if positions is None else positions
+        efficiency = np.where(geometry.face_codes() == 0, PDE_SIPM, QE_PMT)
+        i, j = np.mgrid[:WINDOW, :WINDOW]
+        index = i * (geometry.inner_map().shape[1] + WINDOW) + j
+        # distance in rows or columns, whichever is larger, from the hot spot at (12, 12)
+        away = np.maximum(np.abs(i - _PAD), np.abs(j - _PAD)).ravel()
+        squares = np.stack([away <= size // 2 for size in _SQUARES], 1)
+        inside = np.stack([away <= size // 2 for size in _RINGS[1:]], 1)
+        rings = inside & ~np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], 1)
+        spread = np.array([_plane_spread(w) for w in _DEPTHS])
+        slopes = np.diff(_DEPTHS) / np.diff(spread)
+        # small integers times the pitch: moments about the hot spot, in cm
+        lever = np.stack([(i - _PAD).ravel(), (j - _PAD).ravel()], 1) * np.array([-1.5305, 1.5098])
+        for name, values in (
+            ("positions", xyz),
+            ("efficiency", efficiency),
+            ("square_masks", squares),
+            ("ring_masks", rings),
+            ("depth_masks", np.stack([(away > 2) & (away <= 8), away <= 8], 1)),
+            ("depth_knots", spread[:-1]),
+            ("depth_slopes", np.diff(slopes, prepend=0.0)),
+            ("lever", lever),
+        ):
+            self.register_buffer(name, torch.tensor(np.asarray(values, np.float32)), persistent=name == "positions")
+        self.register_buffer("window_index", torch.tensor(index.ravel()), persistent=False)
+
+    def window(self, inner: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Cut (B, WINDOW * WINDOW) around (row, column) out of maps (B, 93, 44); zeros beyond the face."""
+        padded = F.pad(inner, (_PAD, _PAD, _PAD, _PAD)).flatten(1)
+        stride = inner.shape[2] + WINDOW
+        return padded.gather(1, (row * stride + column)[:, None] + self.window_index)
+
+    def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Look:
+        """Look at raw counts (photons), times (s) and their validity masks, each (B, 4760)."""
+        counts = self._filled(torch.where(valid, npho.float(), 0.0), valid.float())
+        inner = counts[:, : geometry.N_SIPM].reshape(-1, *geometry.inner_map().shape)
+        row, column = self._peak(inner)
+        light = self.window(inner, row, column)
+        u, v = self._centroid(light, row, column)
+        depth = self._depth(light)
+        seconds = torch.where(timed, time.float(), 0.0)
+        weight = torch.where(timed, counts, 0.0)
+        total = weight.sum(1, keepdim=True).clamp_min(1e-6)
+        rough = (seconds * weight).sum(1, keepdim=True) / total
+        # in float32 a sum of 4760 absolute times is good to 10 fs only; about the rough mean it is good to far less
+        nanoseconds = torch.where(timed, (seconds - rough) * 1e9, 0.0)
+        beyond = (nanoseconds * weight).sum(1, keepdim=True) / total
+        light_time = (rough + beyond * 1e-9).squeeze(1)
+        spot = _cartesian(u, v, depth)
+        travel = (self.positions - spot[:, None, :]).square().sum(2).sqrt() / GROUP_VELOCITY
+        # the travel's own light-weighted mean keeps residuals centred on zero
+        mean_travel = (travel * weight).sum(1, keepdim=True) / total
+        residual = nanoseconds - beyond - travel + mean_travel
+        residual = torch.where(timed, residual, 0.0).clamp(-30.0, 30.0)
+        precision = self._precision(counts, timed)
+        features = torch.cat(
+            [
+                torch.stack([u / 10, v / 30, depth / 5, *_angles(spot)], 1),
+                mean_travel,
+                *self._sums(counts, light),
+                self._moments(light),
+                *self._regional_times(residual, precision, row, column),
+            ],
+            1,
+        )
+        return Look(features, light_time, counts, residual, row, column)
+
+    def _filled(self, counts: Tensor, valid: Tensor) -> Tensor:
+        """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it."""
+        shape = geometry.inner_map().shape
+        n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *shape) for a in (counts, valid))
+        around = F.avg_pool2d(n, 3, 1, 1) / F.avg_pool2d(ok, 3, 1, 1).clamp_min(0.1)
+        inner = torch.where(ok > 0, n, around).flatten(1)
+        return torch.cat([inner, counts[:, geometry.N_SIPM :]], 1)
+
+    def _peak(self, inner: Tensor) -> tuple[Tensor, Tensor]:
+        smooth = 0.5 * inner + 0.5 * F.avg_pool2d(inner[:, None], 3, 1, 1)[:, 0]
+        peak = smooth.flatten(1).argmax(1)
+        columns = inner.shape[2]
+        return torch.div(peak, columns, rounding_mode="floor"), peak % columns
+
+    def _centroid(self, light: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Local u, v (cm) of the hot spot: mean over the 5 x 5 sensors about the peak, weighted by npho squared."""
+        weight = light.square() * self.square_masks[:, 2]
+        shift = weight @ self.lever / weight.sum(1, keepdim=True).clamp_min(1e-6)
+        rows, columns = geometry.inner_map().shape
+        v = -(row.float() - (rows - 1) / 2) * 1.5305 + shift[:, 0]
+        u = (column.float() - (columns - 1) / 2) * 1.5098 + shift[:, 1]
+        return u, v
+
+    def _depth(self, light: Tensor) -> Tensor:
+        """Depth (cm) of the point source whose light is as concentrated, from a table of knots."""
+        # the ring outside is summed by itself: one minus the inside would lose digits at small depth
+        ring, block = (light @ self.depth_masks).unbind(1)
+        hinges = ((ring / block.clamp_min(1e-6))[:, None] - self.depth_knots).clamp_min(0.0)
+        return (float(_DEPTHS[0]) + hinges @ self.depth_slopes).clamp(0.1, 40.0)
+
+    def _precision(self, counts: Tensor, timed: Tensor) -> Tensor:
+        """Inverse variance (1/ns2) of each sensor's time; 0 if untimed."""
+        nphe = counts * self.efficiency
+        return torch.where(timed, nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe), 0.0)
+
+    def _sums(self, counts: Tensor, light: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        faces = _face_sums(counts)
+        total = faces.sum(1, keepdim=True) + 1.0
+        squares = light @ self.square_masks
+        return faces / 1e5, torch.log((squares + 1.0) / total), torch.log((faces + 1.0) / total)
+
+    def _moments(self, light: Tensor) -> Tensor:
+        """First and second moments (cm, cm2 over 20) of the light in the window about the peak, log of the sum."""
+        total = light.sum(1, keepdim=True).clamp_min(1.0)
+        mean = light @ self.lever / total
+        square = light @ self.lever.square() / total - mean.square()
+        cross = light @ self.lever.prod(1, keepdim=True) / total - mean.prod(1, keepdim=True)
+        return torch.cat([mean / 3, square / 20, cross / 20, torch.log(total / 1e5)], 1)
+
+    def _regional_times(
+        self, residual: Tensor, precision: Tensor, row: Tensor, column: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Precision-weighted mean residual (ns) and log of the precision, in rings about the peak and on faces."""
+        shape = geometry.inner_map().shape
+        both = torch.stack([residual * precision, precision])
+        maps = both[..., : geometry.N_SIPM].reshape(2, -1, *shape)
+        windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
+        weighted, weight = torch.cat([windows @ self.ring_masks, _face_sums(both)], 2).unbind(0)
+        return weighted / (weight + 1e-3), torch.log1p(weight) / 5
+
+
+def _face_sums(values: Tensor) -> Tensor:
+    """Sums (..., 6) over the faces of (..., 4760), in the order of face codes.
+
+    In slices, and the inner face row by row: one long float32 sum would lose digits, and differently in every library.
+    """
+    inner = values[..., : geometry.N_SIPM].reshape(*values.shape[:-1], *geometry.inner_map().shape).sum(-1).sum(-1)
+    outer = values[..., 4092:4308].sum(-1) + values[..., 4742:].sum(-1)
+    others = [values[..., a:b].sum(-1) for a, b in ((4308, 4452), (4452, 4596), (4596, 4669), (4669, 4742))]
+    return torch.stack([inner, others[0], others[1], outer, others[2], others[3]], -1)
+
+
+def _cartesian(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    r, angle = w + geometry.INNER_RADIUS, v / geometry.INNER_RADIUS
+    return torch.stack([-r * torch.cos(angle), r * torch.sin(angle), u], 1)
+
+
+def _angles(spot: Tensor) -> tuple[Tensor, Tensor]:
+    """Theta and phi (degrees, centred and over 30) of the direction from the origin to points (B, 3)."""
+    x, y, z = spot.unbind(1)
+    theta = torch.atan2(torch.sqrt(x.square() + y.square()), z) * (180 / torch.pi)
+    return (theta - 90) / 30, torch.atan2(y, -x) * (180 / torch.pi / 30)

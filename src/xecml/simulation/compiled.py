@@ -1,0 +1,35 @@
+"""The compiler's options, in one place.
+
+numba turns the decorated functions into machine code at their first call and keeps it on disk. `nogil` lets threads
+run them side by side; the error model of numpy (no exception at a division by zero) is what vector instructions need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+# numba's own types do not know all of its options
+_njit: Any = numba.njit
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile a function that Python may call."""
+    result: _Function = _njit(**_OPTIONS)(function)
+    return result
+
+
+def inner(function: _Function) -> _Function:
+    """Compile a function that only compiled functions call; this spares the compiler a wrapper."""
+    result: _Function = _njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+    return result
+
+
+def vectorised(function: _Function) -> _Function:
+    """Compile a function whose sums may be reordered, so that loops become vector instructions."""
+    result: _Function = _njit(fastmath=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    return result

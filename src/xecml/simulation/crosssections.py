@@ -1,0 +1,297 @@
+"""Interaction coefficients of photons, electrons and positrons in liquid xenon, tabulated for the cascade.
+
+All tables share one grid of energies, equal steps in log(E), and hold macroscopic coefficients (per cm).
+
+Sources: photoelectric effect: table beside this file; Compton: Klein and Nishina 1929; pair production: fit
+to Hubbell, Gimm and Overbo 1980 with the coefficients that Geant4's manual lists; collision loss: Berger and
+Seltzer (ICRU 37) with Sternheimer's density effect; delta rays: Moller 1932, Bhabha 1936; bremsstrahlung:
+screened Bethe-Heitler spectrum (Tsai 1974; Butcher and Messel 1960) normalised to the radiative stopping
+powers of ICRU 37; scattering: screened Rutherford with Moliere's angle; annihilation in flight: Heitler 1954.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# constants of nature: MeV, cm
+ELECTRON_MASS = 0.51099895
+AVOGADRO = 6.02214076e23
+ELECTRON_RADIUS = 2.8179403e-13
+FINE_STRUCTURE = 1 / 137.035999
+
+# liquid xenon
+Z_XENON = 54.0
+ATOMIC_MASS = 131.293
+DENSITY = 2.953  # g/cm3
+MEAN_EXCITATION = 482e-6  # MeV (ICRU 37)
+ATOM_DENSITY = DENSITY * AVOGADRO / ATOMIC_MASS  # per cm3
+ELECTRON_DENSITY = ATOM_DENSITY * Z_XENON
+K_EDGE = 0.034561  # MeV
+
+# production and tracking cuts, MeV
+DELTA_CUT = 0.10
+BREMS_CUT = 0.05
+ELECTRON_CUT = 0.10
+PHOTON_CUT = 0.02
+
+# energy grid of all tables
+N_ENERGIES = 400
+LOG_E_MIN = math.log(1e-2)
+LOG_E_MAX = math.log(300.0)
+LOG_E_STEP = (LOG_E_MAX - LOG_E_MIN) / (N_ENERGIES - 1)
+ENERGIES: Floats = np.exp(np.linspace(LOG_E_MIN, LOG_E_MAX, N_ENERGIES))
+N_BREMS_QUANTILES = 60
+
+_AZ2 = (FINE_STRUCTURE * Z_XENON) ** 2
+COULOMB_CORRECTION = _AZ2 * (1 / (1 + _AZ2) + 0.20206 - 0.0369 * _AZ2 + 0.0083 * _AZ2**2 - 0.002 * _AZ2**3)
+"""Davies, Bethe and Maximon's f(Z)."""
+LOG_CUBE_ROOT_Z = math.log(Z_XENON) / 3
+SCREENING = 136.0 / Z_XENON ** (1 / 3)
+"""The screening variable of pair production and bremsstrahlung is this times m k / (E E')."""
+
+
+class CascadeTables(NamedTuple):
+    """Tables over `ENERGIES`; rows of two are electron, positron."""
+
+    photoelectric: Floats
+    """(N,) per cm"""
+    compton: Floats
+    """(N,) per cm"""
+    pair: Floats
+    """(N,) per cm"""
+    loss: Floats
+    """(2, N) restricted energy loss, MeV/cm: collisions below DELTA_CUT and photons below BREMS_CUT"""
+    brems: Floats
+    """(N,) photons above BREMS_CUT, per cm"""
+    brems_log_k: Floats
+    """(N, Q) quantiles of log(k/MeV) of these photons"""
+    delta: Floats
+    """(2, N) Moller and Bhabha scattering above DELTA_CUT, per cm"""
+    annihilation: Floats
+    """(N,) annihilation of positrons in flight, per cm"""
+    transport: Floats
+    """(2, N) inverse transport mean free path of multiple scattering, per cm"""
+
+
+@cache
+def cascade_tables() -> CascadeTables:
+    """Build the tables (once; about 0.1 s)."""
+    brems, log_k, soft_loss = _bremsstrahlung_tables()
+    loss = np.stack([collision_loss(ENERGIES, DELTA_CUT, positron=p) for p in (False, True)]) + soft_loss
+    transport = inverse_transport_path(ENERGIES)
+    return CascadeTables(
+        photoelectric=photoelectric(ENERGIES),
+        compton=compton(ENERGIES),
+        pair=pair(ENERGIES),
+        loss=loss,
+        brems=brems,
+        brems_log_k=log_k,
+        delta=np.stack([_delta_rays(_moller_shape, 0.5), _delta_rays(_bhabha_shape, 1.0)]),
+        annihilation=annihilation(ENERGIES),
+        transport=np.stack([transport, transport]),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- photons
+
+
+@cache
+def _photoelectric_table() -> tuple[Floats, Floats]:
+    text = files("xecml.simulation").joinpath("xenon_photoelectric.csv").read_text(encoding="utf-8")
+    table = np.loadtxt(text.splitlines(), delimiter=",")
+    return table[:, 0], table[:, 1]
+
+
+def photoelectric(E: Floats) -> Floats:
+    """Photoelectric coefficient, per cm; log-log interpolation, E^-1.25 above the table."""
+    energy, mass_coefficient = _photoelectric_table()
+    inside = np.exp(np.interp(np.log(E), np.log(energy), np.log(mass_coefficient)))
+    above = mass_coefficient[-1] * (energy[-1] / E) ** 1.25
+    return np.asarray(np.where(energy[-1] < E, above, inside) * DENSITY)
+
+
+@cache
+def k_shell_fraction() -> float:
+    """Share of absorptions above the K edge that eject a K electron, from the jump at the edge."""
+    energy, mass_coefficient = _photoelectric_table()
+    above = int(np.searchsorted(energy, K_EDGE))
+    return float(1 - mass_coefficient[above - 1] / mass_coefficient[above])
+
+
+def compton(E: Floats) -> Floats:
+    """Klein-Nishina coefficient, per cm."""
+    a = E / ELECTRON_MASS
+    log = np.log1p(2 * a)
+    sigma = (1 + a) / a**2 * (2 * (1 + a) / (1 + 2 * a) - log / a) + log / (2 * a) - (1 + 3 * a) / (1 + 2 * a) ** 2
+    return np.asarray(ELECTRON_DENSITY * 2 * math.pi * ELECTRON_RADIUS**2 * sigma)
+
+
+_PAIR_FIT = (
+    (8.7842e2, -1.9625e3, 1.2949e3, -2.0028e2, 1.2575e1, -2.8333e-1),
+    (-1.0342e1, 1.7692e1, -8.2381, 1.3063, -9.0815e-2, 2.3586e-3),
+    (-4.5263e2, 1.1161e3, -8.6749e2, 2.1773e2, -2.0467e1, 6.5372e-1),
+)
+
+
+def pair(E: Floats) -> Floats:
+    """Pair production coefficient, per cm, nucleus and electrons; quadratic below 1.5 MeV."""
+    x = np.log(np.maximum(E, 1.5) / ELECTRON_MASS)
+    f1, f2, f3 = (sum(c * x**i for i, c in enumerate(row)) for row in _PAIR_FIT)
+    microbarn = (Z_XENON + 1) * Z_XENON * (f1 + f2 * Z_XENON + f3 / Z_XENON)
+    threshold = 2 * ELECTRON_MASS
+    rise = np.clip((E - threshold) / (1.5 - threshold), 0, 1) ** 2
+    return np.asarray(microbarn * rise * 1e-30 * ATOM_DENSITY)
+
+
+# ------------------------------------------------------------------------------------ electrons and positrons
+
+
+def _density_effect(beta_gamma: Floats) -> Floats:
+    """Sternheimer's delta with the general recipe for the parameters (ICRU 37)."""
+    plasmon = 28.816e-6 * math.sqrt(DENSITY * Z_XENON / ATOMIC_MASS)
+    c = 2 * math.log(MEAN_EXCITATION / plasmon) + 1
+    x0, x1 = 0.326 * c - 1.5, 3.0
+    a = (c - 4.606 * x0) / (x1 - x0) ** 3
+    x = np.log10(beta_gamma)
+    high = 2 * math.log(10) * x - c
+    return np.where(x < x0, 0.0, high + a * np.where(x < x1, x1 - x, 0.0) ** 3)
+
+
+def _loss_shape(tau: Floats, cut: float, positron: bool) -> Floats:
+    """Berger and Seltzer's F for losses below `cut` (MeV)."""
+    gamma, b2 = tau + 1, 1 - 1 / (tau + 1) ** 2
+    if not positron:
+        d = np.minimum(cut / ELECTRON_MASS, tau / 2)
+        close = (0.5 * d**2 + (2 * tau + 1) * np.log(1 - d / tau)) / gamma**2
+        return np.asarray(-1 - b2 + np.log((tau - d) * d) + tau / (tau - d) + close)
+    d, y = np.minimum(cut / ELECTRON_MASS, tau), 1 / (gamma + 1)
+    cubic = (d - d**3 / 3) * y**2 + (d**2 / 2 - tau * d**3 / 3 + d**4 / 4) * y**3
+    return np.asarray(np.log(tau * d) - b2 / tau * (tau + 2 * d - 1.5 * d**2 * y - cubic))
+
+
+def collision_loss(T: Floats, cut: float = math.inf, *, positron: bool = False) -> Floats:
+    """Collision energy loss in MeV/cm at kinetic energy T, of losses below `cut` only."""
+    tau = T / ELECTRON_MASS
+    b2 = 1 - 1 / (tau + 1) ** 2
+    factor = 2 * math.pi * ELECTRON_RADIUS**2 * ELECTRON_MASS * ELECTRON_DENSITY / b2
+    log = np.log(2 * (tau + 2) / (MEAN_EXCITATION / ELECTRON_MASS) ** 2)
+    return np.asarray(factor * (log + _loss_shape(tau, cut, positron) - _density_effect(np.sqrt(tau * (tau + 2)))))
+
+
+def _moller_shape(T: float, w: Floats) -> Floats:
+    g, x = T / ELECTRON_MASS + 1, w / T
+    odd = (2 * g - 1) / g**2 * x / (1 - x)
+    return np.asarray((1 + (x / (1 - x)) ** 2 + ((g - 1) / g) ** 2 * x * x - odd) / w**2)
+
+
+def _bhabha_shape(T: float, w: Floats) -> Floats:
+    g, x = T / ELECTRON_MASS + 1, w / T
+    b2, y = 1 - 1 / g**2, 1 / (g + 1)
+    b4 = (1 - 2 * y) ** 3
+    series = (2 - y * y) * x - (1 - 2 * y) * (3 + y * y) * x**2 + ((1 - 2 * y) ** 2 + b4) * x**3 - b4 * x**4
+    return np.asarray((1 - b2 * series) / w**2)
+
+
+def _delta_rays(shape: Callable[[float, Floats], Floats], largest_share: float) -> Floats:
+    """Coefficient per cm for transfers from DELTA_CUT to `largest_share` of T."""
+    result = np.zeros(N_ENERGIES)
+    for i, T in enumerate(ENERGIES):
+        if largest_share * T > DELTA_CUT:
+            w = np.geomspace(DELTA_CUT, largest_share * T, 200)
+            b2 = 1 - 1 / (T / ELECTRON_MASS + 1) ** 2
+            factor = 2 * math.pi * ELECTRON_RADIUS**2 * ELECTRON_MASS * ELECTRON_DENSITY / b2
+            result[i] = factor * np.trapezoid(shape(T, w), w)
+    return result
+
+
+def annihilation(T: Floats) -> Floats:
+    """Coefficient per cm of two-photon annihilation of positrons in flight."""
+    g = T / ELECTRON_MASS + 1
+    root = np.sqrt(g * g - 1)
+    sigma = ((g * g + 4 * g + 1) / (g * g - 1) * np.log(g + root) - (g + 3) / root) / (g + 1)
+    return np.asarray(ELECTRON_DENSITY * math.pi * ELECTRON_RADIUS**2 * sigma)
+
+
+def inverse_transport_path(T: Floats) -> Floats:
+    """Inverse transport mean free path, per cm: screened Rutherford, Moliere's angle, Z(Z+1)."""
+    p2 = T * (T + 2 * ELECTRON_MASS)
+    b2 = p2 / (p2 + ELECTRON_MASS**2)
+    moliere = 1.13 + 3.76 * _AZ2 / b2
+    screening = (FINE_STRUCTURE * ELECTRON_MASS / 0.885 * Z_XENON ** (1 / 3)) ** 2 / p2 * moliere / 4
+    size = 2 * math.pi * ELECTRON_RADIUS**2 * ELECTRON_MASS**2 * Z_XENON * (Z_XENON + 1) / (p2 * b2)
+    return np.asarray(ATOM_DENSITY * size * (np.log1p(1 / screening) - 1 / (1 + screening)))
+
+
+# --------------------------------------------------------------------------------------------- bremsstrahlung
+
+
+def _screening_functions(d: Floats) -> tuple[Floats, Floats]:
+    """Butcher and Messel's Phi_1 and Phi_2 of the screening variable."""
+    far = 21.12 - 4.184 * np.log(d + 0.952)
+    return np.where(d <= 1, 20.867 - 3.242 * d + 0.625 * d * d, far), np.where(
+        d <= 1, 20.209 - 1.930 * d - 0.086 * d * d, far
+    )
+
+
+def _bethe_heitler(T: float, k: Floats) -> Floats:
+    """K dsigma/dk in cm2 an atom, before normalisation."""
+    E = T + ELECTRON_MASS
+    y = k / E
+    phi1, phi2 = _screening_functions(SCREENING * ELECTRON_MASS * y / (E - k))
+    coulomb = 4 * LOG_CUBE_ROOT_Z + 4 * COULOMB_CORRECTION
+    log = math.log(184.15) - LOG_CUBE_ROOT_Z
+    electrons = (math.log(1194.0) - 2 * LOG_CUBE_ROOT_Z) / (log - COULOMB_CORRECTION)
+    shape = (1 + (1 - y) ** 2) * np.maximum(phi1 - coulomb, 0) - 2 / 3 * (1 - y) * np.maximum(phi2 - coulomb, 0)
+    return np.asarray(FINE_STRUCTURE * ELECTRON_RADIUS**2 * Z_XENON * (Z_XENON + electrons) * shape)
+
+
+# radiative stopping power of xenon (ICRU 37) over the integral of the unnormalised spectrum; MeV
+_RADIATIVE_T = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 26.4, 52.8, 100.0, 300.0)
+_RADIATIVE_RATIO = (
+    8.0,
+    1 / 0.334,
+    1 / 0.559,
+    1 / 0.789,
+    1 / 0.894,
+    1 / 0.966,
+    1 / 0.997,
+    1 / 1.006,
+    1 / 1.008,
+    1 / 1.008,
+)
+
+
+def _radiative_ratio(T: float) -> float:
+    return float(np.interp(math.log(T), np.log(_RADIATIVE_T), _RADIATIVE_RATIO))
+
+
+def radiative_loss(T: float) -> float:
+    """Radiative energy loss in MeV/cm."""
+    k = np.geomspace(1e-4 * T, T * 0.99999, 400)
+    return float(ATOM_DENSITY * _radiative_ratio(T) * np.trapezoid(_bethe_heitler(T, k), k))
+
+
+def _bremsstrahlung_tables() -> tuple[Floats, Floats, Floats]:
+    """Coefficient above BREMS_CUT (N,), quantiles of log k (N, Q), energy loss to softer photons (N,)."""
+    coefficient, soft = np.zeros(N_ENERGIES), np.zeros(N_ENERGIES)
+    log_k = np.full((N_ENERGIES, N_BREMS_QUANTILES), math.log(BREMS_CUT))
+    for i, T in enumerate(ENERGIES):
+        scale = ATOM_DENSITY * _radiative_ratio(T)
+        k = np.geomspace(1e-6 * BREMS_CUT, min(BREMS_CUT, T * 0.99999), 100)
+        soft[i] = scale * np.trapezoid(_bethe_heitler(T, k), k)
+        if T > 1.02 * BREMS_CUT:
+            grid = np.linspace(math.log(BREMS_CUT), math.log(T * 0.99999), 300)
+            rate = _bethe_heitler(T, np.exp(grid))
+            cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (rate[1:] + rate[:-1]) * np.diff(grid))])
+            coefficient[i] = scale * cumulative[-1]
+            log_k[i] = np.interp(np.linspace(0, cumulative[-1], N_BREMS_QUANTILES), cumulative, grid)
+    return coefficient, log_k, soft

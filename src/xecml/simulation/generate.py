@@ -1,0 +1,286 @@
+"""From settings to ROOT files of simulated events."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import geometry, rootio
+from xecml.errors import InputError
+from xecml.events import relative_quantities
+from xecml.progress import progress
+from xecml.simulation import blocks
+from xecml.simulation.crosssections import cascade_tables
+from xecml.simulation.lightmap import light_map
+from xecml.simulation.optics import near_field, sensor_table
+from xecml.simulation.photons import raster
+from xecml.simulation.response import Response
+from xecml.simulation.settings import SimulationSettings, dead_mask
+from xecml.simulation.vertices import MODELS
+
+BLOCK = 64
+"""Events that share a random generator. Part of what a seed means: changing it changes all events."""
+_WRITE_EVENTS = 512
+"""Events written to a file at once."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class SimulationReport:
+    """What a run of the simulation did."""
+
+    events: int
+    """events written"""
+    seconds: float
+    """wall time without preparing the light map"""
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.events / max(self.seconds, 1e-9)
+
+
+def simulate(
+    out: str | Path,
+    n: int,
+    *,
+    settings: SimulationSettings | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    chunk: int | None = None,
+    resume: bool = False,
+) -> SimulationReport:
+    """Simulate n events and write them to one ROOT file, or to numbered ones.
+
+    The same seed and settings give the same bytes whatever `jobs` is, and the same events whatever `chunk`
+    is.
+
+    Args:
+        out: file to write; with `chunk`, `out_000.root` and so on stand beside it.
+        n: number of events.
+        settings: what to simulate; signal photons of 52.83 MeV by default.
+        seed: of all random numbers.
+        jobs: threads.
+        chunk: events a file; one file if None.
+        resume: keep numbered files that are complete, and go on with the first missing one.
+
+    Raises:
+        InputError: a wrong number, or the output cannot be written.
+    """
+    if n < 1 or jobs < 1 or (chunk is not None and chunk < 1) or seed < 0:
+        raise InputError(
+            f"Cannot simulate n={n} events with jobs={jobs}, chunk={chunk}, seed={seed}; use positive numbers."
+        )
+    chosen = settings or SimulationSettings()
+    files = _files(Path(out), n, chunk)
+    done = _complete(files) if resume and chunk is not None else 0
+    physics = prepare(chosen, seed, jobs)
+    start = time.monotonic()
+    report = SimulationReport(0, 0.0, [path for path, _ in files])
+    with progress(n, "simulate", "events") as bar:
+        bar.advance(sum(events for _, events in files[:done]))
+        first = sum(events for _, events in files[:done])
+        stream = _Pieces(event_blocks(physics, chosen, seed, first, n, jobs))
+        for path, events in files[done:]:
+            with rootio.TreeWriter(path) as writer:
+                for arrays in stream.take(events):
+                    writer.extend(arrays)
+                    bar.advance(len(arrays["event"]))
+            report.events += events
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _files(out: Path, n: int, chunk: int | None) -> list[tuple[Path, int]]:
+    """Files to write and their numbers of events."""
+    if chunk is None:
+        return [(out, n)]
+    counts = [min(chunk, n - first) for first in range(0, n, chunk)]
+    digits = max(3, len(str(len(counts) - 1)))
+    return [(out.with_name(f"{out.stem}_{k:0{digits}d}{out.suffix}"), c) for k, c in enumerate(counts)]
+
+
+def _complete(files: list[tuple[Path, int]]) -> int:
+    """Count the leading files that exist with the right number of events."""
+    for k, (path, events) in enumerate(files):
+        if not path.exists() or rootio.count_events(path) != events:
+            return k
+    return len(files)
+
+
+# ------------------------------------------------------------------------------------------- blocks of events
+
+
+def prepare(settings: SimulationSettings, seed: int = 0, jobs: int = 2) -> blocks.Physics:
+    """Build or load all tables that a run needs; the light map comes from the cache."""
+    optics = settings.optical.constants()
+    # the photon-by-photon simulation needs no map, but the compiled code needs something of its type
+    quality = settings.map_quality if settings.optics == "fast" else "quick"
+    return blocks.Physics(
+        tables=cascade_tables(),
+        optics=optics,
+        near=near_field(optics),
+        sensors=sensor_table(),
+        light_map=light_map(optics, quality, jobs),
+        raster=raster(),
+        response=_response(settings, seed),
+        faces=geometry.face_codes().astype(np.float64),
+    )
+
+
+def _response(settings: SimulationSettings, seed: int) -> Response:
+    """Properties of the sensors in this run; what is random of them depends on the seed alone."""
+    values = settings.response
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 0, 1))))
+    sipm = np.arange(geometry.N_SENSORS) < geometry.N_SIPM
+    gain = np.maximum(1 + values.gain_spread * rng.standard_normal(geometry.N_SENSORS), 0.05)
+    return Response(
+        efficiency=np.where(sipm, values.sipm_efficiency, values.pmt_efficiency).astype(np.float32),
+        gain=gain.astype(np.float32),
+        dead=dead_mask(settings, rng),
+        excess_noise_factor=float(values.excess_noise_factor),
+        noise=float(values.noise_photoelectrons),
+        threshold=float(values.threshold_photoelectrons),
+        time_single=float(values.time_single_ns),
+        time_constant=float(values.time_constant_ns),
+    )
+
+
+def _source(settings: SimulationSettings) -> blocks.Source:
+    return blocks.Source(
+        model=MODELS[settings.vertex],
+        energy_low=float(settings.energy_range[0]),
+        energy_high=float(settings.energy_range[1]),
+        min_deposit=float(settings.min_deposit_mev),
+        time_offset=float(settings.time_offset_ns),
+        pileup=float(settings.pileup_fraction),
+        pileup_energy_low=float(settings.pileup_energy_mev[0]),
+        pileup_energy_high=float(settings.pileup_energy_mev[1]),
+        pileup_time_low=float(settings.pileup_time_ns[0]),
+        pileup_time_high=float(settings.pileup_time_ns[1]),
+        montecarlo=settings.optics == "montecarlo",
+    )
+
+
+def event_blocks(
+    physics: blocks.Physics, settings: SimulationSettings, seed: int, first: int, last: int, jobs: int = 1
+) -> Iterator[Arrays]:
+    """Yield the events first..last of a run, in order, as dictionaries of branches, one a block.
+
+    At most a few blocks a thread are in flight, so memory does not grow with the number of events.
+    """
+    source = _source(settings)
+    free: deque[blocks.Work] = deque(blocks.new_work() for _ in range(jobs))
+
+    def one(block: int) -> Arrays:
+        work = free.popleft()
+        try:
+            return _one_block(physics, source, settings, seed, block, first, last, work)
+        finally:
+            free.append(work)
+
+    numbers = iter(range(first // BLOCK, (last + BLOCK - 1) // BLOCK))
+    with ThreadPoolExecutor(jobs) as pool:
+        running: deque[Future[Arrays]] = deque()
+        for block in numbers:
+            running.append(pool.submit(one, block))
+            if len(running) > 2 * jobs:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _one_block(
+    physics: blocks.Physics,
+    source: blocks.Source,
+    settings: SimulationSettings,
+    seed: int,
+    block: int,
+    first: int,
+    last: int,
+    work: blocks.Work,
+) -> Arrays:
+    """Events of one block that lie in first..last. Events before `first` are simulated and dropped."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, block))))
+    begin, end = block * BLOCK, min((block + 1) * BLOCK, last)
+    n = end - begin
+    npho, times = (np.empty((n, geometry.N_SENSORS), np.float32) for _ in range(2))
+    expected = np.empty((n if settings.expected_counts else 0, geometry.N_SENSORS), np.float32)
+    truth = np.empty((n, blocks.TRUTH_COLUMNS))
+    blocks.simulate_block(rng, physics, source, work, npho, times, expected, truth)
+    arrays = _branches(settings, npho, times, truth, np.arange(begin, end))
+    if settings.expected_counts:
+        arrays["npho_expected"] = expected
+    return {name: values[max(first - begin, 0) :] for name, values in arrays.items()}
+
+
+def _branches(
+    settings: SimulationSettings,
+    npho: NDArray[np.float32],
+    times: NDArray[np.float32],
+    truth: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+) -> Arrays:
+    """Branches of the file, from what the compiled code filled."""
+    first = truth[:, blocks.FIRST : blocks.FIRST + 3]
+    # the line from vertex to first interaction is the photon's direction, to rounding
+    direction = truth[:, blocks.DIRECTION : blocks.DIRECTION + 3]
+    arrays: Arrays = {"npho": npho, "time": times}
+    if settings.relative_branches:
+        relative = relative_quantities(npho, times)
+        arrays |= dict(zip(("relative_npho", "relative_time"), relative, strict=True))
+    arrays |= {
+        "emiAng": geometry.angles_from_direction(direction),
+        "energyTruth": truth[:, blocks.ENERGY] * 1e-3,
+        "timeTruth": truth[:, blocks.OFFSET] * 1e-9,
+        "uvwTruth": geometry.uvw_from_xyz(first),
+        "xyzTruth": first,
+        "emiVec": direction,
+        "xyzVTX": truth[:, blocks.VERTEX : blocks.VERTEX + 3],
+    }
+    if settings.extra_truth:
+        arrays |= {
+            "energyDeposit": truth[:, blocks.DEPOSITED] * 1e-3,
+            "xyzDeposit": truth[:, blocks.CENTROID : blocks.CENTROID + 3],
+            "npheFace": truth[:, blocks.PHE_FACE : blocks.PHE_FACE + 6],
+        }
+    arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}
+    arrays["run"] = np.full(len(npho), settings.run, np.int32)
+    arrays["event"] = numbers.astype(np.int32)
+    arrays["nGamma"] = truth[:, blocks.N_GAMMA].astype(np.int32)
+    return arrays
+
+
+class _Pieces:
+    """Blocks joined to pieces that are good to write, and cut where files end."""
+
+    def __init__(self, stream: Iterator[Arrays]) -> None:
+        self._stream = stream
+        self._left: list[Arrays] = []
+
+    def take(self, events: int) -> Iterator[Arrays]:
+        """Yield pieces of at most `_WRITE_EVENTS` with `events` in all."""
+        while events > 0:
+            wanted = min(events, _WRITE_EVENTS)
+            piece = self._piece(wanted)
+            events -= wanted
+            yield piece
+
+    def _piece(self, wanted: int) -> Arrays:
+        held = sum(len(a["event"]) for a in self._left)
+        while held < wanted:
+            self._left.append(next(self._stream))
+            held += len(self._left[-1]["event"])
+        joined = {k: np.concatenate([a[k] for a in self._left]) for k in self._left[0]}
+        self._left = [{k: v[wanted:] for k, v in joined.items()}] if held > wanted else []
+        return {k: v[:wanted] for k, v in joined.items()}

@@ -1,0 +1,236 @@
+"""The settings of a simulation run: from Python, or from a YAML file with the same names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from xecml import geometry
+from xecml.errors import InputError, nearest
+from xecml.events import PDE_SIPM, QE_PMT
+from xecml.simulation.optics import Optics
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Face = Literal["inner", "us", "ds", "outer", "top", "bottom"]
+SIGNAL_ENERGY_MEV = 52.83
+MAX_ENERGY_MEV = 280.0
+"""Above this the cascade has no tables."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResponseSettings(_Section):
+    """The sensors."""
+
+    sipm_efficiency: Annotated[float, Field(gt=0, le=1)] = PDE_SIPM
+    """photon detection efficiency of the SiPMs at 175 nm (0.06 to 0.20 over their lives)"""
+    pmt_efficiency: Annotated[float, Field(gt=0, le=1)] = QE_PMT
+    """quantum efficiency of the photomultipliers"""
+    excess_noise_factor: Annotated[float, Field(ge=1, le=3)] = 1.2
+    """of the SiPMs: crosstalk and afterpulses as a branching process"""
+    gain_spread: NotNegative = 0.0
+    """relative spread of the gains about their calibration, drawn once a run"""
+    noise_photoelectrons: NotNegative = 0.0
+    """electronic noise of a sensor, rms"""
+    threshold_photoelectrons: NotNegative = 0.0
+    """smaller charges are reported as zero"""
+    time_single_ns: NotNegative = 2.5
+    """time spread of one photoelectron; falls with the square root of their number"""
+    time_constant_ns: NotNegative = 0.2
+    """time spread that remains"""
+
+
+class OpticsSettings(_Section):
+    """Optical constants at 175 nm."""
+
+    n_xenon: Annotated[float, Field(ge=1, le=2)] = Optics().n_xenon
+    """refractive index of liquid xenon"""
+    n_window: Annotated[float, Field(ge=1, le=2)] = Optics().n_window
+    """refractive index of the quartz windows"""
+    absorption_length_cm: Positive = Optics().absorption_length
+    rayleigh_length_cm: Positive = Optics().rayleigh_length
+    group_velocity_cm_per_ns: Positive = Optics().group_velocity
+    wall_reflectivity: Share = Optics().wall_reflectivity
+    """diffuse, of everything that is not a sensor"""
+
+    def constants(self) -> Optics:
+        """Return the constants as the compiled code takes them."""
+        return Optics(*(float(v) for v in self.model_dump().values()))
+
+
+class SimulationSettings(_Section):
+    """All that decides what a simulation run contains, apart from its length and seed."""
+
+    vertex: Literal["signal", "decoupled"] = "signal"
+    """signal: from the stopping target, isotropic; decoupled: direction independent of position"""
+    energy_mev: float | tuple[float, float] | None = None
+    """one energy or a range, uniform; by default 52.83 for signal and 15 to 60 for decoupled vertices"""
+    min_deposit_mev: NotNegative = 1.0
+    """events with less energy deposited in the xenon are not kept"""
+    time_offset_ns: NotNegative = 10.0
+    """the time of the first interaction is uniform within plus or minus this"""
+    run: int = 1
+    """run number"""
+
+    dead_fraction: Share = 0.0
+    """share of all sensors that are dead, drawn once a run"""
+    dead_sensors: tuple[int, ...] = ()
+    """dead sensors by id"""
+    dead_faces: tuple[Face, ...] = ()
+    """faces whose sensors are all dead"""
+    dead_clusters: Annotated[int, Field(ge=0)] = 0
+    """number of clusters of neighbouring dead SiPMs, drawn once a run"""
+    dead_cluster_size: Annotated[int, Field(ge=1, le=1000)] = 9
+    """SiPMs a cluster"""
+
+    pileup_fraction: NotNegative = 0.0
+    """mean number of further photons an event (Poisson)"""
+    pileup_energy_mev: tuple[float, float] = (1.0, 52.83)
+    """their energies, with a density falling as 1/E"""
+    pileup_time_ns: tuple[float, float] = (-50.0, 100.0)
+    """their times relative to the photon of interest, uniform"""
+
+    optics: Literal["fast", "montecarlo"] = "fast"
+    """fast: solid angles and a map of indirect light; montecarlo: photon by photon, 1000 times slower"""
+    map_quality: Literal["quick", "standard", "fine"] = "standard"
+    """of the map of the indirect light; quick is for tests"""
+
+    relative_branches: bool = True
+    """write relative_npho and relative_time"""
+    extra_truth: bool = False
+    """write energyDeposit (GeV), xyzDeposit (cm), npheFace (6 faces)"""
+    expected_counts: bool = False
+    """write npho_expected: the mean photons of every sensor, before the response"""
+
+    response: ResponseSettings = ResponseSettings()
+    optical: OpticsSettings = OpticsSettings()
+
+    @field_validator("energy_mev", "pileup_energy_mev")
+    @classmethod
+    def _energies(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if low is not None and high is not None and not 0.1 <= low <= high <= MAX_ENERGY_MEV:
+            raise ValueError(f"energies must be in MeV, rising, and between 0.1 and {MAX_ENERGY_MEV:g}")
+        return value
+
+    @field_validator("dead_sensors")
+    @classmethod
+    def _ids(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        wrong = [s for s in value if not 0 <= s < geometry.N_SENSORS]
+        if wrong:
+            raise ValueError(f"there is no sensor {wrong[0]}; ids run from 0 to {geometry.N_SENSORS - 1}")
+        return value
+
+    @model_validator(mode="after")
+    def _deposit_possible(self) -> SimulationSettings:
+        if self.min_deposit_mev >= self.energy_range[0]:
+            raise ValueError(f"min_deposit_mev = {self.min_deposit_mev:g} is not below the energy of the photons")
+        return self
+
+    @property
+    def energy_range(self) -> tuple[float, float]:
+        """Lowest and highest energy, MeV."""
+        energy = self.energy_mev
+        if energy is None:
+            return (15.0, 60.0) if self.vertex == "decoupled" else (SIGNAL_ENERGY_MEV, SIGNAL_ENERGY_MEV)
+        return energy if isinstance(energy, tuple) else (energy, energy)
+
+
+def make_settings(values: dict[str, Any], where: str = "simulation settings") -> SimulationSettings:
+    """Check settings.
+
+    Args:
+        values: names and values, as in a YAML file.
+        where: named in messages.
+
+    Raises:
+        InputError: an unknown name or a wrong value.
+    """
+    try:
+        return SimulationSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(k) for k in first["loc"] if k not in ("float", "tuple[float, float]"))
+        if first["type"] == "extra_forbidden":
+            sections: dict[str, type[BaseModel]] = {"response": ResponseSettings, "optical": OpticsSettings}
+            section = sections.get(str(first["loc"][0]), SimulationSettings)
+            hint = nearest(str(first["loc"][-1]), section.model_fields)
+            raise InputError(f"Unknown key '{name}' in {where}{hint}; remove or rename it.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"Wrong value of {name or 'the settings'} in {where}: {message}.") from None
+
+
+def load_settings(path: str | Path, **changes: Any) -> SimulationSettings:
+    """Read settings from a YAML file; `changes` take precedence.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds an unknown name or a wrong value.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"Cannot read the settings {path}: {error.strerror}; check the path.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not a YAML file: {str(error).splitlines()[0]}; mend it.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold names and values, such as 'vertex: signal'.")
+    return make_settings(values | changes, str(path))
+
+
+def parse_energy(text: str) -> float | tuple[float, float]:
+    """Read an energy in MeV (`52.8`) or a range (`15:60`).
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        parts = [float(p) for p in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2):
+        raise InputError(f"'{text}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def read_dead_list(path: str | Path) -> tuple[int, ...]:
+    """Read sensor ids from a text file, one a line, # for comments.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"Cannot read the dead list {path}: {error.strerror}; check the path.") from error
+    ids = []
+    for number, line in enumerate(lines, 1):
+        text = line.split("#")[0].strip()
+        if text and not (text.isdigit() and int(text) < geometry.N_SENSORS):
+            raise InputError(f"{path}, line {number}: '{text}' is no sensor id from 0 to {geometry.N_SENSORS - 1}.")
+        if text:
+            ids.append(int(text))
+    return tuple(ids)
+
+
+def dead_mask(settings: SimulationSettings, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Mask (4760,) of dead sensors: listed, whole faces, drawn singly and in clusters."""
+    dead = np.zeros(geometry.N_SENSORS, bool)
+    dead[list(settings.dead_sensors)] = True
+    for face in settings.dead_faces:
+        dead[geometry.face_sensors(face)] = True
+    count = round(settings.dead_fraction * geometry.N_SENSORS)
+    dead[rng.choice(geometry.N_SENSORS, count, replace=False)] = True
+    inner = geometry.positions()[: geometry.N_SIPM]
+    for centre in rng.integers(geometry.N_SIPM, size=settings.dead_clusters):
+        distance = np.linalg.norm(inner - inner[centre], axis=1)
+        dead[np.argsort(distance, kind="stable")[: settings.dead_cluster_size]] = True
+    return dead

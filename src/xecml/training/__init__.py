@@ -1,0 +1,1 @@
+"""From recipes and files to checkpoints."""

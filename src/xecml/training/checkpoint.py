@@ -1,0 +1,84 @@
+"""Checkpoints: plain dictionaries with a manifest, written atomically, read without running their content."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xecml
+from xecml import geometry
+from xecml.errors import InputError
+from xecml.files import atomic_path
+
+FORMAT = "xecml-checkpoint"
+FORMAT_VERSION = 1
+
+
+def manifest() -> dict[str, Any]:
+    """What made this file: format, versions, revision, geometry."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "xecml": xecml.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "revision": _revision(),
+        "geometry_hash": geometry.geometry_hash(),
+    }
+
+
+def _revision() -> str:
+    """Git revision of the package's checkout, or nothing where it is installed."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint beside its name and rename it."""
+    with atomic_path(path) as temporary:
+        torch.save(manifest() | content, temporary)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to CPU tensors.
+
+    Raises:
+        InputError: not a checkpoint, damaged, of a newer format, or of another geometry.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"No such checkpoint: {path}; check the path.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on damaged files
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint; it is damaged or something else ({reason})."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not a checkpoint of this package; name a checkpoint_best.pth or checkpoint_last.pth."
+        )
+    if content["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has checkpoint format {content['format_version']} of xecml {content['xecml']}; this version reads "
+            f"up to {FORMAT_VERSION}: update xecml."
+        )
+    if content["geometry_hash"] != geometry.geometry_hash():
+        raise InputError(
+            f"{path} was made for sensor geometry {content['geometry_hash']}, not {geometry.geometry_hash()}; "
+            "use a model trained with this geometry."
+        )
+    return content

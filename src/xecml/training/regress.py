@@ -1,0 +1,166 @@
+"""The regression job's own part: its model from a recipe, its loss, its validation metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xecml import geometry, resolution
+from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.data.stream import Batch
+from xecml.events import TASKS
+from xecml.models import compact
+from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
+from xecml.models.regressor import Regressor
+from xecml.training.losses import loss_per_event
+
+_FIT_EVENTS = 20_000
+"""Training events from which means, widths and anchors are fitted."""
+
+
+def normaliser(config: Config) -> Normaliser:
+    """Input transform of a recipe: its constants, or the defaults of the branches it reads."""
+    given = config.normalization
+    counts = RELATIVE_DEFAULTS if config.data.npho_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
+    times = RELATIVE_DEFAULTS if config.data.time_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
+
+    def constant(name: str, defaults: Mapping[str, float]) -> float:
+        value = getattr(given, name)
+        return defaults[name] if value is None else float(value)
+
+    return Normaliser(
+        npho_scale=constant("npho_scale", counts),
+        npho_scale2=constant("npho_scale2", counts),
+        time_scale=constant("time_scale", times),
+        time_shift=constant("time_shift", times),
+        sentinel=given.sentinel_value,
+        scheme=given.npho_scheme,
+    )
+
+
+def build_model(config: Config) -> Regressor:
+    """The regressor of a recipe, with random weights and unfitted targets."""
+    preset = getattr(compact, config.model.preset)
+    encoder = preset(normaliser(config), drop_path=config.model.drop_path_rate)
+    return Regressor(
+        encoder,
+        list(config.tasks.enabled()),
+        hidden_dim=config.model.hidden_dim,
+        dropout=config.model.head_dropout,
+    )
+
+
+@torch.no_grad()
+def fit_targets(model: Regressor, batches: Iterable[Batch]) -> None:
+    """Fit what the model keeps as buffers (means, widths, anchors) on the first training events."""
+    features, light_times, truth, seen = [], [], [], 0
+    for batch in batches:
+        look = model.encoder.look(*batch.inputs())
+        features.append(look.features)
+        light_times.append(look.light_time)
+        truth.append(batch.truth)
+        seen += len(batch)
+        if seen >= _FIT_EVENTS:
+            break
+    joined = {task: torch.cat([t[task] for t in truth]) for task in model.tasks}
+    model.fit_targets(torch.cat(features), torch.cat(light_times), joined)
+
+
+class RegressionLoss:
+    """Weighted sum over tasks of losses on standardised differences.
+
+    Args:
+        config: names the loss, beta and weight of each task.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.tasks = config.tasks.enabled()
+
+    def __call__(
+        self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, and the loss of each task, both detached from no device."""
+        parts = {}
+        for name, task in self.tasks.items():
+            width = model.get_buffer(f"{name}_width")
+            difference = (answers[name].reshape(len(batch), -1) - batch.truth[name]) / width
+            parts[name] = loss_per_event(task.loss_fn, difference, task.loss_beta).mean()
+        total = torch.stack([task.weight * parts[name] for name, task in self.tasks.items()]).sum()
+        return total, parts
+
+
+def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Bias and resolution of every quantity, in the units physicists quote (deg, MeV, ps, mm).
+
+    Args:
+        answers: task to (N, size), physical units.
+        truth: the same.
+    """
+    metrics: dict[str, float] = {}
+    for task in answers:
+        info = TASKS[task]
+        difference = (answers[task].astype(np.float64) - truth[task]) * info.plot_scale
+        if task == "angle":
+            difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
+        for i, column in enumerate(info.columns):
+            figures = resolution.figures_of_merit(difference[:, i], replicas=0, with_peak=False)
+            unit = f"_{info.plot_unit}" if info.plot_unit and task != "angle" else ""
+            metrics |= {f"{column}_bias{unit}": figures.bias, f"{column}_s68{unit}": figures.s68}
+            if task == "angle":
+                metrics |= {f"{column}_rms": figures.rms, f"{column}_skew": figures.skew}
+    if "angle" in answers:
+        opening = geometry.opening_angle(answers["angle"], truth["angle"])
+        metrics["val_resolution_deg"] = resolution.containment(opening, replicas=0).q68
+    return metrics
+
+
+@torch.no_grad()
+def validate(
+    model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], device: torch.device
+) -> dict[str, float]:
+    """Validation loss and physics metrics over all batches, weighted by events."""
+    model.eval()
+    sums: dict[str, float] = {}
+    answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
+    truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
+    events = 0
+    for batch in batches:
+        on_device = to_device(batch, device)
+        predicted = model(*on_device.inputs())
+        total, parts = loss(model, predicted, on_device)
+        for name, value in {"loss": total, **{f"loss_{t}": v for t, v in parts.items()}}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+        for task in model.tasks:
+            answers[task].append(predicted[task].reshape(len(batch), -1).cpu().numpy())
+            truth[task].append(batch.truth[task].numpy())
+        events += len(batch)
+    joined = [{task: np.concatenate(parts) for task, parts in values.items()} for values in (answers, truth)]
+    return {name: value / events for name, value in sums.items()} | resolution_metrics(joined[0], joined[1])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch's inputs and truth; numbers of events stay where they are."""
+    if device.type == "cpu":
+        return batch
+    npho, time, valid, timed = (x.to(device, non_blocking=True) for x in batch.inputs())
+    truth = {task: y.to(device, non_blocking=True) for task, y in batch.truth.items()}
+    return Batch(npho, time, valid, timed, truth, batch.run, batch.event)
+
+
+def summary_line(metrics: Mapping[str, float], tasks: Sequence[str]) -> str:
+    """The physics of an epoch in one line."""
+    parts = []
+    if "angle" in tasks:
+        parts.append(f"opening angle {metrics['val_resolution_deg']:.2f} deg")
+    if "uvwFI" in tasks:
+        parts.append("u v w " + " ".join(f"{metrics[f'{c}_s68_mm']:.2f}" for c in "uvw") + " mm")
+    if "energy" in tasks:
+        parts.append(f"energy {metrics['energy_s68_MeV']:.3f} MeV")
+    if "timing" in tasks:
+        parts.append(f"time {metrics['timing_s68_ps']:.0f} ps")
+    return ", ".join(parts)

@@ -1,0 +1,164 @@
+"""The unfolded detector: every sensor at its place, light where it was made, marks where truth says."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import EllipseCollection, PolyCollection
+from matplotlib.figure import Figure
+
+from tests.conftest import point_sources
+from xecml import geometry
+from xecml.errors import InputError
+from xecml.evaluation import display
+from xecml.evaluation.tables import truth_columns
+from xecml.events import INVALID
+
+Columns = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def events() -> Columns:
+    return point_sources(8, seed=11, dead=0.02)
+
+
+@pytest.fixture(scope="module")
+def figure(events: Columns) -> Figure:
+    truth = display.values_of(truth_columns(events), 0)
+    prediction = {"pred_u": truth["u"] + 1.0, "pred_v": truth["v"], "pred_w": truth["w"], "pred_energy": 0.05}
+    return display.draw_event(
+        events["npho"][0], events["time"][0], truth=truth, prediction=prediction, title="run 11, event 0"
+    )
+
+
+def drawn(figure: Figure, panel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (n, 2) and values (n,) of the coloured sensors of a panel: SiPMs, then PMTs."""
+    squares, circles = (
+        next(c for c in figure.axes[panel].collections if isinstance(c, kind) and c.get_array() is not None)
+        for kind in (PolyCollection, EllipseCollection)
+    )
+    centres = [np.asarray(p.vertices)[:4].mean(axis=0) for p in squares.get_paths()]
+    values = [np.asarray(c.get_array()) for c in (squares, circles)]
+    return np.concatenate([centres, np.asarray(circles.get_offsets())]), np.concatenate(values)
+
+
+def test_faces_are_placed_without_overlap() -> None:
+    """Sensors of different faces are apart, those of a face as far apart as they really are."""
+    places = {f: display.unfold(f, geometry.positions()[geometry.face_sensors(f)]) for f in geometry.FACES}
+    everything = np.concatenate(list(places.values()))
+    assert np.abs(everything[:, 1]).max() < 119
+    for a, b in itertools.combinations(geometry.FACES, 2):
+        gap = np.linalg.norm(places[a][:, None] - places[b], axis=-1)
+        assert gap.min() > 6.0, (a, b)
+    for face in ("us", "top", "outer"):
+        xyz = geometry.positions()[geometry.face_sensors(face)]
+        true = np.linalg.norm(xyz[0] - xyz[1])
+        shown = np.linalg.norm(places[face][0] - places[face][1])
+        assert shown == pytest.approx(true, rel=0.06)  # a slanted end face is seen along the beam
+
+
+def test_orientation_is_as_the_axes_say() -> None:
+    def place(face: str, u: float, v: float, w: float) -> np.ndarray:
+        return display.unfold(face, geometry.xyz_from_uvw([u, v, w]))
+
+    np.testing.assert_allclose(place("inner", 5.0, -20.0, 3.0), [5.0, -20.0])
+    assert place("us", -34, 0, 5)[0] < -40
+    assert place("ds", 34, 0, 5)[0] > 40
+    assert place("us", 0, 20, 10)[1] > 15
+    # deeper is further from the inner face, on every face around it
+    assert place("us", 0, 0, 30)[0] < place("us", 0, 0, 5)[0]
+    assert place("top", 0, 0, 30)[1] > place("top", 0, 0, 5)[1] > 71
+    assert place("bottom", 0, 0, 30)[1] < -71
+    assert place("outer", 5, 20, 40)[1] == pytest.approx(20 * geometry.OUTER_RADIUS / geometry.INNER_RADIUS)
+
+
+def test_every_sensor_is_drawn_once(figure: Figure, events: Columns) -> None:
+    valid = events["npho"][0] < 9e9
+    centres, values = drawn(figure, 0)
+    assert len(centres) == valid.sum()
+    np.testing.assert_allclose(values, events["npho"][0][valid])
+    others = [c for c in figure.axes[0].collections if c.get_array() is None]
+    grey = sum(
+        len(c.get_paths()) if isinstance(c, PolyCollection) else len(np.asarray(c.get_offsets())) for c in others
+    )
+    assert grey == (~valid).sum()
+    assert all(c.get_hatch() for c in others)
+
+
+@pytest.mark.parametrize("event", range(8))
+def test_the_hot_spot_is_at_the_true_position(events: Columns, event: int) -> None:
+    """Of the inner face: the brightest sensor stands within two pitches of the true (u, v) in the picture."""
+    picture = display.draw_event(events["npho"][event], events["time"][event])
+    centres, values = drawn(picture, 0)
+    inner = np.abs(centres[:, 0]) < 34
+    inner &= np.abs(centres[:, 1]) < 72
+    hottest = centres[inner][np.argmax(values[inner])]
+    u, v, w = events["uvwTruth"][event]
+    assert np.hypot(*(hottest - [u, v])) < 2.2 + 0.3 * w
+    # and the earliest light of bright sensors is near, too
+    places, times = drawn(picture, 1)
+    assert times.min() > -10
+    assert np.median(times[np.hypot(*(places - [u, v]).T) < 6]) < np.median(times)
+
+
+def test_marks_are_at_truth_and_prediction(figure: Figure, events: Columns) -> None:
+    u, v, _ = events["uvwTruth"][0]
+    marks = [np.ravel(line.get_xydata()) for line in figure.axes[0].lines]
+    assert len(marks) == 12  # on six faces, of truth and of prediction
+    np.testing.assert_allclose(marks[0], [u, v], rtol=1e-5)
+    np.testing.assert_allclose(marks[6], [u + 1.0, v], rtol=1e-5)
+
+
+def test_the_header_tells_truth_prediction_and_difference(figure: Figure, events: Columns) -> None:
+    header = figure.get_suptitle().splitlines()
+    assert header[0] == "run 11, event 0"
+    assert f"{(events['npho'][0] < 9e9).sum()} of 4760 sensors with light" in header[1]
+    rows = {line.split()[0]: line for line in header[3:]}
+    assert f"{1e3 * events['energyTruth'][0]:.3f}" in rows["true"]
+    assert f"{events['emiAng'][0, 0]:.3f}" in rows["true"]
+    assert "50.000" in rows["predicted"]
+    assert "+10.00 mm" in rows["difference"]
+    assert f"{50 - 1e3 * events['energyTruth'][0]:+.2f} MeV" in rows["difference"]
+
+
+def test_phi_differences_wrap() -> None:
+    header = display.draw_event(
+        np.full(4760, 5.0), np.zeros(4760), truth={"phi": 179.0}, prediction={"phi": -179.5}
+    ).get_suptitle()
+    assert "+1.50 deg" in header
+
+
+def test_an_event_is_drawn_and_written_quickly(tmp_path: Path, events: Columns) -> None:
+    start = time.perf_counter()
+    picture = display.draw_event(events["npho"][1], events["time"][1])
+    display.save_event(picture, tmp_path / "e.pdf")
+    assert time.perf_counter() - start < 6  # measured 1 s; room for a busy machine
+    display.save_event(picture, tmp_path / "e.png")
+    assert (tmp_path / "e.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+    again = display.draw_event(events["npho"][1], events["time"][1])
+    display.save_event(again, tmp_path / "f.pdf")
+    assert (tmp_path / "e.pdf").read_bytes() == (tmp_path / "f.pdf").read_bytes()
+
+
+def test_other_formats_and_shapes_are_refused(tmp_path: Path, figure: Figure) -> None:
+    with pytest.raises(InputError, match=r"ends in \.pdf or \.png"):
+        display.save_event(figure, tmp_path / "e.gif")
+    with pytest.raises(InputError, match="An event has 4760 counts and times"):
+        display.draw_event(np.ones((2, 4760)), np.ones((2, 4760)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dark_and_relative_events_are_drawn() -> None:
+    dark = display.draw_event(np.full(4760, INVALID), np.full(4760, INVALID))
+    dark.draw_without_rendering()
+    assert "0 of 4760 sensors with light" in dark.get_suptitle()
+    npho = point_sources(1, seed=5)["npho"][0]
+    relative = np.where(npho < 9e9, npho / npho[npho < 9e9].max(), INVALID)
+    picture = display.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
+    picture.draw_without_rendering()
+    assert "relative to the largest" in picture.get_suptitle()

@@ -1,0 +1,158 @@
+"""Resolution plots: every page is drawn, with the numbers of the evaluation on it, in reproducible bytes."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
+
+from tests.test_metrics import prediction_table
+from xecml.errors import InputError
+from xecml.evaluation import metrics, plots
+
+Columns = dict[str, np.ndarray]
+
+
+def only(table: Columns, *quantities: str) -> Columns:
+    """The table with predictions of some quantities, for quick pictures."""
+    kept = {f"pred_{q}" for q in quantities}
+    return {k: v for k, v in table.items() if not k.startswith("pred_") or k in kept}
+
+
+def texts(figure: Figure) -> str:
+    """All that is written on a figure."""
+    words = [t.get_text() for t in figure.texts] + [figure.get_suptitle()]
+    for axes in figure.axes:
+        words += [axes.get_title(loc=where) for where in ("left", "center")] + [
+            axes.get_xlabel(),
+            axes.get_ylabel(),
+        ]
+        words += [t.get_text() for t in axes.texts]
+        words += [cell.get_text().get_text() for t in axes.tables for cell in t.get_celld().values()]
+        legend = axes.get_legend()
+        words += [t.get_text() for t in legend.get_texts()] if legend else []
+    return "\n".join(words)
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Columns]:
+    model = prediction_table(800, seed=1)
+    return {"net": model, "mean": metrics.constant_table(model, {"u": 0.0, "theta": 90.0, "phi": 0.0})}
+
+
+@pytest.fixture(scope="module")
+def pages(tables: dict[str, Columns]) -> dict[str, Figure]:
+    model = only(tables["net"], "u", "energy", "theta", "phi")
+    figures = plots.resolution_figures({"net": model, "mean": tables["mean"]}, title="toy")
+    return {f.get_suptitle().split(":")[0]: f for f in figures}
+
+
+def test_there_is_a_page_for_every_quantity(pages: dict[str, Figure]) -> None:
+    assert list(pages) == [
+        "Resolution of net, 800 events, against truth",
+        "Resolution of theta",
+        "Resolution of phi",
+        "Resolution of energy",
+        "Resolution of energy / truth",
+        "Resolution of u",
+        "Energy resolution and opening angle",
+    ]
+    assert all(f.get_suptitle().endswith(": toy") for f in pages.values())
+
+
+def test_the_numbers_of_the_evaluation_are_written(pages: dict[str, Figure], tables: dict[str, Columns]) -> None:
+    r = metrics.evaluate(tables["net"]).figures["u"]["all"]
+    page = texts(pages["Resolution of u"])
+    assert f"s68 {metrics.with_error(r.s68, r.s68_error)} mm" in page
+    assert f"FWHM/2.355 {metrics.with_error(r.fwhm, r.fwhm_error)} mm" in page
+    assert f"beyond 3 s68 (dotted): {metrics.with_error(r.tail, r.tail_error, 100)} %" in page
+    first = texts(next(iter(pages.values())))
+    assert metrics.with_error(r.s68, r.s68_error) in first
+    assert "s68 mean" in first
+
+
+def test_axes_carry_units(pages: dict[str, Figure]) -> None:
+    page = texts(pages["Resolution of u"])
+    for label in (
+        r"true $\theta$ [deg]",
+        "true $E$ [MeV]",
+        "true $w$ [cm]",
+        "predicted $u$ [cm]",
+        "s68, bias [mm]",
+    ):
+        assert label in page
+    assert r"$\sigma_E / E$ (s68) [%]" in texts(pages["Energy resolution and opening angle"])
+
+
+def test_the_histogram_and_its_gaussian_describe_the_sample(
+    pages: dict[str, Figure], tables: dict[str, Columns]
+) -> None:
+    core = pages["Resolution of u"].axes[0]
+    residual = 10 * (tables["net"]["pred_u"] - tables["net"]["true_u"])
+    ((counts, edges, _),) = (p.get_data() for p in core.patches if isinstance(p, StepPatch) and p.get_fill())
+    np.testing.assert_array_equal(counts, np.histogram(residual, edges)[0])
+    gaussian = next(line for line in core.lines if line.get_label() == "Gaussian of this FWHM")
+    x, y = (np.asarray(v, float) for v in gaussian.get_data())
+    above = x[y > y.max() / 2]
+    fwhm = metrics.evaluate(tables["net"]).figures["u"]["all"].fwhm
+    assert np.ptp(above) / 2.3548 == pytest.approx(fwhm, rel=0.05)
+    assert y.sum() * (x[1] - x[0]) / (edges[1] - edges[0]) == pytest.approx(800, rel=0.1)
+
+
+def test_profiles_are_drawn_as_computed(pages: dict[str, Figure], tables: dict[str, Columns]) -> None:
+    against_w = next(a for a in pages["Resolution of u"].axes if a.get_xlabel() == "true $w$ [cm]")
+    expected = metrics.profile(tables["net"], "u", "w")
+    assert expected is not None
+    points = next(c for c in against_w.containers if c.get_label() == "s68")
+    np.testing.assert_allclose(points[0].get_data(), [expected.centre, expected.s68])
+
+
+def test_opening_angle_marks_its_68_percent(pages: dict[str, Figure], tables: dict[str, Columns]) -> None:
+    q68 = metrics.evaluate(tables["net"]).opening["all"].q68
+    page = pages["Energy resolution and opening angle"]
+    assert f"net: 68 % below {q68:.3g} deg" in texts(page)
+    lines = [np.asarray(line.get_xdata(), float) for line in page.axes[1].lines]
+    assert any(np.allclose(x, q68) for x in lines)
+
+
+def test_the_file_is_reproducible_and_whole(tmp_path: Path, tables: dict[str, Columns]) -> None:
+    some = {"net": only(tables["net"], "u")}
+    written = []
+    for name in ("a.pdf", "b.pdf"):
+        assert plots.save_resolution_plots(tmp_path / name, some) == 2
+        written.append((tmp_path / name).read_bytes())
+        time.sleep(1.1 if name == "a.pdf" else 0)  # dates have seconds
+    assert written[0] == written[1]
+    assert len(re.findall(rb"/Type /Page\b", written[0])) == 2
+    assert b"CreationDate" not in written[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "b.pdf"]
+    stream = re.search(rb"stream\r?\n(.*?)\r?\nendstream", written[0], re.DOTALL)
+    assert stream is not None
+    assert len(zlib.decompress(stream.group(1))) > 100
+
+
+def test_nothing_is_left_where_nothing_can_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no quantity"):
+        plots.save_resolution_plots(tmp_path / "p.pdf", {"net": {"pred_u": np.ones(3)}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_awkward_samples_are_drawn_without_warnings(tables: dict[str, Columns]) -> None:
+    """One energy, few events, values missing, a constant: warnings are errors here."""
+    few = {k: v[:12] for k, v in only(tables["net"], "energy", "u").items()}
+    few |= {"true_energy": np.full(12, 0.0528), "pred_u": np.where(np.arange(12) < 3, np.nan, 1.0)}
+    few["true_u"] = np.ones(12)
+    for figure in plots.resolution_figures({"net": few}):
+        figure.draw_without_rendering()
+    reco = {"pred_phi": np.linspace(-20, 20, 40), "reco_phi": np.linspace(-19, 20, 40)}
+    labels = "".join(texts(f) for f in plots.resolution_figures({"net": reco}, reference="reco"))
+    assert r"reconstructed $\phi$ [deg]" in labels
+    one = {"pred_u": np.array([1.0]), "true_u": np.array([1.1])}
+    for figure in plots.resolution_figures({"net": one}):
+        figure.draw_without_rendering()

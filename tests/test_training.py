@@ -1,0 +1,177 @@
+"""Losses, schedule, optimiser groups, checkpoints, and a run from beginning to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import point_sources
+from xecml import rootio
+from xecml.config import Config, load_config
+from xecml.errors import InputError
+from xecml.training import checkpoint, loop, regress
+from xecml.training.losses import loss_per_event
+from xecml.training.schedule import learning_rate
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+
+
+def recipe(sample: Path, out: Path, *settings: str) -> Config:
+    paths = {"data.train_path": str(sample / "train.root"), "data.val_path": str(sample / "val.root")}
+    return load_config(TINY, settings, paths | {"checkpoint.save_dir": str(out)})
+
+
+def test_losses_have_their_textbook_values() -> None:
+    d = torch.tensor([[0.5], [-2.0], [0.0]])
+    assert loss_per_event("l1", d).tolist() == [0.5, 2.0, 0.0]
+    assert loss_per_event("mse", d).tolist() == [0.25, 4.0, 0.0]
+    for beta in (0.3, 1.0, 2.5):
+        for name, theirs in (
+            ("smooth_l1", torch.nn.functional.smooth_l1_loss),
+            ("huber", torch.nn.functional.huber_loss),
+        ):
+            keyword = {"beta": beta} if name == "smooth_l1" else {"delta": beta}
+            wanted = theirs(d, torch.zeros_like(d), reduction="none", **keyword)[:, 0]
+            torch.testing.assert_close(loss_per_event(name, d, beta), wanted)
+    with pytest.raises(InputError, match="Unknown loss"):
+        loss_per_event("l3", d)
+
+
+def test_schedule_warms_up_and_falls_as_half_a_cosine() -> None:
+    rate = {"epochs": 10.0, "lr_max": 1.0, "lr_min": 0.1, "warmup_epochs": 2.0}
+    assert learning_rate(0, **rate) == pytest.approx(0.01)
+    assert learning_rate(1, **rate) == pytest.approx(0.505)
+    assert learning_rate(2, **rate) == pytest.approx(1)
+    assert learning_rate(6, **rate) == pytest.approx(0.55)
+    assert learning_rate(10, **rate) == pytest.approx(0.1)
+    assert learning_rate(12, **rate) == pytest.approx(0.1)
+    assert learning_rate(6, **rate, cosine=False) == 1
+
+
+def test_only_matrices_decay() -> None:
+    model = regress.build_model(load_config(TINY))
+    decayed, free = loop.parameter_groups(model, 0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.1
+    assert free["weight_decay"] == 0
+    assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+@pytest.fixture(scope="module")
+def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> loop.Result:
+    return loop.train(recipe(sample, tmp_path_factory.mktemp("runs")), name="one", quiet=True)
+
+
+def test_a_run_leaves_checkpoints_and_metrics(run: loop.Result) -> None:
+    assert sorted(p.name for p in run.folder.iterdir()) == [
+        "checkpoint_best.pth",
+        "checkpoint_last.pth",
+        "metrics.jsonl",
+    ]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for name in ("train/loss", "train/loss_angle", "train/lr", "train/grad_norm", "val/loss", "val/loss_timing",
+                 "val/theta_bias", "val/theta_rms", "val/theta_skew", "val/phi_bias", "val/val_resolution_deg",
+                 "val/u_s68_mm", "val/energy_s68_MeV", "val/timing_s68_ps", "system/throughput_events_per_sec",
+                 "system/compute_efficiency", "system/avg_data_load_sec", "system/epoch_duration_sec"):  # fmt: skip
+        assert all(np.isfinite(line[name]) for line in lines), name
+    assert lines[1]["train/loss"] < lines[0]["train/loss"]
+
+
+def test_training_learns_point_sources(run: loop.Result) -> None:
+    """Even the toy finds a point source: position to millimetres, energy to a few percent, time to tens of ps."""
+    assert run.metrics["val/u_s68_mm"] < 5
+    assert run.metrics["val/energy_s68_MeV"] < 2
+    assert run.metrics["val/timing_s68_ps"] < 60
+
+
+def test_the_best_checkpoint_has_the_lowest_validation_loss(run: loop.Result) -> None:
+    content = checkpoint.load(run.best)
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert content["best_val_loss"] == min(line["val/loss"] for line in lines)
+    assert content["tasks"] == ["angle", "energy", "timing", "uvwFI"]
+    assert Config.model_validate(content["config"]).training.epochs == 2
+
+
+def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
+    """0.9 a step over 24 steps: the averaged weights lag behind, and buffers agree."""
+    content = checkpoint.load(run.folder / "checkpoint_last.pth")
+    assert content["ema_updates"] == 24
+    same = [torch.equal(content["ema_state"][k], v) for k, v in content["model_state"].items() if "_width" in k]
+    assert all(same)
+    key = "encoder.join.weight"
+    assert not torch.equal(content["ema_state"][key], content["model_state"][key])
+
+
+def test_a_run_is_reproducible(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    again = loop.train(recipe(sample, tmp_path), name="one", quiet=True)
+    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (run, again))
+    assert all(torch.equal(two["model_state"][k], v) for k, v in one["model_state"].items())
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    config = recipe(sample, tmp_path, "checkpoint.save_interval=1")
+    loop.train(config, name="one", quiet=True)
+    resumed = recipe(sample, tmp_path, f"checkpoint.resume_from={tmp_path}/one/checkpoint_epoch_1.pth")
+    loop.train(resumed, name="one", quiet=True)
+    one, two = (checkpoint.load(folder / "checkpoint_last.pth") for folder in (run.folder, tmp_path / "one"))
+    for part in ("model_state", "ema_state"):
+        assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_a_nan_loss_stops_the_run_and_names_events(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = regress.RegressionLoss.__call__
+
+    def poisoned(self: Any, model: Any, answers: Any, batch: Any) -> Any:
+        total, parts = original(self, model, answers, batch)
+        return total * float("nan"), parts
+
+    monkeypatch.setattr(regress.RegressionLoss, "__call__", poisoned)
+    with pytest.raises(FloatingPointError, match=r"run/event 1/\d+"):
+        loop.train(recipe(sample, tmp_path), name="nan", quiet=True)
+
+
+def test_runs_that_cannot_start_say_why(sample: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data.train_path is not set"):
+        loop.train(load_config(TINY), name="x", quiet=True)
+    mono = point_sources(128, seed=8)
+    mono["energyTruth"][:] = 0.0528
+    rootio.write(tmp_path / "mono.root", mono)
+    paths = {"data.train_path": str(tmp_path / "mono.root"), "data.val_path": str(sample / "val.root")}
+    with pytest.raises(InputError, match="'energy' has the same truth"):
+        loop.train(load_config(TINY, [], paths), name="x", quiet=True)
+
+
+def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    def spoiled(name: str, **changes: Any) -> Path:
+        torch.save(torch.load(run.best, weights_only=True) | changes, tmp_path / name)
+        return tmp_path / name
+
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "cut.pth").write_bytes(run.best.read_bytes()[:5000])
+    torch.save({"weights": 1}, tmp_path / "other.pth")
+    for path, message in (
+        (tmp_path / "none.pth", "No such checkpoint"),
+        (tmp_path / "text.pth", "cannot be read as a checkpoint"),
+        (tmp_path / "cut.pth", "cannot be read as a checkpoint"),
+        (tmp_path / "other.pth", "is not a checkpoint of this package"),
+        (spoiled("new.pth", format_version=99), "update xecml"),
+        (spoiled("geometry.pth", geometry_hash="0" * 16), "was made for sensor geometry 0000"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            checkpoint.load(path)
+        assert "\n" not in str(caught.value)
+    other = recipe(sample, tmp_path, f"checkpoint.resume_from={run.best}", "model.hidden_dim=16")
+    with pytest.raises(InputError, match=r"does not fit the configured model: size mismatch for heads"):
+        loop.train(other, name="x", quiet=True)
