@@ -148,7 +148,7 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         for cell in drawn.get_celld().values():
             cell.set(edgecolor="0.75", linewidth=0.5)
     if model.warnings:
-        figure.text(0.5, 0.005, "\n".join(model.warnings), ha="center", va="bottom", color=COLOURS[1])
+        figure.supxlabel("\n".join(model.warnings), color=COLOURS[1])
     return figure
 
 
@@ -223,15 +223,21 @@ def _draw_core(axes: Axes, samples: Sequence[_Sample], label: str, unit: str) ->
 
 
 def _draw_gaussian(axes: Axes, r: Resolution, edges: Floats, counts: Floats) -> None:
-    """Gaussian of the sample's mode and FWHM, scaled to its events above 60 % of the height."""
+    """Gaussian of the sample's FWHM through the core, scaled to the core's events.
+
+    Its centre is the mean within 1.2 sigma of the mode: the mode itself jumps about on a flat top.
+    """
+    at = (edges[1:] + edges[:-1]) / 2
+    core = np.abs(at - r.mode) < max(1.2 * r.fwhm, edges[1] - edges[0])
+    if not counts[core].sum():
+        return
+    centre = np.average(at[core], weights=counts[core])
 
     def gaussian(x: Floats) -> Floats:
-        return np.asarray(np.exp(-0.5 * ((x - r.mode) / r.fwhm) ** 2))
+        return np.asarray(np.exp(-0.5 * ((x - centre) / r.fwhm) ** 2))
 
-    at_bins = gaussian((edges[1:] + edges[:-1]) / 2)
-    core = at_bins >= min(0.6, at_bins.max())
     grid = np.linspace(edges[0], edges[-1], 300)
-    height = counts[core].sum() / at_bins[core].sum()
+    height = counts[core].sum() / gaussian(at[core]).sum()
     axes.plot(grid, height * gaussian(grid), color="k", lw=1, label="Gaussian of this FWHM")
 
 
@@ -257,7 +263,8 @@ def _draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> No
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
         return
-    span = [_span(v[good]) for v in ((x, x) if diagonal else (x, y))]
+    both = np.concatenate([x[good], y[good]])
+    span = [_span(v) for v in ((both, both) if diagonal else (x[good], y[good]))]
     counts, x_edges, y_edges = np.histogram2d(x[good], y[good], bins=60, range=span)
     shown = np.ma.masked_equal(counts.T, 0)
     mesh = axes.pcolormesh(x_edges, y_edges, shown, norm=LogNorm(1, max(counts.max(), 2)), cmap=MAP)

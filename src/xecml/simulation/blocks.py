@@ -109,60 +109,76 @@ def new_work() -> Work:
 
 
 @inner
-def _photon_of_interest(
-    rng: np.random.Generator, physics: Physics, source: Source, work: Work, vertex: Floats, direction: Floats
+def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
+
+
+@inner
+def _shift(work: Work, n: int, delay: float) -> None:
+    """Delay n deposits (ns)."""
+    for k in range(n):
+        work.deposits[k, 3] += delay
+
+
+@inner
+def _energy(rng: np.random.Generator, source: Source, interest: bool) -> float:
+    """Draw an energy: uniform for the photon of interest, falling as 1/E for pile-up."""
+    if interest:
+        return _uniform(rng, source.energy_low, source.energy_high)
+    return float(source.pileup_energy_low * (source.pileup_energy_high / source.pileup_energy_low) ** rng.random())
+
+
+@inner
+def _photon(
+    rng: np.random.Generator,
+    physics: Physics,
+    source: Source,
+    work: Work,
+    interest: bool,
+    vertex: Floats,
+    direction: Floats,
 ) -> tuple[int, float]:
-    """Draw photons until one is kept: its deposits and their number, its energy."""
+    """Draw photons until one is kept; its deposits' times are relative to its first interaction.
+
+    Pile-up comes from the target whatever the vertex model, and need not be fiducial.
+
+    Returns:
+        Number of deposits and energy (MeV).
+    """
     entry = np.empty(3)
     while True:
-        E = source.energy_low + (source.energy_high - source.energy_low) * rng.random()
-        draw_photon(rng, source.model, vertex, entry, direction)
+        E = _energy(rng, source, interest)
+        draw_photon(rng, source.model if interest else SIGNAL, vertex, entry, direction)
         # the first interaction decides most rejections, so it comes before the shower
         s = rng.standard_exponential() / photon_coefficient(physics.tables, E)
         x, y, z = entry[0] + s * direction[0], entry[1] + s * direction[1], entry[2] + s * direction[2]
         if not (inside_calorimeter(entry[0], entry[1], entry[2]) and inside_calorimeter(x, y, z)):
             continue
-        if not is_fiducial(x, y, z):
+        if interest and not is_fiducial(x, y, z):
             continue
-        n = _shower(rng, physics, work, E, entry, direction, s)
+        n, _ = shower(
+            rng,
+            physics.tables,
+            E,
+            entry[0],
+            entry[1],
+            entry[2],
+            direction[0],
+            direction[1],
+            direction[2],
+            CALORIMETER,
+            0.0,
+            work.deposits,
+            work.stack,
+            work.first,
+            s,
+        )
         deposited = 0.0
         for k in range(n):
+            work.deposits[k, 3] -= work.first[3]
             deposited += work.deposits[k, 4]
-        if deposited > source.min_deposit:
+        if deposited > (source.min_deposit if interest else 0.0):
             return n, E
-
-
-@inner
-def _shower(
-    rng: np.random.Generator,
-    physics: Physics,
-    work: Work,
-    E: float,
-    entry: Floats,
-    direction: Floats,
-    free_path: float,
-) -> int:
-    """Shower with times relative to the first interaction; returns the number of deposits."""
-    n, _ = shower(
-        rng,
-        physics.tables,
-        E,
-        entry[0],
-        entry[1],
-        entry[2],
-        direction[0],
-        direction[1],
-        direction[2],
-        CALORIMETER,
-        0.0,
-        work.deposits,
-        work.stack,
-        work.first,
-        free_path,
-    )
-    for k in range(n):
-        work.deposits[k, 3] -= work.first[3]
-    return n
 
 
 @inner
@@ -181,25 +197,11 @@ def _add_light(rng: np.random.Generator, physics: Physics, source: Source, work:
 
 
 @inner
-def _pile_up(rng: np.random.Generator, physics: Physics, source: Source, work: Work) -> int:
-    """Add the light of further photons from the target; returns their number."""
-    wanted = min(rng.poisson(source.pileup), MAX_GAMMA - 1)
-    vertex, entry, direction = np.empty(3), np.empty(3), np.empty(3)
-    ratio = source.pileup_energy_high / source.pileup_energy_low
-    found = 0
-    for _ in range(wanted):
-        n = 0
-        while n == 0:
-            draw_photon(rng, SIGNAL, vertex, entry, direction)
-            if inside_calorimeter(entry[0], entry[1], entry[2]):
-                E = source.pileup_energy_low * ratio ** rng.random()
-                n = _shower(rng, physics, work, E, entry, direction, -1.0)
-        delay = source.pileup_time_low + (source.pileup_time_high - source.pileup_time_low) * rng.random()
-        for k in range(n):
-            work.deposits[k, 3] += delay
-        _add_light(rng, physics, source, work, n)
-        found += 1
-    return found
+def _number_of_photons(rng: np.random.Generator, source: Source) -> int:
+    n = 1
+    while n < MAX_GAMMA and rng.random() < source.pileup:
+        n += 1
+    return n
 
 
 @inner
@@ -262,12 +264,18 @@ def simulate_block(
         work.indirect[:] = 0.0
         work.counted[:] = 0.0
         work.times[:] = 0.0
-        n, E = _photon_of_interest(rng, physics, source, work, vertex, direction)
-        _shower_truth(work, n, truth[i])
-        _add_light(rng, physics, source, work, n)
-        extra = _pile_up(rng, physics, source, work) if source.pileup > 0.0 else 0
+        photons = _number_of_photons(rng, source)
+        for g in range(photons):
+            # the photon of interest comes last: its vertex and direction stay
+            interest = g == photons - 1
+            n, E = _photon(rng, physics, source, work, interest, vertex, direction)
+            if interest:
+                _shower_truth(work, n, truth[i])
+            else:
+                _shift(work, n, _uniform(rng, source.pileup_time_low, source.pileup_time_high))
+            _add_light(rng, physics, source, work, n)
         _mean_light(source, work)
-        offset = source.time_offset * (2.0 * rng.random() - 1.0)
+        offset = _uniform(rng, -source.time_offset, source.time_offset)
         respond(
             rng,
             physics.response,
@@ -281,7 +289,7 @@ def simulate_block(
         )
         if expected.shape[0] > 0:
             expected[i, :] = work.photons
-        truth[i, ENERGY], truth[i, OFFSET], truth[i, N_GAMMA] = E, offset, 1 + extra
+        truth[i, ENERGY], truth[i, OFFSET], truth[i, N_GAMMA] = E, offset, photons
         for a in range(3):
             truth[i, VERTEX + a], truth[i, DIRECTION + a] = vertex[a], direction[a]
         truth[i, PHE_FACE:] = 0.0

@@ -23,8 +23,10 @@ from xecml.simulation.lightmap import light_map
 from xecml.simulation.optics import near_field, sensor_table
 from xecml.simulation.photons import raster
 from xecml.simulation.response import Response
-from xecml.simulation.settings import SimulationSettings, dead_mask
+from xecml.simulation.settings import SimulationSettings, dead_mask, load_settings
 from xecml.simulation.vertices import MODELS
+
+__all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 
 BLOCK = 64
 """Events that share a random generator. Part of what a seed means: changing it changes all events."""
@@ -66,7 +68,7 @@ def simulate(
     is.
 
     Args:
-        out: file to write; with `chunk`, `out_000.root` and so on stand beside it.
+        out: file to write; with `chunk`, `out_0000.root` and so on stand beside it.
         n: number of events.
         settings: what to simulate; signal photons of 52.83 MeV by default.
         seed: of all random numbers.
@@ -106,7 +108,7 @@ def _files(out: Path, n: int, chunk: int | None) -> list[tuple[Path, int]]:
     if chunk is None:
         return [(out, n)]
     counts = [min(chunk, n - first) for first in range(0, n, chunk)]
-    digits = max(3, len(str(len(counts) - 1)))
+    digits = max(4, len(str(len(counts) - 1)))
     return [(out.with_name(f"{out.stem}_{k:0{digits}d}{out.suffix}"), c) for k, c in enumerate(counts)]
 
 

@@ -257,10 +257,14 @@ def _unfold(share: Floats32, path: Floats32, quality: Quality) -> LightMap:
     for stored in (share, path):
         nodes = stored.reshape(*quality.nodes, len(quarter))
         columns = np.empty((*quality.nodes, len(places.xyz)), np.float32)
-        columns[..., places.twin[quarter, 2]] = nodes[:, ::-1, ::-1]
-        columns[..., places.twin[quarter, 1]] = nodes[:, :, ::-1]
-        columns[..., places.twin[quarter, 0]] = nodes[:, ::-1]
+        for axis in (0, 1):
+            # a place on a mirror plane is its own image: its noise is made symmetric too
+            own = places.twin[quarter, axis] == quarter
+            nodes[..., own] = 0.5 * (nodes + np.flip(nodes, axis + 1))[..., own]
         columns[..., quarter] = nodes
+        columns[..., places.twin[quarter, 0]] = nodes[:, ::-1]
+        columns[..., places.twin[quarter, 1]] = nodes[:, :, ::-1]
+        columns[..., places.twin[quarter, 2]] = nodes[:, ::-1, ::-1]
         full.append(columns.reshape(-1, len(places.xyz)))
     rows, columns_z = geometry.inner_map().shape
     row_start, row_weight = _lagrange(rows, quality.lattice[0])

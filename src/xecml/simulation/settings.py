@@ -85,6 +85,8 @@ class SimulationSettings(_Section):
     """share of all sensors that are dead, drawn once a run"""
     dead_sensors: tuple[int, ...] = ()
     """dead sensors by id"""
+    dead_list: Path | None = None
+    """file with the ids of dead sensors, one a line, # for comments"""
     dead_faces: tuple[Face, ...] = ()
     """faces whose sensors are all dead"""
     dead_clusters: Annotated[int, Field(ge=0)] = 0
@@ -92,8 +94,8 @@ class SimulationSettings(_Section):
     dead_cluster_size: Annotated[int, Field(ge=1, le=1000)] = 9
     """SiPMs a cluster"""
 
-    pileup_fraction: NotNegative = 0.0
-    """mean number of further photons an event (Poisson)"""
+    pileup_fraction: Share = 0.0
+    """share of events with a further photon; with the same probability it is followed by one more, up to four"""
     pileup_energy_mev: tuple[float, float] = (1.0, 52.83)
     """their energies, with a density falling as 1/E"""
     pileup_time_ns: tuple[float, float] = (-50.0, 100.0)
@@ -113,6 +115,11 @@ class SimulationSettings(_Section):
 
     response: ResponseSettings = ResponseSettings()
     optical: OpticsSettings = OpticsSettings()
+
+    @field_validator("energy_mev", mode="before")
+    @classmethod
+    def _energy_text(cls, value: Any) -> Any:
+        return parse_energy(value) if isinstance(value, str) else value
 
     @field_validator("energy_mev", "pileup_energy_mev")
     @classmethod
@@ -169,12 +176,19 @@ def make_settings(values: dict[str, Any], where: str = "simulation settings") ->
         raise InputError(f"Wrong value of {name or 'the settings'} in {where}: {message}.") from None
 
 
-def load_settings(path: str | Path, **changes: Any) -> SimulationSettings:
-    """Read settings from a YAML file; `changes` take precedence.
+def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None = None) -> SimulationSettings:
+    """Read settings from a YAML file, if any.
+
+    Args:
+        path: YAML file with the names of `SimulationSettings`.
+        changes: values that take precedence; `energy` may be used for `energy_mev`.
 
     Raises:
         InputError: the file is missing, is not YAML, or holds an unknown name or a wrong value.
     """
+    later = {"energy_mev" if k == "energy" else k: v for k, v in (changes or {}).items()}
+    if path is None:
+        return make_settings(later, "the command line")
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -183,7 +197,7 @@ def load_settings(path: str | Path, **changes: Any) -> SimulationSettings:
         raise InputError(f"{path} is not a YAML file: {str(error).splitlines()[0]}; mend it.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold names and values, such as 'vertex: signal'.")
-    return make_settings(values | changes, str(path))
+    return make_settings(values | later, str(path))
 
 
 def parse_energy(text: str) -> float | tuple[float, float]:
@@ -225,6 +239,8 @@ def dead_mask(settings: SimulationSettings, rng: np.random.Generator) -> NDArray
     """Mask (4760,) of dead sensors: listed, whole faces, drawn singly and in clusters."""
     dead = np.zeros(geometry.N_SENSORS, bool)
     dead[list(settings.dead_sensors)] = True
+    if settings.dead_list is not None:
+        dead[list(read_dead_list(settings.dead_list))] = True
     for face in settings.dead_faces:
         dead[geometry.face_sensors(face)] = True
     count = round(settings.dead_fraction * geometry.N_SENSORS)

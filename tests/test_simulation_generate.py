@@ -1,0 +1,263 @@
+"""Files of simulated events: branches, truth, seeds, imperfections, and whether light tells the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xecml import geometry, rootio
+from xecml.errors import InputError
+from xecml.events import INVALID, TRUTH_BRANCHES, valid_counts, valid_times
+from xecml.simulation.generate import SimulationReport, load_settings, simulate
+from xecml.simulation.lightmap import _light_map
+from xecml.simulation.settings import SimulationSettings, make_settings, read_dead_list
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache of these tests' own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XECML_CACHE", str(folder))
+        _light_map.cache_clear()
+        yield folder
+        _light_map.cache_clear()
+
+
+def run(folder: Path, n: int, *, name: str = "events.root", seed: int = 0, jobs: int = 1, **values: Any) -> Arrays:
+    settings = make_settings({"map_quality": "quick"} | values)
+    simulate(folder / name, n, settings=settings, seed=seed, jobs=jobs)
+    return everything(folder / name)
+
+
+def everything(path: Path) -> Arrays:
+    with rootio.open_tree(path) as tree:
+        return tree.arrays(sorted(tree.in_file), 0, tree.n_events)
+
+
+@pytest.fixture(scope="module")
+def signal(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+    return run(tmp_path_factory.mktemp("signal"), 300, energy_mev=[15, 60], extra_truth=True, expected_counts=True)
+
+
+@pytest.fixture(scope="module")
+def decoupled(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+    return run(tmp_path_factory.mktemp("decoupled"), 300, vertex="decoupled", seed=4)
+
+
+def test_branches(signal: Arrays) -> None:
+    for name in ("npho", "time", "relative_npho", "relative_time", "npho_expected"):
+        assert signal[name].shape == (300, 4760)
+        assert signal[name].dtype == np.float32
+    for name, branch in TRUTH_BRANCHES.items():
+        assert signal[name].shape == (300, *branch.shape)
+        assert signal[name].dtype == np.dtype(branch.dtype)
+    np.testing.assert_array_equal(signal["event"], np.arange(300))
+    assert (signal["run"] == 1).all()
+    assert (signal["nGamma"] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["signal", "decoupled"])
+def test_truth_is_consistent(kind: str, request: pytest.FixtureRequest) -> None:
+    events: Arrays = request.getfixturevalue(kind)
+    np.testing.assert_allclose(geometry.uvw_from_xyz(events["xyzTruth"]), events["uvwTruth"], atol=1e-3)
+    assert geometry.is_fiducial(events["uvwTruth"]).all()
+    assert geometry.is_active(events["xyzTruth"]).all()
+    np.testing.assert_allclose(np.linalg.norm(events["emiVec"], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(geometry.direction_from_angles(events["emiAng"]), events["emiVec"], atol=1e-6)
+    flight = (events["xyzTruth"] - events["xyzVTX"]).astype(float)
+    np.testing.assert_allclose(flight / np.linalg.norm(flight, axis=1, keepdims=True), events["emiVec"], atol=1e-5)
+    assert events["energyTruth"].min() >= 0.015
+    assert events["energyTruth"].max() <= 0.060
+    assert np.abs(events["timeTruth"]).max() <= 1e-8
+    assert events["timeTruth"].std() == pytest.approx(1e-8 / np.sqrt(3), rel=0.15)
+
+
+def test_signal_vertices(signal: Arrays) -> None:
+    x, y, z = signal["xyzVTX"].T
+    np.testing.assert_allclose(x, -0.268 * z, atol=1e-5)
+    assert z.std() == pytest.approx(4.1, rel=0.15)
+    assert y.std() == pytest.approx(1.1, rel=0.15)
+
+
+def test_decoupled_vertices(decoupled: Arrays) -> None:
+    closest = decoupled["xyzVTX"][:, :2] * decoupled["emiVec"][:, :2]
+    np.testing.assert_allclose(closest.sum(1), 0, atol=1e-3)
+    theta, phi = decoupled["emiAng"].T
+    assert 60 <= theta.min() <= theta.max() <= 120
+    assert -60.001 <= phi.min() <= phi.max() <= 60.001
+    # where the photon enters says nothing about theta
+    assert abs(np.corrcoef(theta, decoupled["uvwTruth"][:, 0])[0, 1]) < 0.35
+
+
+@pytest.mark.parametrize("kind", ["signal", "decoupled"])
+def test_light_shows_the_first_interaction(kind: str, request: pytest.FixtureRequest) -> None:
+    events: Arrays = request.getfixturevalue(kind)
+    inner = events["npho"][:, :4092].astype(float)
+    inner[~valid_counts(inner)] = 0
+    weight = inner**2
+    sensors = geometry.uvw_from_xyz(geometry.positions()[:4092])[:, :2]
+    centroid = weight @ sensors / weight.sum(1, keepdims=True)
+    off = centroid - events["uvwTruth"][:, :2]
+    assert np.abs(np.median(off, axis=0)).max() < 0.3
+    assert np.quantile(np.abs(off), 0.68, axis=0).max() < 1.5
+
+
+def test_light_is_linear_in_deposited_energy(signal: Arrays) -> None:
+    near = signal["uvwTruth"][:, 2] < 8
+    light = signal["npho"].astype(float).sum(1)[near]
+    deposit = signal["energyDeposit"][near]
+    slope = (light @ deposit) / (deposit @ deposit)
+    residual = light / (slope * deposit) - 1
+    assert residual.std() < 0.12
+    # no offset and no curvature: low and high energies have the same light an energy
+    low = deposit < np.median(deposit)
+    assert residual[low].mean() == pytest.approx(residual[~low].mean(), abs=0.05)
+    assert slope / 46296e3 == pytest.approx(0.38, abs=0.06)
+
+
+def test_times_are_on_the_clock_of_the_truth(signal: Arrays) -> None:
+    bright = signal["npho"] > 1000
+    distance = np.linalg.norm(geometry.positions() - signal["xyzDeposit"][:, None], axis=2)
+    delay = (signal["time"] - signal["timeTruth"][:, None]) * 1e9 - distance / 8
+    assert np.median(delay[bright]) == pytest.approx(1.0, abs=0.5)
+
+
+def test_deposits_lie_behind_the_first_interaction(signal: Arrays) -> None:
+    away = signal["xyzDeposit"] - signal["xyzTruth"]
+    along = np.sum(away * signal["emiVec"], axis=1)
+    assert 2 < np.median(along) < 8
+    assert (signal["energyDeposit"] <= signal["energyTruth"] * (1 + 1e-5)).all()
+
+
+def test_counts_follow_expectation_with_excess_noise(signal: Arrays) -> None:
+    expected = signal["npho_expected"].astype(float)
+    for sensors, efficiency, excess in ((slice(0, 4092), 0.12, 1.2), (slice(4092, None), 0.16, 1.0)):
+        mean = expected[:, sensors] * efficiency
+        bright = mean > 20
+        pull = (signal["npho"][:, sensors] * efficiency - mean)[bright] / np.sqrt(mean[bright])
+        assert pull.mean() == pytest.approx(0, abs=0.02)
+        assert pull.var() == pytest.approx(excess, rel=0.04)
+
+
+def test_unmeasured_is_marked(signal: Arrays) -> None:
+    empty = signal["npho"] == 0
+    assert 0.05 < empty.mean() < 0.7
+    assert (signal["time"][empty] == INVALID).all()
+    np.testing.assert_array_equal(valid_times(signal["npho"], signal["time"]), ~empty)
+    assert signal["relative_npho"][~empty].max() == 1
+
+
+def test_seed_and_jobs(tmp_path: Path) -> None:
+    one = run(tmp_path, 150, seed=9, name="one.root")
+    two = run(tmp_path, 150, seed=9, jobs=2, name="two.root")
+    other = run(tmp_path, 150, seed=10, name="other.root")
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        assert values.tobytes() == two[name].tobytes(), name
+    assert one["npho"].tobytes() != other["npho"].tobytes()
+
+
+def test_chunks_hold_the_same_events_and_resume(tmp_path: Path) -> None:
+    settings = SimulationSettings(map_quality="quick")
+    whole = run(tmp_path, 150, seed=2)
+    report = simulate(tmp_path / "part.root", 150, settings=settings, seed=2, chunk=70)
+    assert [p.name for p in report.files] == [f"part_000{k}.root" for k in range(3)]
+    parts = [everything(p) for p in report.files]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+    report.files[1].unlink()
+    again = simulate(tmp_path / "part.root", 150, settings=settings, seed=2, chunk=70, resume=True)
+    assert again.events == 80
+    np.testing.assert_array_equal(everything(report.files[1])["npho"], parts[1]["npho"])
+
+
+def test_dead_sensors(tmp_path: Path) -> None:
+    listed = tmp_path / "dead.txt"
+    listed.write_text("# two\n17\n4500  # a photomultiplier\n")
+    events = run(
+        tmp_path, 5, dead_list=listed, dead_fraction=0.02, dead_faces=["top"], dead_clusters=2, dead_cluster_size=9
+    )
+    dead = (events["npho"] == INVALID).all(0)
+    assert dead[[17, 4500]].all()
+    assert dead[geometry.face_sensors("top")].all()
+    assert dead.sum() == pytest.approx(2 + 73 + 18 + 95, abs=8)
+    assert (events["time"][:, dead] == INVALID).all()
+    assert (events["npho"][:, ~dead] < 9e9).all()
+    assert read_dead_list(listed) == (17, 4500)
+
+
+def test_pile_up(tmp_path: Path) -> None:
+    clean = run(tmp_path, 60)
+    piled = run(tmp_path, 60, pileup_fraction=0.5)
+    assert (clean["nGamma"] == 1).all()
+    assert 0.25 < (piled["nGamma"] > 1).mean() < 0.75
+    assert piled["nGamma"].max() <= 4
+    assert piled["npho"].astype(float).sum() > clean["npho"].astype(float).sum()
+
+
+def test_montecarlo_agrees_with_fast(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"energy_mev": 3.0, "expected_counts": True}
+    slow = run(tmp_path, 32, optics="montecarlo", **common)
+    fast = run(tmp_path, 400, **common)
+    light = [events["npho_expected"].astype(float) for events in (slow, fast)]
+    ratio = light[0].sum(1).mean() / light[1].sum(1).mean()
+    assert ratio == pytest.approx(1, abs=0.08)
+
+
+def test_gain_noise_and_threshold(tmp_path: Path) -> None:
+    response = {"noise_photoelectrons": 0.3, "threshold_photoelectrons": 0.5, "gain_spread": 0.1}
+    events = run(tmp_path, 40, response=response)
+    charge = events["npho"][:, :4092] * 0.12
+    assert charge[charge > 0].min() >= 0.499
+    again = run(tmp_path, 40, response=response, seed=1)
+    assert not np.array_equal(events["npho"], again["npho"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vertx": "signal"}, "did you mean 'vertex'"),
+        ({"response": {"gain_spred": 0.1}}, "did you mean 'gain_spread'"),
+        ({"vertex": "target"}, "vertex"),
+        ({"energy_mev": [60, 15]}, "energies must be in MeV"),
+        ({"energy_mev": "fifty"}, "52.8"),
+        ({"dead_sensors": [4760]}, "there is no sensor 4760"),
+        ({"dead_fraction": 1.5}, "dead_fraction"),
+        ({"energy_mev": 0.5}, "min_deposit_mev"),
+    ],
+)
+def test_wrong_settings_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_settings(values)
+
+
+def test_settings_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "simulation.yaml"
+    path.write_text("vertex: decoupled\nresponse:\n  sipm_efficiency: 0.08\n")
+    settings = load_settings(path, {"energy": "20:30", "dead_fraction": 0.1})
+    assert settings.vertex == "decoupled"
+    assert settings.energy_range == (20.0, 30.0)
+    assert settings.response.sipm_efficiency == 0.08
+    path.write_text("vertex: [")
+    with pytest.raises(InputError, match="not a YAML file"):
+        load_settings(path)
+    with pytest.raises(InputError, match="Cannot read"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_wrong_numbers_leave_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="use positive numbers"):
+        simulate(tmp_path / "x.root", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_rate() -> None:
+    assert SimulationReport(100, 2.0).rate == 50
