@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xecml import geometry
-from xecml.models.layers import ChannelNorm, ConvResidual, DenseResidual
+from xecml.models.layers import ChannelNorm, ConvResidual, DenseResidual, WideLinear
 from xecml.models.normalise import Normaliser
 from xecml.models.quicklook import N_FEATURES, WINDOW, Look, QuickLook
 
@@ -27,7 +27,7 @@ class CompactEncoder(nn.Module):
         normaliser: transform of counts.
         width: channels of the window's first stage; the second has twice as many.
         blocks: residual blocks in each of the two stages.
-        dense: width of the dense layers.
+        dense: width of the dense layers and of the code.
         fusion_blocks: residual blocks after the views are joined.
         drop_path: rate in all residual blocks.
         positions: surveyed sensor positions (4760, 3) in cm in place of the ideal ones.
@@ -43,7 +43,7 @@ class CompactEncoder(nn.Module):
         width: int = 64,
         blocks: int = 2,
         dense: int = 256,
-        fusion_blocks: int = 2,
+        fusion_blocks: int = 4,
         drop_path: float = 0.0,
         positions: torch.Tensor | None = None,
     ) -> None:
@@ -61,13 +61,16 @@ class CompactEncoder(nn.Module):
             *(ConvResidual(2 * width, drop_path) for _ in range(blocks)),
             ChannelNorm(2 * width),
             nn.Flatten(),
-            nn.Linear(2 * width * (WINDOW // 4) ** 2, dense),
+            WideLinear(2 * width * (WINDOW // 4) ** 2, dense),
         )
         n_surroundings = 2 * _COARSE[0] * _COARSE[1] + 3 * _N_PMT
-        self.surroundings = nn.Sequential(nn.Linear(n_surroundings, dense), nn.GELU(), nn.Linear(dense, dense))
-        self.join = nn.Linear(2 * dense + N_FEATURES, 2 * dense)
-        self.fusion = nn.Sequential(*(DenseResidual(2 * dense, 2 * dense, drop_path) for _ in range(fusion_blocks)))
-        self.out_width = 2 * dense
+        self.surroundings = nn.Sequential(WideLinear(n_surroundings, dense), nn.GELU(), nn.Linear(dense, dense))
+        self.numbers = nn.Linear(N_FEATURES, dense)
+        # the numbers lead: the two other views add to them, from nothing at the start
+        for view in (self.window, self.surroundings):
+            nn.init.zeros_(view[-1].weight)
+        self.fusion = nn.Sequential(*(DenseResidual(dense, 2 * dense, drop_path) for _ in range(fusion_blocks)))
+        self.out_width = dense
 
     @torch.no_grad()
     def fit_features(self, features: Tensor) -> None:
@@ -86,8 +89,8 @@ class CompactEncoder(nn.Module):
             window = self._window(look, valid)
             surroundings = self._surroundings(look, valid)
             features = self.standard_features(look.features)
-        joined = torch.cat([self.window(window), self.surroundings(surroundings), features], 1)
-        return F.gelu(self.fusion(self.join(joined))), look
+        joined = self.numbers(features) + self.window(window) + self.surroundings(surroundings)
+        return self.fusion(joined), look
 
     def _window(self, look: Look, valid: Tensor) -> Tensor:
         """Channels (B, 4, 24, 24) about the hot spot: count, count relative to the peak, time, validity."""

@@ -67,3 +67,21 @@ class DenseResidual(nn.Module):
         """Map (B, D) to the same shape."""
         branch: Tensor = self.drop_path(self.second(F.gelu(self.first(self.norm(x)))))
         return x + branch
+
+
+class WideLinear(nn.Linear):
+    """A linear layer whose answer moves as slowly as that of one with 256 inputs.
+
+    Adam moves every weight by about the learning rate, so a layer of many inputs moves its answer by as many times
+    more. Weights are kept 1 / scale times larger with scale = 256 / inputs: the width scaling of Yang et al. 2021.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = min(1.0, 256 / inputs)
+        with torch.no_grad():
+            self.weight /= self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return F.linear(x * self.scale, self.weight, self.bias)

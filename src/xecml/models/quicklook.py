@@ -44,7 +44,14 @@ class Look(NamedTuple):
     column: Tensor
 
 
-N_FEATURES = 5 + 1 + _FACES + len(_SQUARES) + _FACES + 6 + 2 * (len(_RINGS) - 1 + _FACES)
+_POWERS = (1, 2)
+N_FEATURES = (
+    (5 + 1)
+    + (_FACES + len(_SQUARES) + _FACES)
+    + 6
+    + 2 * len(_POWERS) * (len(_SQUARES) - 1)
+    + 2 * (len(_RINGS) - 1 + _FACES)
+)
 
 
 def _plane_spread(depth: float) -> float:
@@ -133,6 +140,7 @@ class QuickLook(nn.Module):
                 mean_travel,
                 *self._sums(counts, light),
                 self._moments(light),
+                *self._centroids(light),
                 *self._regional_times(residual, precision, row, column),
             ],
             1,
@@ -187,6 +195,19 @@ class QuickLook(nn.Module):
         square = light @ self.lever.square() / total - mean.square()
         cross = light @ self.lever.prod(1, keepdim=True) / total - mean.prod(1, keepdim=True)
         return torch.cat([mean / 3, square / 20, cross / 20, torch.log(total / 1e5)], 1)
+
+    def _centroids(self, light: Tensor) -> list[Tensor]:
+        """Centroids (cm) about the peak in ever larger squares, weighted by the count and by its square.
+
+        How the centroid moves with the size of the square tells the shower's direction, and with it where it began.
+        """
+        found = []
+        for power in _POWERS:
+            weight = light.pow(power)
+            for square in self.square_masks.unbind(1)[1:]:
+                inside = weight * square
+                found.append(inside @ self.lever / inside.sum(1, keepdim=True).clamp_min(1e-6))
+        return found
 
     def _regional_times(
         self, residual: Tensor, precision: Tensor, row: Tensor, column: Tensor
