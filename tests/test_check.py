@@ -11,8 +11,11 @@ import pytest
 
 from tests.conftest import point_sources
 from xecml import geometry, rootio
+from xecml.data.convert import convert
 from xecml.errors import InputError
+from xecml.evaluation import display
 from xecml.evaluation.check import CheckReport, check_files
+from xecml.evaluation.checkpage import draw_check, save_check
 from xecml.evaluation.sensors import SensorStatistics
 from xecml.events import INVALID, relative_quantities
 
@@ -296,3 +299,65 @@ def test_the_report_is_json_and_a_table(tmp_path: Path, few: Columns) -> None:
     lines = report.text().splitlines()
     assert len(lines) == len(report.rows())
     assert any(line.split()[:2] == ["time", "error"] for line in lines)
+
+
+# ---------------------------------------------------------------------------------------- distributions, page, shards
+
+
+def test_distributions_are_those_of_the_file(tmp_path: Path, healthy: Columns) -> None:
+    shown = {(d.name, d.part): d for d in check(tmp_path, healthy).distributions}
+    energy = shown["energyTruth [MeV]", ""]
+    expected, _ = np.histogram(healthy["energyTruth"] * 1e3, energy.edges)
+    np.testing.assert_array_equal(energy.contents, expected)
+    counts = healthy["npho"][:, : geometry.N_SIPM].astype(float)
+    normalised = np.log1p(counts[counts < 9e9] / 1000) / 4.08
+    sipm = shown["normalised npho", "SiPM"]
+    np.testing.assert_array_equal(sipm.contents, np.histogram(normalised.astype("f4"), sipm.edges)[0])
+    assert shown["sensors with light", ""].contents.sum() == 200
+    assert ("normalised relative_npho", "PMT") not in shown
+
+
+def test_what_lies_beyond_is_in_the_outermost_bins(tmp_path: Path, few: Columns) -> None:
+    shown = {d.name: d for d in check(tmp_path, scaled("energyTruth", 1e3)(few)).distributions}
+    assert shown["energyTruth [MeV]"].contents[-1] == 12
+
+
+def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, healthy: Columns) -> None:
+    dead = [7, 2000, 4100]
+    report = check(tmp_path, scaled("time", 1e9)(dark(dead)(healthy)))
+    figure = draw_check(report)
+    title = figure.get_suptitle()
+    assert title.startswith("200 events, tree 'tree': should NOT be used as they are. Files: f.root")
+    assert "error: time is typically above 1e-3" in title
+    squares, circles = figure.subfigs[0].axes[0].collections[:2]
+    assert report.sensors is not None
+    lit = np.flatnonzero(report.sensors.occupancy > 0)
+    np.testing.assert_allclose(squares.get_array(), report.sensors.occupancy[lit[lit < 4092]])
+    np.testing.assert_allclose(circles.get_array(), report.sensors.occupancy[lit[lit >= 4092]])
+    crosses = figure.subfigs[0].axes[0].lines[0].get_xydata()
+    np.testing.assert_allclose(crosses, display._places()[dead])
+    titles = [axes.get_title() for axes in figure.subfigs[1].axes]
+    assert titles[:2] == ["normalised npho", "normalised time"]
+    assert "uvwTruth w [cm]" in titles
+    for name in ("one.pdf", "two.pdf"):
+        save_check(report, tmp_path / name)
+    assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "two.pdf").read_bytes()
+    assert (tmp_path / "one.pdf").read_bytes().count(b"/Type /Page\n") + (tmp_path / "one.pdf").read_bytes().count(
+        b"/Type /Page "
+    ) == 1
+
+
+def test_an_empty_file_has_a_page_too(tmp_path: Path, few: Columns) -> None:
+    save_check(check(tmp_path, {k: v[:0] for k, v in few.items()}), tmp_path / "empty.pdf")
+    assert (tmp_path / "empty.pdf").stat().st_size > 0
+
+
+def test_shards_are_checked_like_files(tmp_path: Path, healthy: Columns) -> None:
+    whole = check(tmp_path, healthy)
+    convert(tmp_path / "f.root", tmp_path / "shards")
+    report = check_files(tmp_path / "shards")
+    assert report.usable
+    assert report.n_events == 200
+    assert report.sensors is not None
+    assert whole.sensors is not None
+    np.testing.assert_array_equal(report.sensors.occupancy, whole.sensors.occupancy)

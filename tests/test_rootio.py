@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import awkward as ak
@@ -54,7 +55,8 @@ def test_other_types_and_shapes_become_the_vocabulary_s(tmp_path: Path, few: dic
     with uproot.recreate(tmp_path / "o.root") as file:
         jagged = ak.from_regular(ak.Array(few["npho"].astype(np.float64)))
         file.mktree("rec", {"counts": "var * float64", "time": ("f8", (4760,)), "energyTruth": ("f8", (1,))})
-        file["rec"].extend({"counts": jagged, "time": few["time"].astype("f8"), "energyTruth": few["energyTruth"][:, None].astype("f8")})  # fmt: skip
+        energy = few["energyTruth"][:, None].astype("f8")
+        file["rec"].extend({"counts": jagged, "time": few["time"].astype("f8"), "energyTruth": energy})
     back = joined(
         list(rootio.read(tmp_path / "o.root", ["npho", "time", "energyTruth"], tree="rec", names={"npho": "counts"}))
     )
@@ -164,3 +166,103 @@ def test_a_file_cannot_be_written_over_a_folder(tmp_path: Path, few: dict[str, n
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Cannot write"):
         rootio.write(tmp_path / "file" / "x.root", few)
+
+
+# ------------------------------------------------------------------------------------------- bytes, ranges, baskets
+
+
+def test_equal_arrays_give_equal_bytes(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    """Neither the file's name, nor its folder, nor the time of day is in a file."""
+    (tmp_path / "elsewhere").mkdir()
+    rootio.write(tmp_path / "a.root", few)
+    time.sleep(1.1)  # the dates in ROOT files have seconds
+    rootio.write(tmp_path / "elsewhere" / "another_name.root", few)
+    content = (tmp_path / "a.root").read_bytes()
+    assert (tmp_path / "elsewhere" / "another_name.root").read_bytes() == content
+    assert b"a.root" not in content
+
+
+def test_other_arrays_are_another_file(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    """Readers tell files apart by an identity in the header, which follows from the whole content."""
+    identities = set()
+    changed = {k: v.copy() for k, v in few.items()}
+    changed["npho"][-1, -1] = 3
+    for name, arrays in (("a", few), ("b", few), ("c", changed)):
+        with rootio.TreeWriter(tmp_path / f"{name}.root") as writer:
+            writer.extend({k: v[:4] for k, v in arrays.items()})
+            writer.extend({k: v[4:] for k, v in arrays.items()})
+        with uproot.open(tmp_path / f"{name}.root") as file:
+            identities.add(file.file.hex_uuid)
+            np.testing.assert_array_equal(file["tree"]["npho"].array(library="np"), arrays["npho"])
+    assert len(identities) == 2
+
+
+def test_the_clock_is_left_as_it_was(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    before = uproot._util.datetime_to_code
+    with pytest.raises(RuntimeError), rootio.TreeWriter(tmp_path / "a.root") as writer:
+        writer.extend(few)
+        raise RuntimeError
+    assert uproot._util.datetime_to_code is before
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "most", "expected"),
+    [
+        ([0, 512, 1024, 1100], 512, [(0, 512), (512, 1024), (1024, 1100)]),
+        ([0, 512, 1024, 1536], 1100, [(0, 1024), (1024, 1536)]),
+        ([0, 1000, 1010], 300, [(0, 300), (300, 600), (600, 900), (900, 1000), (1000, 1010)]),
+        ([0, 3, 6, 7, 20, 21], 7, [(0, 7), (7, 14), (14, 20), (20, 21)]),
+        ([0], 5, []),
+        ([0, 1], 5, [(0, 1)]),
+    ],
+)
+def test_ranges_follow_boundaries(boundaries: list[int], most: int, expected: list[tuple[int, int]]) -> None:
+    assert rootio.ranges(boundaries, most) == expected
+
+
+@pytest.fixture
+def in_pieces(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """60 events in baskets of 4, 1, 12, ... events."""
+    events = point_sources(60, seed=9)
+    with rootio.TreeWriter(tmp_path / "p.root") as writer:
+        for a, b in ((0, 4), (4, 5), (5, 17), (17, 18), (18, 40), (40, 60)):
+            writer.extend({k: v[a:b] for k, v in events.items()})
+    return tmp_path / "p.root", events
+
+
+def test_boundaries_are_those_of_baskets(in_pieces: tuple[Path, dict[str, np.ndarray]]) -> None:
+    with rootio.open_tree(in_pieces[0]) as reader:
+        for branches in (["npho", "time"], ["relative_npho"]):
+            assert reader.boundaries(branches) == [0, 4, 5, 17, 18, 40, 60]
+        with pytest.raises(InputError, match="no branch 'energyReco'"):
+            reader.boundaries(["energyReco"])
+
+
+@pytest.mark.parametrize("span", [(0, 60), (0, 4), (1, 3), (3, 6), (16, 19), (4, 59), (59, 60), (7, 7)])
+def test_any_range_is_read_across_baskets(in_pieces: tuple[Path, dict[str, np.ndarray]], span: tuple[int, int]) -> None:
+    path, events = in_pieces
+    start, stop = span
+    with rootio.open_tree(path) as reader:
+        for _ in range(2):  # the second time from the basket that was kept
+            chunk = reader.arrays(["npho", "emiAng", "event"], start, stop)
+            for name, values in chunk.items():
+                np.testing.assert_array_equal(values, events[name][start:stop])
+                assert values.dtype == events[name].dtype
+                assert values.flags.writeable
+            np.testing.assert_array_equal(reader.raw("time", start, stop), events["time"][start:stop])
+
+
+def test_many_small_baskets_are_read_at_once(tmp_path: Path) -> None:
+    events = {"energyTruth": np.arange(40, dtype=np.float32)}
+    with rootio.TreeWriter(tmp_path / "s.root") as writer:
+        for i in range(40):
+            writer.extend({"energyTruth": events["energyTruth"][i : i + 1]})
+    with rootio.open_tree(tmp_path / "s.root") as reader:
+        assert reader.arrays(["energyTruth"], 3, 38)["energyTruth"].tolist() == list(range(3, 38))
+
+
+def test_chunks_follow_baskets(in_pieces: tuple[Path, dict[str, np.ndarray]]) -> None:
+    sizes = [len(c["event"]) for c in rootio.read(in_pieces[0], ["event"], chunk_events=18)]
+    assert sizes == [18, 18, 4, 18, 2]
+    sizes = [len(c["event"]) for c in rootio.read(in_pieces[0], ["event"], chunk_events=25)]
+    assert sizes == [18, 22, 20]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xecml.simulation import cascade
 from xecml.simulation import crosssections as xs
 from xecml.simulation.compiled import compiled
+from xecml.simulation.tables import CascadeTables, cascade_tables
 from xecml.simulation.volume import inside_calorimeter, next_wall, wall_normal
 
 DEPTH = 38.5
@@ -21,7 +22,7 @@ RADIUS_EDGES = np.array([0, 0.25, 0.5, 1, 2, 4, 10, 1e6])
 @compiled
 def run_slab(
     rng: np.random.Generator,
-    tables: xs.CascadeTables,
+    tables: CascadeTables,
     E: float,
     deposits: xs.Floats,
     stack: xs.Floats,
@@ -53,7 +54,7 @@ def slab(E: float, events: int, seed: int = 1) -> Slab:
     out = np.zeros((events, 4))
     depth, radius = np.zeros(len(DEPTH_EDGES) - 1), np.zeros(len(RADIUS_EDGES) - 1)
     rng = np.random.Generator(np.random.PCG64(seed))
-    run_slab(rng, xs.cascade_tables(), E, *cascade.new_buffers(), DEPTH_EDGES, RADIUS_EDGES, out, depth, radius)
+    run_slab(rng, cascade_tables(), E, *cascade.new_buffers(), DEPTH_EDGES, RADIUS_EDGES, out, depth, radius)
     return out, depth, radius
 
 

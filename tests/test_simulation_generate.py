@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from xecml import geometry, rootio
@@ -15,7 +17,14 @@ from xecml.errors import InputError
 from xecml.events import INVALID, TRUTH_BRANCHES, valid_counts, valid_times
 from xecml.simulation.generate import SimulationReport, load_settings, simulate
 from xecml.simulation.lightmap import _light_map
-from xecml.simulation.settings import SimulationSettings, make_settings, read_dead_list
+from xecml.simulation.response import first_photoelectron
+from xecml.simulation.settings import (
+    OpticsSettings,
+    ResponseSettings,
+    SimulationSettings,
+    make_settings,
+    read_dead_list,
+)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -173,9 +182,19 @@ def test_chunks_hold_the_same_events_and_resume(tmp_path: Path) -> None:
     parts = [everything(p) for p in report.files]
     for name, values in whole.items():
         np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+    # a run that broke has a record that says so
+    record = tmp_path / "part_manifest.json"
+    assert json.loads(record.read_text())["finished"]
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
     report.files[1].unlink()
-    again = simulate(tmp_path / "part.root", 150, settings=settings, seed=2, chunk=70, resume=True)
+    again = simulate(tmp_path / "part.root", 150, settings=settings, seed=2, chunk=70)
     assert again.events == 80
+    # other settings are another run
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
+    other = SimulationSettings(map_quality="quick", dead_sensors=(3,))
+    assert simulate(tmp_path / "part.root", 150, settings=other, seed=2, chunk=70).events == 150
+    assert (everything(report.files[0])["npho"][:, 3] == INVALID).all()
+    simulate(tmp_path / "part.root", 150, settings=settings, seed=2, chunk=70)
     np.testing.assert_array_equal(everything(report.files[1])["npho"], parts[1]["npho"])
 
 
@@ -203,6 +222,98 @@ def test_pile_up(tmp_path: Path) -> None:
     assert piled["npho"].astype(float).sum() > clean["npho"].astype(float).sum()
 
 
+def test_numbers_of_photons_and_empty_events(tmp_path: Path) -> None:
+    events = run(tmp_path, 200, n_gamma=[1, 1, 1, 1, 1], response={"sipm_noise_photoelectrons": 0.2})
+    counts = np.bincount(events["nGamma"], minlength=5)
+    assert counts.min() > 20
+    empty = events["nGamma"] == 0
+    assert (events["energyTruth"][empty] == 0).all()
+    for name in ("emiAng", "timeTruth", "uvwTruth", "xyzTruth", "emiVec", "xyzVTX"):
+        assert (events[name][empty] == np.float32(INVALID)).all()
+        assert (np.abs(events[name][~empty]) < 1e3).all()
+    assert np.abs(events["npho"][empty]).max() < 20
+
+
+def test_late_pile_up_leaves_the_time_alone(tmp_path: Path) -> None:
+    """A second photon 60 ns later adds charge, in the window's share, but the first photons tell the time."""
+    late = {"pileup_energy_mev": [52.0, 52.0], "pileup_time_ns": [60, 60]}
+    one = run(tmp_path, 40, seed=3, n_gamma=[0, 1, 0, 0, 0])
+    two = run(tmp_path, 40, seed=3, n_gamma=[0, 0, 1, 0, 0], **late)
+    bright = [events["npho"] > 2000 for events in (one, two)]
+    spread = [
+        float(np.median(((events["time"] - events["timeTruth"][:, None]) * 1e9)[mask]))
+        for events, mask in zip((one, two), bright, strict=True)
+    ]
+    assert spread[1] == pytest.approx(spread[0], abs=1.0)
+    light = [events["npho"].astype(float).sum(1).mean() for events in (one, two)]
+    assert 1.5 < light[1] / light[0] < 2.1
+
+
+def test_calibration_lines(tmp_path: Path) -> None:
+    for line, energy in (("lithium", 17.6), ("pi0_low", 54.9), ("pi0_high", 82.9), ("pion_capture", 129.4)):
+        assert make_settings({"calibration": line}).energy_range == (energy, energy)
+    assert make_settings({"calibration": "lithium", "energy_mev": 14.8}).energy_range == (14.8, 14.8)
+    events = run(tmp_path, 30, calibration="lithium")
+    np.testing.assert_allclose(events["energyTruth"], 0.0176, rtol=1e-6)
+    assert np.abs(events["xyzVTX"][:, 0]).max() == 0
+
+
+def test_alpha_sources_are_points_of_light(tmp_path: Path) -> None:
+    events = run(tmp_path, 300, calibration="alpha", extra_truth=True)
+    places = np.unique(np.round(events["uvwTruth"], 3), axis=0)
+    assert len(places) == 25
+    np.testing.assert_allclose(events["energyTruth"], 5.486e-3, rtol=1e-6)
+    np.testing.assert_allclose(events["energyDeposit"], 1.2 * 5.486e-3, rtol=1e-6)
+    np.testing.assert_allclose(events["xyzDeposit"], events["xyzTruth"], atol=1e-4)
+
+
+def test_material_before_the_xenon(tmp_path: Path) -> None:
+    """Detection efficiency, deposits above 90 %, with 0.45 radiation lengths in front; published: 63 to 65 %."""
+    found = []
+    for material in (0.0, 0.45):
+        settings = make_settings(
+            {"map_quality": "quick", "material_radiation_lengths": material, "min_deposit_mev": 47.5}
+        )
+        found.append(simulate(tmp_path / "m.root", 1500, settings=settings, jobs=2).efficiency)
+    assert found[1] == pytest.approx(0.64, abs=0.04)
+    assert found[1] / found[0] == pytest.approx(0.68, abs=0.04)
+
+
+def test_extra_truth(signal: Arrays) -> None:
+    np.testing.assert_allclose(np.linalg.norm(signal["axisDeposit"], axis=1), 1, atol=1e-5)
+    cosine = np.sum(signal["axisDeposit"] * signal["emiVec"], axis=1)
+    assert (cosine >= 0).all()
+    assert np.median(cosine) > 0.85
+    inner = signal["npho"][:, :4092].astype(float).sum(1) * 0.12
+    np.testing.assert_allclose(signal["npheFace"][:, 0], inner, rtol=0.05)
+
+
+def test_first_photoelectron() -> None:
+    rng = np.random.default_rng(1)
+    draws = np.sort(rng.exponential(3.0, (40000, 20)) + rng.exponential(45.0, (40000, 20)), axis=1)[:, 0]
+    found = np.array([first_photoelectron(rng, 20, 3.0, 45.0) for _ in range(40000)])
+    assert found.mean() == pytest.approx(draws.mean(), rel=0.02)
+    assert found.std() == pytest.approx(draws.std(), rel=0.03)
+
+
+def test_first_photoelectrons_are_later_than_the_light(tmp_path: Path) -> None:
+    mean = run(tmp_path, 30, seed=1)
+    first = run(tmp_path, 30, seed=1, response={"time_model": "first", "time_walk_ns": 1.0})
+    weak = (mean["npho"] > 20 / 0.12) & (mean["npho"] < 40 / 0.12) & (first["time"] < 1)
+    delay = (first["time"] - mean["time"])[weak] * 1e9
+    assert 0.0 < np.median(delay) < 5.0
+
+
+def test_shipped_settings_are_the_defaults() -> None:
+    """configs/simulation.yaml shows every setting with its default."""
+    path = Path(__file__).parents[1] / "configs" / "simulation.yaml"
+    assert load_settings(path) == SimulationSettings()
+    written = yaml.safe_load(path.read_text())
+    assert written.keys() == SimulationSettings.model_fields.keys()
+    for name, section in (("response", ResponseSettings), ("optical", OpticsSettings)):
+        assert written[name].keys() == section.model_fields.keys()
+
+
 def test_montecarlo_agrees_with_fast(tmp_path: Path) -> None:
     common: dict[str, Any] = {"energy_mev": 3.0, "expected_counts": True}
     slow = run(tmp_path, 32, optics="montecarlo", **common)
@@ -213,7 +324,7 @@ def test_montecarlo_agrees_with_fast(tmp_path: Path) -> None:
 
 
 def test_gain_noise_and_threshold(tmp_path: Path) -> None:
-    response = {"noise_photoelectrons": 0.3, "threshold_photoelectrons": 0.5, "gain_spread": 0.1}
+    response = {"sipm_noise_photoelectrons": 0.3, "threshold_photoelectrons": 0.5, "gain_spread": 0.1}
     events = run(tmp_path, 40, response=response)
     charge = events["npho"][:, :4092] * 0.12
     assert charge[charge > 0].min() >= 0.499

@@ -18,10 +18,12 @@ from xecml.simulation.lightmap import LightMap, _light_map, cache_path, light_ma
 from xecml.simulation.optics import (
     N_SENSORS,
     N_SIPM,
+    NEAR_FIELD_RANGE,
     PHOTONS_PER_MEV,
     Optics,
     mean_transmission,
     near_field,
+    near_field_share,
     sensor_table,
     single_scatter,
     window_transmission,
@@ -52,7 +54,7 @@ def fast_light(light: LightMap, points: NDArray[np.float64]) -> tuple[NDArray[np
     """Photons and mean arrival times (ns) on all sensors from points (n, 5) x, y, z, t, MeV."""
     work = new_clusters()
     n = cluster(points, len(points), work)
-    near, far = np.zeros((3, N_SENSORS), np.float32), np.zeros((2, N_SENSORS), np.float32)
+    near, far = np.zeros((4, N_SENSORS), np.float32), np.zeros((3, N_SENSORS), np.float32)
     direct_light(work, n, sensor_table(), OPTICS, near_field(OPTICS), near)
     indirect_light(work, n, light, OPTICS, far)
     photons = near[DIRECT] + near[SCATTERED] + far[0]
@@ -110,8 +112,9 @@ def test_single_scattering_from_the_front() -> None:
     fit = near_field(OPTICS)
     for d, c in ((1.0, 0.9), (4.0, 0.5), (10.0, 0.2)):
         exact = single_scatter(OPTICS, d, c)[0]
-        fitted = (fit.a0 + fit.a1 * c + fit.a2 * c * c) / (1 + fit.b * d) * math.exp(-d / OPTICS.attenuation_length)
-        assert fitted == pytest.approx(exact, rel=0.1)
+        attenuation, range_ = OPTICS.attenuation_length, NEAR_FIELD_RANGE
+        fitted = near_field_share(fit, OPTICS, attenuation, 1.0, d, c) / (1 - (d / range_) ** 2) ** 2
+        assert fitted * 4 * math.pi * d * OPTICS.rayleigh_length == pytest.approx(exact, rel=0.035)
 
 
 def test_every_sensor_stands_where_the_raster_says() -> None:

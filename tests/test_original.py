@@ -1,0 +1,232 @@
+"""The original layout: weights and inputs by a fixed recipe lead to the numbers that its network gave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SHARED
+from xecml import geometry
+from xecml.errors import InputError
+from xecml.events import INVALID, TASKS
+from xecml.models.normalise import RELATIVE_DEFAULTS, Normaliser, validity
+from xecml.models.original import OriginalModel, coarse_map, hex_neighbours, original
+from xecml.models.originalfiles import describe, load_original, recognise
+from xecml.models.reference import ReferenceEncoder
+
+State = dict[str, torch.Tensor]
+TABLES = {"top_hex_indices": [73], "bottom_hex_indices": [73], "hex_edge_index": [3, 431]}
+# tokens, every 1024th number, and outputs of the network of that time on the recipe's weights and inputs
+CASES: dict[str, dict[str, Any]] = {
+    "finegrid": {
+        "seeds": (11, 12),
+        "tokens": [1.029729, -0.593426, 1.175199, 1.179945, 0.845169, 1.101586, 0.324641, 0.16726, 0.084447]
+        + [-0.078352, 0.88229, 1.22811, -0.582005, -0.228321, 0.368663, 0.284845, 0.640915, 0.745209],
+        "angle": [[0.491865, -0.404101], [0.490763, -0.101344], [0.597016, 0.017197]],
+        "energy": [[-0.185381], [0.366626], [0.016866]],
+        "timing": [[-0.363851], [0.099463], [0.103886]],
+        "uvwFI": [[-0.022575, 0.617322, 0.045591], [0.057396, 0.112204, 0.209725], [0.161586, 0.109082, 0.656753]],
+        "angleVec": [[-0.802936, 0.174903, 0.126604], [-0.547969, -0.00406, -0.253731]]
+        + [[-0.457344, -0.09411, -0.530582]],
+        "n_gamma": [[0.699876, -0.274396, -0.616038, 0.026943, -0.016256]]
+        + [[0.823703, 0.042977, -0.625164, 0.044196, 0.097763], [0.841437, -0.254126, -0.120426, 0.034539, -0.362359]],
+    },
+    "split": {
+        "seeds": (12, 13),
+        "tokens": [-0.033993, 0.309595, 0.372724, 0.4715, -0.646487, -0.842419, -0.745108, -0.643763, -0.691186]
+        + [1.73154, -0.221788, 0.085988, -0.719218, -0.597507, 0.225725, 0.076328, 0.380619, -0.521542, -0.975154]
+        + [-0.855679, -0.757016],
+        "angle": [[-0.575617, -0.37945], [-0.64772, -0.334573], [-0.249814, -0.333293]],
+        "energy": [[-0.219436], [-0.014535], [0.23986]],
+        "timing": [[-0.258178], [-0.336088], [-0.118385]],
+        "uvwFI": [[-0.103562, -0.404793, 0.702493], [0.240847, -0.056177, 0.896366], [-0.636188, 0.166063, 0.519454]],
+        "angleVec": [[-0.226033, 0.473611, -0.30634], [-0.113595, 0.218295, -0.329517]]
+        + [[-0.697158, 0.132724, -0.365039]],
+        "n_gamma": [[-0.126549, -0.311599, -0.459369, -0.487816, -0.244445]]
+        + [[0.132412, -0.437218, -0.397072, 0.0999, -0.287089], [-0.267561, -0.162771, -0.491177, -0.279832, -0.221991]],
+    },
+}
+MODES = tuple(CASES)
+
+
+def old_shapes(mode: str) -> dict[str, list[int]]:
+    """Names and shapes of every tensor in an old file."""
+    width = 1024 * (6 if mode == "finegrid" else 7)
+    shapes = {f"backbone.{name}": shape for name, shape in TABLES.items()}
+    new = {"faces": "backbone", "hexagons": "hex_encoder", "fusion": "fusion_transformer"}
+    for name, parameter in original(Normaliser(**RELATIVE_DEFAULTS), outer_mode=mode).named_parameters():
+        part, _, rest = name.partition(".")
+        shapes["backbone.pos_embed" if part == "positions" else f"backbone.{new[part]}.{rest}"] = list(parameter.shape)
+    heads = {f"heads.{task}": info.size for task, info in TASKS.items()}
+    for head, size in heads.items():
+        shapes |= {f"{head}.4.weight": [256, 256], f"{head}.4.bias": [256]}
+        shapes |= {f"{head}.6.weight": [size, 256], f"{head}.6.bias": [size]}
+    shapes |= {"backbone.head.4.weight": [2, 256], "backbone.head.4.bias": [2]}
+    for head in (*heads, "backbone.head"):
+        shapes |= {f"{head}.0.weight": [256, width]}
+        shapes |= {f"{head}.{name}": [256] for name in ("0.bias", "1.weight", "1.bias")}
+    return shapes
+
+
+def recipe(mode: str) -> State:
+    """Weights of a case: normal numbers in the order of sorted names."""
+    random = np.random.RandomState(CASES[mode]["seeds"][0])
+    state: State = {}
+    for name, shape in sorted(old_shapes(mode).items()):
+        if name.removeprefix("backbone.") in TABLES:
+            state[name] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        n = random.standard_normal(shape)
+        if name.endswith("weight"):
+            n = n / np.sqrt(np.prod(shape[1:])) if len(shape) >= 2 else 1 + 0.1 * n
+        else:
+            n = 0.1 * n
+        state[name] = torch.from_numpy(n.astype(np.float32))
+    return state
+
+
+def events(mode: str, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raw relative counts and times that normalise to the recipe's input."""
+    random = np.random.RandomState(CASES[mode]["seeds"][1])
+    shape = (batch, geometry.N_SENSORS)
+    npho, time = 0.58 * np.expm1(random.gamma(0.5, 0.6, shape)), (random.uniform(-0.5, 1.0, shape) + 0.5) * 6.5e-8
+    bad = random.uniform(size=shape) < 0.07
+    raw = (np.where(bad, INVALID, x).astype(np.float32) for x in (npho, time))
+    npho32, time32 = (torch.from_numpy(x) for x in raw)
+    return npho32, time32
+
+
+@pytest.fixture(scope="module", params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def state(mode: str) -> State:
+    return recipe(mode)
+
+
+@pytest.fixture(scope="module")
+def model(mode: str, state: State, tmp_path_factory: pytest.TempPathFactory) -> OriginalModel:
+    return load(save(tmp_path_factory.mktemp("original") / f"{mode}.pth", state, mode))
+
+
+def save(path: Path, state: State, mode: str, **more: Any) -> Path:
+    pool = [3, 3] if mode == "finegrid" else None
+    torch.save({"model_state_dict": state, "config": {"model": {"outer_fine_pool": pool}}} | more, path)
+    return path
+
+
+def load(path: Path) -> OriginalModel:
+    loaded = load_original(path)
+    assert isinstance(loaded, OriginalModel)
+    return loaded.eval()
+
+
+def relative(got: torch.Tensor, wanted: Any) -> float:
+    """Largest difference over the largest absolute value."""
+    want = torch.as_tensor(wanted)
+    return float((got - want).abs().max() / want.abs().max())
+
+
+def test_the_case_is_met(mode: str, model: OriginalModel) -> None:
+    npho, time = events(mode)
+    masks = validity(npho, time)
+    with torch.no_grad():
+        answers, _ = model.standardised(npho, time, *masks)
+        tokens = model.encoder.tokens(npho, time, *masks)
+        given = model(npho, time, *masks)
+    assert relative(tokens.flatten()[::1024], CASES[mode]["tokens"]) < 1e-5
+    for task, answer in answers.items():
+        assert relative(answer, CASES[mode][task]) < 1e-5
+    assert relative(given["n_gamma"], torch.tensor(CASES[mode]["n_gamma"]).softmax(1)) < 1e-5
+    assert given["energy"].shape == (3,)
+
+
+@pytest.mark.skipif(not (SHARED / "reference/original_checkpoint.json").exists(), reason="needs the shared table")
+def test_names_shapes_and_all_numbers_of_the_shared_table(mode: str, model: OriginalModel) -> None:
+    table = json.loads((SHARED / "reference/original_checkpoint.json").read_text())
+    assert old_shapes(mode) == table[f"state_dict_{mode}"]
+    case = next(c for c in table["cases"] if c["outer_mode"] == mode)
+    npho, time = events(mode)
+    with torch.no_grad():
+        tokens = model.encoder.tokens(npho, time, *validity(npho, time))
+    assert relative(tokens.flatten()[::128], case["tokens_every_128th"]) < 1e-5
+
+
+def test_prefixes_of_wrappers_are_understood_and_averaged_weights_preferred(
+    mode: str, state: State, model: OriginalModel, tmp_path: Path
+) -> None:
+    zeros = {f"_orig_mod.{name}": torch.zeros_like(w) for name, w in state.items()}
+    averaged = {f"module._orig_mod.{name}": w for name, w in state.items()} | {"n_averaged": torch.tensor(7)}
+    wrapped = load(save(tmp_path / "wrapped.pth", zeros, mode, ema_state_dict=averaged, epoch=3))
+    for ours, theirs in zip(wrapped.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    distributed = {f"module.{name}": w for name, w in state.items()}
+    plain = load(save(tmp_path / "distributed.pth", distributed, mode))
+    assert torch.equal(plain.encoder.positions, model.encoder.positions)
+
+
+def test_missing_left_over_and_misshapen_weights_are_named(state: State, mode: str, tmp_path: Path) -> None:
+    broken = dict(state)
+    del broken["backbone.backbone.stem.0.bias"]
+    broken["heads.angle.6.bias"] = torch.zeros(4)
+    broken["backbone.something.weight"] = torch.zeros(2)
+    with pytest.raises(InputError) as error:
+        load_original(save(tmp_path / "broken.pth", broken, mode))
+    for part in ("missing: encoder.faces.stem.0.bias", "left over: backbone.something.weight", "heads.angle.6.bias (4,)"):
+        assert part in str(error.value)
+
+
+def test_other_files_of_that_time_give_what_they_hold(
+    mode: str, state: State, model: OriginalModel, tmp_path: Path
+) -> None:
+    inner = {name.removeprefix("backbone."): w for name, w in state.items() if name.startswith("backbone.")}
+    single = load(save(tmp_path / "single.pth", inner, mode))
+    assert single.tasks == ("angle",)
+    npho, time = events(mode)
+    with torch.no_grad():
+        assert single(npho, time, *validity(npho, time))["angle"].shape == (3, 2)
+    mae = {f"encoder.{name}": w for name, w in inner.items()} | {"decoders.inner.weight": torch.zeros(3)}
+    torch.save(inner, tmp_path / "raw.pth")
+    files = {"mae": save(tmp_path / "mae_checkpoint_3.pth", mae, mode), "encoder": tmp_path / "raw.pth"}
+    for kind, file in files.items():
+        assert recognise(file) == kind
+        encoder = load_original(file)
+        assert isinstance(encoder, ReferenceEncoder)
+        assert torch.equal(encoder.positions, model.encoder.positions)
+
+
+def test_files_are_recognised(state: State, mode: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.pth", state, mode, epoch=4)
+    assert recognise(file) == "model"
+    facts = describe(file)
+    assert (facts["outer_mode"], facts["tasks"], facts["epochs finished"]) == (mode, sorted(TASKS), 4)
+    assert recognise({"format": "xecml-checkpoint", "model_state": {}}) is None
+    torch.save({"model_state_dict": {"layer.weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    assert recognise(tmp_path / "other.pth") is None
+    with pytest.raises(InputError, match="it holds layer"):
+        load_original(tmp_path / "other.pth")
+
+
+def test_constants_come_from_the_caller_then_the_file(state: State, mode: str, tmp_path: Path) -> None:
+    config = {"normalization": {"npho_scale": 2.0, "time_shift": 0.25}, "model": {}}
+    file = save(tmp_path / "a.pth", state, mode, config=config)
+    loaded = load_original(file, normalization={"time_shift": 0.75})
+    assert isinstance(loaded, OriginalModel)
+    constants = loaded.encoder.normaliser
+    assert (float(constants.npho_scale), float(constants.time_shift)) == (2.0, 0.75)
+    assert float(constants.time_scale) == pytest.approx(6.5e-8)
+
+
+def test_the_old_geometry_is_as_it_was() -> None:
+    assert coarse_map().shape == (9, 24)
+    table = hex_neighbours()
+    assert int((table >= 0).sum()) == 431
+    # an even row's node 1 hears its right neighbour through the step to the left, and so on
+    assert table[1].tolist()[:3] == [1, 2, 0]
