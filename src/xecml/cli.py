@@ -100,7 +100,7 @@ def simulate(
 ) -> None:
     """Simulate photons in the detector to a ROOT file."""
     from xecml.simulation.generate import simulate as run
-    from xecml.simulation.settings import load_settings, make_settings, parse_energy, read_dead_list
+    from xecml.simulation.settings import load_settings, parse_energy, read_dead_list
 
     flags: dict[str, Any] = {
         "vertex": vertex, "dead_fraction": dead, "pileup_fraction": pileup, "optics": optics,
@@ -108,7 +108,7 @@ def simulate(
         "dead_sensors": read_dead_list(dead_list) if dead_list else None,
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
-    settings = load_settings(config, **chosen) if config else make_settings(chosen, "the command line")
+    settings = load_settings(config, chosen)
     report = run(out, events, settings=settings, seed=seed, jobs=jobs, chunk=chunk)
     rate = report.events / report.seconds
     values = {
