@@ -16,7 +16,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def point_sources(events: int, seed: int = 0, *, dead: float = 0.0) -> dict[str, NDArray[Any]]:
-    """Events of one point of light each: all branches of a simulated file, without a shower."""
+    """Events of one point of light each: all branches of a simulated file, without a shower.
+
+    The truth lies about the point as a first interaction lies about its shower's light: 2 mm and 30 ps away.
+    """
     rng = np.random.default_rng(seed)
     depth = np.minimum(0.5 + rng.exponential(4, events), 30)
     uvw = np.stack([rng.uniform(-22, 22, events), rng.uniform(-55, 55, events), depth], 1)
@@ -33,6 +36,9 @@ def point_sources(events: int, seed: int = 0, *, dead: float = 0.0) -> dict[str,
     noise = np.sqrt(6.25 / np.maximum(nphe, 1) + 0.04) * rng.normal(size=nphe.shape)
     time = start[:, None] + 1e-9 * (distance / 8 + noise)
     missing = (nphe == 0) | (rng.uniform(size=nphe.shape) < dead)
+    uvw = uvw + rng.normal(0, 0.2, uvw.shape)
+    start = start + rng.normal(0, 30e-12, events)
+    xyz = geometry.xyz_from_uvw(uvw)
     direction = xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
     columns = {
         "npho": np.where(missing, INVALID, nphe / efficiency),

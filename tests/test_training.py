@@ -15,7 +15,8 @@ from xecml import rootio
 from xecml.config import Config, load_config
 from xecml.errors import InputError
 from xecml.training import checkpoint, loop, regress
-from xecml.training.losses import loss_per_event
+from xecml.training import losses
+from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -106,7 +107,7 @@ def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
     assert content["ema_updates"] == 24
     same = [torch.equal(content["ema_state"][k], v) for k, v in content["model_state"].items() if "_width" in k]
     assert all(same)
-    key = "encoder.join.weight"
+    key = "encoder.numbers.weight"
     assert not torch.equal(content["ema_state"][key], content["model_state"][key])
 
 
@@ -131,20 +132,20 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, s
 def test_a_nan_loss_stops_the_run_and_names_events(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = regress.RegressionLoss.__call__
+    original = regress.RegressionLoss.forward
 
     def poisoned(self: Any, model: Any, answers: Any, batch: Any) -> Any:
         total, parts = original(self, model, answers, batch)
         return total * float("nan"), parts
 
-    monkeypatch.setattr(regress.RegressionLoss, "__call__", poisoned)
+    monkeypatch.setattr(regress.RegressionLoss, "forward", poisoned)
     with pytest.raises(FloatingPointError, match=r"run/event 1/\d+"):
         loop.train(recipe(sample, tmp_path), name="nan", quiet=True)
 
 
 def test_runs_that_cannot_start_say_why(sample: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="data.train_path is not set"):
-        loop.train(load_config(TINY), name="x", quiet=True)
+        loop.train(load_config(None), name="x", quiet=True)
     mono = point_sources(128, seed=8)
     mono["energyTruth"][:] = 0.0528
     rootio.write(tmp_path / "mono.root", mono)
@@ -175,3 +176,31 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
     other = recipe(sample, tmp_path, f"checkpoint.resume_from={run.best}", "model.hidden_dim=16")
     with pytest.raises(InputError, match=r"does not fit the configured model: size mismatch for heads"):
         loop.train(other, name="x", quiet=True)
+
+
+def test_gaussian_likelihood_is_lowest_at_the_true_width() -> None:
+    d = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)) * 2
+    values = {s: float(losses.gaussian_nll(d, torch.full_like(d, s)).mean()) for s in (1.0, 2.0, 4.0)}
+    assert values[2.0] == pytest.approx(0.5 + np.log(2), abs=0.05)
+    assert values[2.0] < min(values[1.0], values[4.0])
+
+
+def test_opening_angle_loss_is_the_angle_and_has_gradients_everywhere() -> None:
+    a = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]], requires_grad=True)
+    b = torch.tensor([[1.0, 0, 0], [0, 2, 0], [-1, 0, 0]])
+    angle = losses.opening_angle(a, b)
+    torch.testing.assert_close(angle, torch.tensor([0, np.pi / 2, np.pi], dtype=torch.float32), atol=1e-5, rtol=0)
+    angle.sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+def test_learned_balance_is_the_documented_sum() -> None:
+    parts = {"angle": torch.tensor(2.0), "energy": torch.tensor(8.0)}
+    assert float(losses.TaskBalance({"angle": 1.0, "energy": 0.5})(parts)) == 6.0
+    learned = losses.TaskBalance({"angle": 1.0, "energy": 0.5}, learned=True)
+    assert float(learned(parts).detach()) == 3.0
+    assert learned.log_variance is not None
+    with torch.no_grad():
+        learned.log_variance.copy_(torch.tensor([0.0, np.log(4.0)]))
+    assert float(learned(parts).detach()) == pytest.approx(1 + 0.5 + 0.5 * np.log(4))

@@ -17,7 +17,7 @@ from xecml.errors import InputError, nearest
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-LossName = Literal["smooth_l1", "l1", "mse", "huber"]
+LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
 
@@ -67,7 +67,11 @@ class TaskConfig(_Section):
     """One predicted quantity."""
 
     enabled: bool = Field(False, description="whether the quantity is predicted")
-    loss_fn: LossName = Field("smooth_l1", description="loss on the standardised difference")
+    loss_fn: LossName = Field(
+        "smooth_l1",
+        description="loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (radians) for "
+        "angle and angleVec; cross_entropy for n_gamma",
+    )
     loss_beta: Positive = Field(
         1.0, description="where smooth_l1 and huber turn from square to linear, in target widths"
     )
@@ -81,6 +85,8 @@ class TasksConfig(_Section):
     energy: TaskConfig = TaskConfig(loss_fn="l1")
     timing: TaskConfig = TaskConfig(loss_fn="l1")
     uvwFI: TaskConfig = TaskConfig(loss_fn="mse")
+    angleVec: TaskConfig = TaskConfig(loss_fn="smooth_l1")
+    n_gamma: TaskConfig = TaskConfig(loss_fn="cross_entropy")
 
     def enabled(self) -> dict[str, TaskConfig]:
         """Enabled tasks by name, in the order of the vocabulary."""
@@ -124,6 +130,7 @@ class Config(_Section):
     normalization: NormalizationConfig = NormalizationConfig()
     model: ModelConfig = ModelConfig()
     tasks: TasksConfig = TasksConfig()
+    loss_balance: Literal["manual", "auto"] = Field("manual", description="weights of tasks: as given, or learned")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mlflow: MlflowConfig = MlflowConfig()
@@ -139,7 +146,12 @@ class Config(_Section):
                     f"set data.{key} to an absolute branch or switch the task off"
                 )
         if not self.tasks.enabled():
-            raise ValueError("no task is enabled; switch on at least one of tasks.angle, energy, timing, uvwFI")
+            raise ValueError(f"no task is enabled; switch on at least one of tasks.{', '.join(TasksConfig.model_fields)}")
+        fitting = {"opening_angle": ("angle", "angleVec"), "cross_entropy": ("n_gamma",)}
+        for name, chosen in self.tasks.enabled().items():
+            wrong = name not in fitting.get(chosen.loss_fn, (name,))
+            if wrong or (name == "n_gamma" and chosen.loss_fn != "cross_entropy"):
+                raise ValueError(f"tasks.{name}.loss_fn cannot be {chosen.loss_fn}; choose one that fits the quantity")
         return self
 
 

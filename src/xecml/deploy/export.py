@@ -44,12 +44,12 @@ class RawModel(nn.Module):
 
     def __init__(self, network: Regressor, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.tasks = network, tuple(tasks)
+        self.network, self.outputs = network, network.outputs(tasks)
 
     def forward(self, npho: Tensor, time: Tensor) -> tuple[Tensor, ...]:
         """Answers of the tasks in order, from raw counts and times (B, 4760)."""
         answers = self.network(npho, time, *validity(npho, time))
-        return tuple(answers[task] for task in self.tasks)
+        return tuple(answers[name] for name in self.outputs)
 
 
 def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> Report:
@@ -96,7 +96,7 @@ def _write(model: TorchModel, tasks: Sequence[str], out: Path) -> None:
             tuple(torch.from_numpy(a) for a in example_events(2)),
             dynamo=True,
             input_names=["npho", "time"],
-            output_names=list(tasks),
+            output_names=list(raw.outputs),
             dynamic_shapes={"npho": {0: batch}, "time": {0: batch}},
             verbose=False,
         )
@@ -163,9 +163,10 @@ def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> di
         npho, time = example_events(batch, seed=batch)
         ours, theirs = model.predict(npho, time), exported.predict(npho, time)
         differences[batch] = 0.0
-        for task in tasks:
-            width = model.network.get_buffer(f"{task}_width").numpy().reshape(ours[task].shape[1:] or ())
-            differences[batch] = max(differences[batch], float((np.abs(ours[task] - theirs[task]) / width).max()))
+        for name in model.network.outputs(tasks):
+            width = model.network.get_buffer(f"{name.removeprefix('sigma_')}_width").numpy()
+            away = np.abs(ours[name] - theirs[name]) / width.reshape(ours[name].shape[1:] or ())
+            differences[batch] = max(differences[batch], float(away.max()))
     worst = max(differences.values())
     if not worst <= TOLERANCE:
         raise InputError(

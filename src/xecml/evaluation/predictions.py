@@ -34,7 +34,10 @@ class Model(Protocol):
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`."""
+        """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`.
+
+        `sigma_<task>` stands beside tasks that the model predicts a width for.
+        """
 
 
 class TorchModel:
@@ -60,7 +63,7 @@ class TorchModel:
         for start in range(0, len(n), _BATCH):
             a, b = n[start : start + _BATCH], t[start : start + _BATCH]
             parts.append(self.network(a, b, *validity(a, b)))
-        return {task: torch.cat([p[task] for p in parts]).numpy() for task in self.tasks}
+        return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
 
 
 class OnnxModel:
@@ -85,6 +88,7 @@ class OnnxModel:
         if self.metadata["xecml.geometry_hash"] != geometry.geometry_hash():
             raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
         self.tasks = tuple(json.loads(self.metadata["xecml.tasks"]))
+        self._outputs = [output.name for output in self.session.get_outputs()]
         npho, time = json.loads(self.metadata["xecml.branches"])
         self.branches: tuple[str, str] = (npho, time)
         self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
@@ -95,8 +99,8 @@ class OnnxModel:
         parts = []
         for start in range(0, len(n), _BATCH):
             feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
-            parts.append(self.session.run(list(self.tasks), feed))
-        return {task: np.concatenate([part[i] for part in parts]) for i, task in enumerate(self.tasks)}
+            parts.append(self.session.run(self._outputs, feed))
+        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
 
 
 def load_model(path: str | Path) -> Model:
@@ -128,8 +132,9 @@ def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDAr
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
     """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ..."""
     columns: Chunk = {}
-    for task, values in answers.items():
-        names = [prefix + column for column in TASKS[task].columns]
+    for name, values in answers.items():
+        task = name.removeprefix("sigma_")
+        names = [("sigma_" if name != task else prefix) + column for column in TASKS[task].columns]
         if len(names) == 1:
             columns[names[0]] = np.asarray(values, np.float32)
         else:

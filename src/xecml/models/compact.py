@@ -35,6 +35,7 @@ class CompactEncoder(nn.Module):
 
     features_mean: Tensor
     features_width: Tensor
+    n_features = N_FEATURES
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class CompactEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.normaliser = normaliser
-        self.look = QuickLook(None if positions is None else positions.numpy())
+        self.look: QuickLook = QuickLook(None if positions is None else positions.numpy())
         self.register_buffer("features_mean", torch.zeros(N_FEATURES))
         self.register_buffer("features_width", torch.ones(N_FEATURES))
         # two sensors by two become one cell: 24 x 24 -> 12 x 12 -> 6 x 6
@@ -68,7 +69,9 @@ class CompactEncoder(nn.Module):
         self.numbers = nn.Linear(N_FEATURES, dense)
         # the numbers lead: the two other views add to them, from nothing at the start
         for view in (self.window, self.surroundings):
-            nn.init.zeros_(view[-1].weight)
+            last = view[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
         self.fusion = nn.Sequential(*(DenseResidual(dense, 2 * dense, drop_path) for _ in range(fusion_blocks)))
         self.out_width = dense
 
@@ -81,6 +84,16 @@ class CompactEncoder(nn.Module):
     def standard_features(self, features: Tensor) -> Tensor:
         """Quick-look numbers with mean 0 and width 1, limited to +-8, (B, N_FEATURES)."""
         return ((features - self.features_mean) / self.features_width).clamp(-8.0, 8.0)
+
+    def head(self, size: int, *, hidden_dim: int = 256, dropout: float = 0.0) -> nn.Sequential:
+        """A head on the code (B, out_width), with `size` answers."""
+        return nn.Sequential(
+            nn.LayerNorm(self.out_width),
+            nn.Linear(self.out_width, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, size),
+        )
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[Tensor, Look]:
         """Encode raw counts (photons), times (s) and masks, each (B, 4760), to (B, out_width)."""

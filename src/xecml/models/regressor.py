@@ -1,82 +1,130 @@
 """The regressor: an encoder and a head a task; raw values in, physical values out.
 
 Heads predict standardised targets. A target is standardised as its difference to an anchor: for the time the
-light-weighted time of the event, so that a constant added to all times is added to the answer; for the others a
-linear function of the quick look, fitted to the training sample. The network learns what the anchor leaves.
+light-weighted time of the event, so that a constant added to all times is added to the answer; besides, where the
+encoder has a quick look, a linear function of it, fitted to the training sample. The network learns what the anchor
+leaves. A head may give a width beside its answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xecml.errors import InputError
 from xecml.events import TASKS
-from xecml.models.compact import CompactEncoder
-from xecml.models.quicklook import N_FEATURES, Look
+from xecml.models.normalise import Normaliser
 
-_RIDGE = 1e-3
-# directions as vectors and classes have no linear anchor
-_ANCHORED = ("angle", "energy", "timing", "uvwFI")
-# a residual this many times smaller than the target's own width is as good as exact
+# only against exact dependence: 1e-3 of the 33 cm that v spans already costs a millimetre
+_RIDGE = 1e-6
+# a target that varies by less than this share of its size does not vary
 _TINY = 1e-6
+# widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
+_LOG_SIGMA = (-6.0, 4.0)
+
+
+class Glance(Protocol):
+    """What targets refer to, for B events."""
+
+    @property
+    def features(self) -> Tensor:
+        """(B, n_features): numbers for the linear anchor."""
+
+    @property
+    def light_time(self) -> Tensor:
+        """(B,) seconds: light-weighted mean time."""
+
+
+class Encoder(Protocol):
+    """What a regressor needs of its encoder."""
+
+    out_width: int
+    n_features: int
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The transform of inputs."""
+
+    def __call__(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[Tensor, Glance]:
+        """Code (B, out_width) of events, and what their targets refer to."""
+
+    def look(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Glance:
+        """Only what targets refer to."""
+
+    def fit_features(self, features: Tensor) -> None:
+        """Fit the standardisation of the anchor's numbers."""
+
+    def standard_features(self, features: Tensor) -> Tensor:
+        """Standardise the anchor's numbers."""
+
+    def head(self, size: int, *, hidden_dim: int, dropout: float) -> nn.Module:
+        """A head from codes to `size` answers."""
 
 
 class Regressor(nn.Module):
     """Predict physical quantities of photons from raw sensor values.
 
     Args:
-        encoder: gives a vector (B, out_width) and a quick look.
+        encoder: see `Encoder`.
         tasks: names out of `xecml.events.TASKS`.
         hidden_dim: width of the heads.
         dropout: rate in the heads.
+        with_sigma: tasks whose heads predict a width too.
     """
 
     def __init__(
-        self, encoder: CompactEncoder, tasks: Sequence[str], *, hidden_dim: int = 256, dropout: float = 0.0
+        self,
+        encoder: nn.Module,
+        tasks: Sequence[str],
+        *,
+        hidden_dim: int = 256,
+        dropout: float = 0.0,
+        with_sigma: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        unknown = [t for t in tasks if t not in _ANCHORED]
+        unknown = [t for t in tasks if t not in TASKS]
         if unknown or not tasks:
-            raise InputError(f"Cannot predict {unknown or 'nothing'}; choose tasks among {', '.join(_ANCHORED)}.")
-        self.encoder = encoder
-        self.tasks = tuple(tasks)
-        self.heads = nn.ModuleDict(
-            {
-                task: nn.Sequential(
-                    nn.LayerNorm(encoder.out_width),
-                    nn.Linear(encoder.out_width, hidden_dim),
-                    nn.GELU(),
-                    nn.Dropout(dropout),
-                    nn.Linear(hidden_dim, TASKS[task].size),
-                )
-                for task in tasks
-            }
-        )
+            raise InputError(f"Cannot predict {unknown or 'nothing'}; choose tasks among {', '.join(TASKS)}.")
+        if "n_gamma" in with_sigma:
+            raise InputError("n_gamma has probabilities, not a width; leave it out of gaussian_nll.")
+        self.encoder: Encoder = cast(Encoder, encoder)
+        self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
+        features = self.encoder.n_features
+        heads = {}
         for task in tasks:
             size = TASKS[task].size
-            self.register_buffer(f"{task}_slope", torch.zeros(N_FEATURES, size))
-            self.register_buffer(f"{task}_mean", torch.zeros(size))
-            self.register_buffer(f"{task}_width", torch.ones(size))
-            self.register_buffer(f"{task}_truth_mean", torch.zeros(size))
+            answers = 2 * size if task in self.with_sigma else size
+            heads[task] = self.encoder.head(answers, hidden_dim=hidden_dim, dropout=dropout)
+            for name, values in (
+                ("slope", torch.zeros(features, size)),
+                ("mean", torch.zeros(size)),
+                ("width", torch.ones(size)),
+                ("truth_mean", torch.zeros(size)),
+            ):
+                self.register_buffer(f"{task}_{name}", values)
+        self.heads = nn.ModuleDict(heads)
+
+    # ------------------------------------------------------------------------------------------ targets
 
     @torch.no_grad()
     def fit_targets(self, features: Tensor, light_time: Tensor, truth: Mapping[str, Tensor]) -> None:
         """Fit anchors, means and widths on a training sample.
 
         Args:
-            features: quick-look numbers (N, N_FEATURES).
+            features: the encoder's numbers (N, n_features).
             light_time: light-weighted times (N,), seconds.
-            truth: targets (N, size) of every task, physical units.
+            truth: targets (N, size) of every task, physical units; for `n_gamma` classes (N, 1).
 
         Raises:
             InputError: a target has zero width in the sample.
         """
         self.encoder.fit_features(features)
         x = self.encoder.standard_features(features).double()
-        gram = x.T @ x / len(x) + _RIDGE * torch.eye(N_FEATURES, dtype=torch.float64)
+        gram = x.T @ x / len(x) + _RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
         for task in self.tasks:
             y = truth[task].double()
             spread = y.std(0)
@@ -85,53 +133,65 @@ class Regressor(nn.Module):
                     f"Task '{task}' has the same truth in every training event; train it on a sample where it varies, "
                     "or leave it out."
                 )
+            if task == "n_gamma":
+                continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
             if task == "timing":
                 y = y - light_time.double()[:, None]
             mean = y.mean(0)
-            slope = torch.linalg.solve(gram, x.T @ (y - mean) / len(x))
+            slope = torch.linalg.solve(gram, x.T @ (y - mean) / len(x)) if x.shape[1] else x.new_zeros(0, len(mean))
             rest = y - mean - x @ slope
             low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=torch.float64), dim=0)
             width = torch.maximum((high - low) / 2, _TINY * spread)
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
 
-    def anchor(self, task: str, look: Look) -> Tensor:
-        """What the quick look alone says of a task, (B, size) in physical units, less the event's time."""
+    def _anchor(self, task: str, look: Glance) -> Tensor:
+        """What the quick look alone says of a task, (B, size) in physical units."""
         # never in 16 bits: it carries the absolute position
-        with torch.autocast(look.features.device.type, enabled=False):
-            x = self.encoder.standard_features(look.features)
-            return x @ self.get_buffer(f"{task}_slope") + self.get_buffer(f"{task}_mean")
+        with torch.autocast(look.light_time.device.type, enabled=False):
+            # an expand to the batch's length would freeze that length in an export
+            anchor: Tensor = torch.zeros_like(look.light_time)[:, None] + self.get_buffer(f"{task}_mean")
+            if self.encoder.n_features:
+                x = self.encoder.standard_features(look.features)
+                anchor = x @ self.get_buffer(f"{task}_slope") + anchor
+        return anchor + look.light_time[:, None] if task == "timing" else anchor
 
-    def standardised(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Look]:
-        """Standardised answers (B, size) of every task in float32, and the quick look they refer to."""
+    # ------------------------------------------------------------------------------------------ answers
+
+    def standardised(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
+        """Answers of the heads in float32, (B, size) or (B, 2 size) with widths, and what they refer to."""
         code, look = self.encoder(npho, time, valid, timed)
         with torch.autocast(code.device.type, enabled=False):
             return {task: self.heads[task](code.float()) for task in self.tasks}, look
-
-    def targets(self, truth: Mapping[str, Tensor], look: Look) -> dict[str, Tensor]:
-        """Standardise truth (B, size) of physical units, as the heads should answer."""
-        standard = {}
-        for task in self.tasks:
-            y = truth[task].float()
-            if task == "timing":
-                y = y - look.light_time[:, None]
-            standard[task] = (y - self.anchor(task, look)) / self.get_buffer(f"{task}_width")
-        return standard
-
-    def physical(self, standard: Mapping[str, Tensor], look: Look) -> dict[str, Tensor]:
-        """Physical answers (B, size) from standardised ones."""
-        answers = {}
-        for task, z in standard.items():
-            y = z * self.get_buffer(f"{task}_width") + self.anchor(task, look)
-            answers[task] = y + look.light_time[:, None] if task == "timing" else y
-        return answers
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> dict[str, Tensor]:
         """Predict from raw counts, times (s) and masks, each (B, 4760).
 
         Returns:
-            Task name to (B, size), or (B,) for scalars, in the physical units of `xecml.events.TASKS`.
+            Task name to (B, size), or (B,) for scalars, in the physical units of `xecml.events.TASKS`; `n_gamma` as
+            probabilities; `sigma_<task>` beside tasks with widths. In training also `logits_n_gamma`.
         """
-        answers = self.physical(*self.standardised(npho, time, valid, timed))
-        return {task: y.squeeze(1) if TASKS[task].size == 1 else y for task, y in answers.items()}
+        standard, look = self.standardised(npho, time, valid, timed)
+        answers: dict[str, Tensor] = {}
+        for task, z in standard.items():
+            if task == "n_gamma":
+                answers[task] = torch.softmax(z, 1)
+                if self.training:
+                    answers["logits_n_gamma"] = z
+                continue
+            width, size = self.get_buffer(f"{task}_width"), TASKS[task].size
+            y = z[:, :size] * width + self._anchor(task, look)
+            answers[task] = F.normalize(y, dim=1) if task == "angleVec" else _scalar(y)
+            if task in self.with_sigma:
+                answers[f"sigma_{task}"] = _scalar(torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width)
+        return answers
+
+    def outputs(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Names of the answers, widths after their task."""
+        chosen = self.tasks if tasks is None else tasks
+        return tuple(name for t in chosen for name in (t, *((f"sigma_{t}",) if t in self.with_sigma else ())))
+
+
+def _scalar(y: Tensor) -> Tensor:
+    return y.squeeze(1) if y.shape[1] == 1 else y

@@ -97,7 +97,7 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
     )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))  # type: ignore[no-untyped-call]
     averaged = cast(Regressor, average.module)
-    loss = regress.RegressionLoss(config)
+    loss = regress.RegressionLoss(config).to(fabric.device)
     epoch, batch_in_epoch, best = 1, 0, float("inf")
     if resumed is not None:
         epoch, batch_in_epoch, best = restore(resumed, optimizer, average)

@@ -1,15 +1,20 @@
-"""Losses on standardised differences, event by event."""
+"""Losses on standardised differences, event by event, and the balance of several tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xecml.errors import InputError
 
+DISTANCES = ("smooth_l1", "huber", "l1", "mse")
 
-def loss_per_event(name: str, difference: Tensor, beta: float = 1.0) -> Tensor:
-    """Mean loss over the components of standardised differences (B, size) -> (B,).
+
+def distance(name: str, difference: Tensor, beta: float = 1.0) -> Tensor:
+    """Mean over the components of standardised differences (B, size) -> (B,).
 
     Args:
         name: `smooth_l1` (0.5 d^2 / beta below beta, |d| - beta/2 above), `huber` (beta times that), `l1`, `mse`.
@@ -29,5 +34,45 @@ def loss_per_event(name: str, difference: Tensor, beta: float = 1.0) -> Tensor:
     elif name == "mse":
         loss = difference.square()
     else:
-        raise InputError(f"Unknown loss '{name}'; choose smooth_l1, huber, l1 or mse.")
+        raise InputError(f"Unknown loss '{name}'; choose {', '.join(DISTANCES)}.")
     return loss.mean(1)
+
+
+def gaussian_nll(difference: Tensor, sigma: Tensor) -> Tensor:
+    """Negative log likelihood of standardised differences (B, size) under widths (B, size) -> (B,), less a constant."""
+    return (0.5 * (difference / sigma).square() + torch.log(sigma)).mean(1)
+
+
+def opening_angle(predicted: Tensor, true: Tensor) -> Tensor:
+    """Angle in radians between vectors (B, 3) -> (B,), with a gradient at zero and at pi too.
+
+    From the tangent of half the angle (Kahan 2006): the arc cosine of a dot product loses its digits at small angles.
+    """
+    a, b = F.normalize(predicted, dim=1), F.normalize(true, dim=1)
+    # the square root has no derivative at zero
+    difference = torch.sqrt((a - b).square().sum(1) + 1e-12)
+    total = torch.sqrt((a + b).square().sum(1) + 1e-12)
+    return 2 * torch.atan2(difference, total)
+
+
+class TaskBalance(nn.Module):
+    """Sum of the tasks' losses: by given weights, or by learned ones.
+
+    Learned: sum of 0.5 exp(-s) L + 0.5 s with one s a task (Kendall, Gal, Cipolla 2018).
+
+    Args:
+        weights: factor of each task.
+        learned: whether the balance is learned, on top of the factors.
+    """
+
+    def __init__(self, weights: Mapping[str, float], *, learned: bool = False) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.log_variance = nn.Parameter(torch.zeros(len(weights))) if learned else None
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Total of the losses by task."""
+        each = torch.stack([weight * losses[task] for task, weight in self.weights.items()])
+        if self.log_variance is None:
+            return each.sum()
+        return (0.5 * torch.exp(-self.log_variance) * each + 0.5 * self.log_variance).sum()

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from xecml import geometry, resolution
-from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.config import RELATIVE_BRANCHES, Config, TaskConfig
 from xecml.data.stream import Batch
 from xecml.events import TASKS
 from xecml.models import compact
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.regressor import Regressor
-from xecml.training.losses import loss_per_event
+from xecml.training import losses
+from xecml.training.losses import TaskBalance
 
 _FIT_EVENTS = 20_000
 """Training events from which means, widths and anchors are fitted."""
@@ -52,6 +54,7 @@ def build_model(config: Config) -> Regressor:
         list(config.tasks.enabled()),
         hidden_dim=config.model.hidden_dim,
         dropout=config.model.head_dropout,
+        with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
     )
 
 
@@ -71,27 +74,55 @@ def fit_targets(model: Regressor, batches: Iterable[Batch]) -> None:
     model.fit_targets(torch.cat(features), torch.cat(light_times), joined)
 
 
-class RegressionLoss:
-    """Weighted sum over tasks of losses on standardised differences.
+class RegressionLoss(nn.Module):
+    """Weighted sum over tasks of losses on standardised differences; a module, since the weights may be learned.
 
     Args:
-        config: names the loss, beta and weight of each task.
+        config: names the loss, beta and weight of each task, and whether the balance is learned.
     """
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.tasks = config.tasks.enabled()
+        weights = {name: task.weight for name, task in self.tasks.items()}
+        self.balance = TaskBalance(weights, learned=config.loss_balance == "auto")
 
-    def __call__(
-        self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, and the loss of each task, both detached from no device."""
-        parts = {}
-        for name, task in self.tasks.items():
-            width = model.get_buffer(f"{name}_width")
-            difference = (answers[name].reshape(len(batch), -1) - batch.truth[name]) / width
-            parts[name] = loss_per_event(task.loss_fn, difference, task.loss_beta).mean()
-        total = torch.stack([task.weight * parts[name] for name, task in self.tasks.items()]).sum()
-        return total, parts
+    def forward(self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and the loss of each task."""
+        parts = {name: self._of(name, task, model, answers, batch) for name, task in self.tasks.items()}
+        return self.balance(parts), parts
+
+    def _of(
+        self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
+    ) -> Tensor:
+        truth = batch.truth[name]
+        if task.loss_fn == "cross_entropy":
+            log_probability = _log_probabilities(answers)
+            return functional.nll_loss(log_probability, truth.long().squeeze(1))
+        answer = answers[name].reshape(len(batch), -1)
+        if task.loss_fn == "opening_angle":
+            pair = (answer, truth) if name == "angleVec" else (_vectors(answer), _vectors(truth))
+            return losses.opening_angle(*pair).mean()
+        width = model.get_buffer(f"{name}_width")
+        difference = (answer - truth) / width
+        if task.loss_fn == "gaussian_nll":
+            sigma = answers[f"sigma_{name}"].reshape(len(batch), -1) / width
+            return losses.gaussian_nll(difference, sigma).mean()
+        return losses.distance(task.loss_fn, difference, task.loss_beta).mean()
+
+
+def _log_probabilities(answers: Mapping[str, Tensor]) -> Tensor:
+    """Log probabilities of n_gamma, from logits in training and from probabilities otherwise."""
+    if "logits_n_gamma" in answers:
+        return functional.log_softmax(answers["logits_n_gamma"], 1)
+    return answers["n_gamma"].clamp_min(1e-12).log()
+
+
+def _vectors(angles: Tensor) -> Tensor:
+    """Unit vectors (B, 3) of theta, phi (B, 2) in degrees, as `xecml.geometry.direction_from_angles`."""
+    theta, phi = (angles * (torch.pi / 180)).unbind(1)
+    s = torch.sin(theta)
+    return torch.stack([-s * torch.cos(phi), s * torch.sin(phi), torch.cos(theta)], 1)
 
 
 def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -102,8 +133,15 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
         truth: the same.
     """
     metrics: dict[str, float] = {}
-    for task in answers:
+    for task in (t for t in answers if t in truth):
         info = TASKS[task]
+        if task == "n_gamma":
+            metrics["n_gamma_accuracy"] = float((answers[task].argmax(1) == truth[task][:, 0]).mean())
+            continue
+        if task == "angleVec":
+            opening = geometry.opening_angle(answers[task], truth[task])
+            metrics["angleVec_opening_68_deg"] = resolution.containment(opening, replicas=0).q68
+            continue
         difference = (answers[task].astype(np.float64) - truth[task]) * info.plot_scale
         if task == "angle":
             difference[:, 1] = (difference[:, 1] + 180) % 360 - 180

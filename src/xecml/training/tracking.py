@@ -1,13 +1,21 @@
-"""Metrics of a run as JSON lines beside its checkpoints: complete on their own."""
+"""Where the numbers of a run go: JSON lines beside the checkpoints always, TensorBoard and MLflow where wanted.
+
+The file is complete on its own. The others may be missing, or their server may vanish: the run goes on and says so once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from xecml.errors import InputError
+
+DEFAULT_URI = "sqlite:///mlruns.db"
 
 
 class MetricsFile:
@@ -23,10 +31,16 @@ class MetricsFile:
         self.path.write_text("".join(_line(values) for values in kept), encoding="utf-8")
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines, as dictionaries."""
+        """All whole lines, as dictionaries; a line cut off by a kill is left out."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line, at once on disk."""
@@ -40,3 +54,117 @@ def _line(values: Mapping[str, Any]) -> str:
     # JSON has no NaN
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return json.dumps(finite) + "\n"
+
+
+class Tracker:
+    """All places that a run logs to.
+
+    Args:
+        folder: of the run.
+        first_epoch: 1, or the epoch a resumed run goes on with.
+        run_name: shown by MLflow and TensorBoard.
+        experiment: MLflow's experiment; none for no MLflow.
+        tensorboard: folder of TensorBoard's files; none for no TensorBoard.
+        run_id: MLflow run to go on with.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        first_epoch: int,
+        *,
+        run_name: str,
+        experiment: str | None = None,
+        tensorboard: Path | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        self.file = MetricsFile(folder, first_epoch)
+        self.run_id = run_id
+        self._failed: set[str] = set()
+        self._board: Any = self._open_board(tensorboard / run_name, first_epoch) if tensorboard else None
+        self._mlflow: Any = self._open_mlflow(experiment, run_name) if experiment else None
+
+    def _open_board(self, folder: Path, first_epoch: int) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._give_up("TensorBoard", "it is not installed (pip install 'xecml[track]')")
+            return None
+        # what a killed run wrote beyond its checkpoint is purged
+        return SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def _open_mlflow(self, experiment: str, run_name: str) -> Any:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
+        if uri.startswith("file:") or "://" not in uri:
+            raise InputError(f"MLFLOW_TRACKING_URI={uri} is a folder, which MLflow no longer takes; use {DEFAULT_URI}.")
+        try:
+            import mlflow
+        except ImportError:
+            self._give_up("MLflow", "it is not installed (pip install 'xecml[track]')")
+            return None
+
+        def start() -> None:
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_experiment(experiment)
+            known = self.run_id and mlflow.search_runs(filter_string=f"run_id = '{self.run_id}'", output_format="list")
+            run = mlflow.start_run(run_id=self.run_id if known else None, run_name=None if known else run_name)
+            self.run_id = run.info.run_id
+
+        return mlflow if self._try("MLflow", start) else None
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Keep the recipe with the run."""
+        if mlflow := self._mlflow:
+            known = {key: str(value)[:500] for key, value in values.items()}
+            self._try("MLflow", lambda: mlflow.log_params(known))
+
+    def epoch(self, values: Mapping[str, Any]) -> None:
+        """Log an epoch's numbers everywhere."""
+        self.file.write(values)
+        step = int(values["epoch"])
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+        if self._board:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+        if mlflow := self._mlflow:
+            self._try("MLflow", lambda: mlflow.log_metrics(numbers, step=step))
+
+    def artifacts(self, paths: Sequence[Path]) -> None:
+        """Copy files to MLflow."""
+        if mlflow := self._mlflow:
+            self._try("MLflow", lambda: [mlflow.log_artifact(str(path)) for path in paths if path.exists()])
+
+    def close(self) -> None:
+        """End the run everywhere."""
+        if self._board:
+            self._board.close()
+        if mlflow := self._mlflow:
+            self._try("MLflow", mlflow.end_run)
+
+    def hints(self) -> list[str]:
+        """Commands that show the curves."""
+        found = []
+        if self._mlflow:
+            uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
+            found.append(f"mlflow ui --backend-store-uri {uri}")
+        if self._board:
+            found.append(f"tensorboard --logdir {Path(self._board.log_dir).parent}")
+        return found
+
+    def _try(self, what: str, action: Callable[[], Any]) -> bool:
+        if what in self._failed:
+            return False
+        try:
+            action()
+        except InputError:
+            raise
+        except Exception as error:  # a server's client raises what it likes; a training must not die of it
+            self._give_up(what, (str(error).splitlines() or [type(error).__name__])[0])
+            return False
+        return True
+
+    def _give_up(self, what: str, why: str) -> None:
+        self._failed.add(what)
+        print(f"{what} is left out: {why}; metrics.jsonl has everything.", file=sys.stderr, flush=True)
