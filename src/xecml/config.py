@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from xecml.errors import InputError, nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
@@ -106,7 +107,51 @@ class TrainingConfig(_Section):
     ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
     channel_dropout_rate: Fraction = Field(0.1, description="share of sensors switched off at random in training")
     grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="limit of the gradient's norm; 0 for none")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout")
+    accumulate: Count = Field(1, description="batches whose gradients make one step")
+    compile: bool = Field(False, description="torch.compile, where it works; TORCH_COMPILE=0 forbids it")
+    early_stop_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="stop after so many epochs without a better one; 0 never"
+    )
+    deterministic: bool = Field(False, description="only algorithms that give the same bits every time, on GPUs too")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="what to train on")
+    devices: Count = Field(1, description="processes on this machine; torchrun and srun stand above it")
+    num_nodes: Count = Field(1, description="machines; torchrun and srun stand above it")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout, augmentation")
+
+
+class AugmentationConfig(_Section):
+    """What is done to training batches, besides `training.channel_dropout_rate`; all off by default."""
+
+    mirror_z: Share = Field(0.0, description="share of events mirrored in z, truth with them")
+    mirror_y: Share = Field(0.0, description="share of events mirrored in y, truth with them")
+    gain_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="relative spread of each sensor's gain")
+    time_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="s; spread of each sensor's time")
+    dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
+    cluster_radius: Positive = Field(5.0, description="cm; radius of such a patch")
+    pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
+    pileup_light: tuple[Share, Share] = Field(
+        (0.05, 0.5), description="least and largest share of light the second event brings"
+    )
+    pileup_time: Positive = Field(5e-8, description="s; half width of the difference of the two events' times")
+
+
+class ReweightingTaskConfig(_Section):
+    """Flattening of the training sample in one quantity."""
+
+    enabled: bool = Field(False, description="weight events by the inverse of their bin's content")
+    nbins: Count = Field(30, description="bins of a scalar")
+    nbins_2d: tuple[Count, Count] | None = Field(
+        None, description="bins: angle [20, 20]; uvwFI [10, 10], the first also for w"
+    )
+
+
+class ReweightingConfig(_Section):
+    """Reweighting of the training sample; weights of several quantities multiply, and have mean 1."""
+
+    angle: ReweightingTaskConfig = ReweightingTaskConfig()
+    energy: ReweightingTaskConfig = ReweightingTaskConfig()
+    timing: ReweightingTaskConfig = ReweightingTaskConfig()
+    uvwFI: ReweightingTaskConfig = ReweightingTaskConfig()
 
 
 class CheckpointConfig(_Section):
@@ -115,12 +160,22 @@ class CheckpointConfig(_Section):
     resume_from: str | None = Field(None, description="checkpoint to go on from")
     save_dir: str = Field("artifacts", description="folder of runs; a run is a folder in it")
     save_interval: Count = Field(10, description="epochs between kept checkpoints (besides best and last)")
+    save_every_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps between savings of checkpoint_last; 0 only after epochs"
+    )
+    weights_only: bool = Field(False, description="take only the weights of resume_from, and begin at epoch 1")
+    best_metric: str = Field(
+        "loss", description="validation metric that makes a checkpoint the best; lower is better, but for accuracies"
+    )
 
 
 class MlflowConfig(_Section):
     """Names of the run."""
 
     run_name: str | None = Field(None, description="name of the run; by default the recipe's file name")
+    enabled: bool = Field(True, description="log to MLflow too (MLFLOW_TRACKING_URI, by default sqlite:///mlruns.db)")
+    experiment: str = Field("xecml", description="MLflow's experiment")
+    tensorboard: str | None = Field("runs", description="folder of TensorBoard's files; null for none")
 
 
 class Config(_Section):
@@ -132,6 +187,8 @@ class Config(_Section):
     tasks: TasksConfig = TasksConfig()
     loss_balance: Literal["manual", "auto"] = Field("manual", description="weights of tasks: as given, or learned")
     training: TrainingConfig = TrainingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    reweighting: ReweightingConfig = ReweightingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mlflow: MlflowConfig = MlflowConfig()
 
@@ -146,7 +203,9 @@ class Config(_Section):
                     f"set data.{key} to an absolute branch or switch the task off"
                 )
         if not self.tasks.enabled():
-            raise ValueError(f"no task is enabled; switch on at least one of tasks.{', '.join(TasksConfig.model_fields)}")
+            raise ValueError(
+                f"no task is enabled; switch on at least one of tasks.{', '.join(TasksConfig.model_fields)}"
+            )
         fitting = {"opening_angle": ("angle", "angleVec"), "cross_entropy": ("n_gamma",)}
         for name, chosen in self.tasks.enabled().items():
             wrong = name not in fitting.get(chosen.loss_fn, (name,))

@@ -56,7 +56,7 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "inputs": [data["npho_branch"], data["time_branch"]],
         "numbers stored": sum(w.numel() for w in weights.values()),
         "epochs finished": content["epoch"] - 1,
-        "best validation loss": content["best_val_loss"],
+        "best": content["best"],
         "metrics": {k: round(v, 6) for k, v in content["metrics"].items() if isinstance(v, float)},
     }
 

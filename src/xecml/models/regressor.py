@@ -111,18 +111,22 @@ class Regressor(nn.Module):
     # ------------------------------------------------------------------------------------------ targets
 
     @torch.no_grad()
-    def fit_targets(self, features: Tensor, light_time: Tensor, truth: Mapping[str, Tensor]) -> None:
+    def fit_targets(
+        self, features: Tensor, light_time: Tensor, truth: Mapping[str, Tensor], *, keep_features: bool = False
+    ) -> None:
         """Fit anchors, means and widths on a training sample.
 
         Args:
             features: the encoder's numbers (N, n_features).
             light_time: light-weighted times (N,), seconds.
             truth: targets (N, size) of every task, physical units; for `n_gamma` classes (N, 1).
+            keep_features: keep the standardisation of the numbers, as an encoder that was trained with it needs.
 
         Raises:
             InputError: a target has zero width in the sample.
         """
-        self.encoder.fit_features(features)
+        if not keep_features:
+            self.encoder.fit_features(features)
         x = self.encoder.standard_features(features).double()
         gram = x.T @ x / len(x) + _RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
         for task in self.tasks:
@@ -159,7 +163,9 @@ class Regressor(nn.Module):
 
     # ------------------------------------------------------------------------------------------ answers
 
-    def standardised(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
+    def standardised(
+        self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor
+    ) -> tuple[dict[str, Tensor], Glance]:
         """Answers of the heads in float32, (B, size) or (B, 2 size) with widths, and what they refer to."""
         code, look = self.encoder(npho, time, valid, timed)
         with torch.autocast(code.device.type, enabled=False):

@@ -3,69 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from xecml.config import Config
-from xecml.data.stream import Batch, EventStream, buffer_events
+from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.data.augment import Augmentation, step_generator
+from xecml.data.reweighting import Reweighting, default_bins
+from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError
 from xecml.models.regressor import Regressor
 from xecml.progress import progress
-from xecml.training import checkpoint, regress
+from xecml.training import checkpoint, processes, regress
 from xecml.training.schedule import learning_rate
-from xecml.training.tracking import MetricsFile
+from xecml.training.starting import start
+from xecml.training.stopping import StopRequest
+from xecml.training.sums import Clock, Sums, Watch
+from xecml.training.system import memory_metrics
+from xecml.training.tracking import Tracker
+
+_NOTE_STEPS = 20
+"""Steps between readings of the loss for the progress bar."""
 
 
 @dataclass
 class Result:
-    """What a training leaves: its folder, its best checkpoint, the last epoch's metrics, its time."""
+    """What a training leaves: its folder, its best checkpoint, the last epoch's metrics, its time, why it stopped."""
 
     folder: Path
     best: Path
     metrics: dict[str, Any]
     seconds: float
-
-
-def streams(config: Config) -> tuple[EventStream, EventStream]:
-    """Training and validation events of a recipe."""
-    data = config.data
-    for key in ("train_path", "val_path"):
-        if not getattr(data, key):
-            raise InputError(f"data.{key} is not set; give it in the recipe or with --{key}.")
-    common: dict[str, Any] = {
-        "tasks": list(config.tasks.enabled()),
-        "batch_size": data.batch_size,
-        "buffer_events": buffer_events(data.chunksize, data.buffer_mb, data.batch_size),
-        "npho_branch": data.npho_branch,
-        "time_branch": data.time_branch,
-        "tree": data.tree_name,
-        "seed": config.training.seed,
-        "background": data.num_workers > 0,
-    }
-    return EventStream(data.train_path, **common), EventStream(data.val_path, shuffle=False, **common)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and everything else (biases, norms), which does not."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def precision(amp: bool) -> Any:
-    """Fabric's name of the arithmetic: 16-bit brain floats where the processor has them, else 32-bit."""
-    if amp and (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return "bf16-mixed"
-    return "32-true"
+    stopped: str | None = None
 
 
 def train(config: Config, *, name: str, quiet: bool = False) -> Result:
@@ -81,201 +55,255 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
         FloatingPointError: the loss became NaN; names the events of the batch.
     """
     started = time.monotonic()
-    options = config.training
-    folder = Path(config.checkpoint.save_dir) / name
-    seed_everything(options.seed)
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision(options.amp))
-    training, validation = streams(config)
+    options, folder = config.training, Path(config.checkpoint.save_dir) / name
+    best_path, last_path = folder / "checkpoint_best.pth", folder / "checkpoint_last.pth"
+    fabric = processes.make_fabric(config)
+    fabric.launch()
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.manual_seed(options.seed)
+    say = print if fabric.global_rank == 0 and not quiet else _silent
+    reweighting = _reweighting(config)
+    training, validation = streams(config, fabric, reweighting)
     model = regress.build_model(config)
-    resumed = checkpoint.load(config.checkpoint.resume_from) if config.checkpoint.resume_from else None
-    if resumed is None:
-        regress.fit_targets(model, training.epoch(0))
-    else:
-        load_weights(model, resumed["model_state"], str(config.checkpoint.resume_from))
-    wrapped, optimizer = fabric.setup(
-        model, torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.lr)
+    tasks = list(model.tasks)
+    begin = start(
+        model,
+        config.checkpoint.resume_from,
+        kind="regress",
+        tasks=tasks,
+        weights_only=config.checkpoint.weights_only,
     )
+    if begin.resumed is None and not (begin.encoder_given and config.checkpoint.weights_only):
+        # every process fits to the same events, those of a single process
+        regress.fit_targets(model, streams(config, None, None)[0].epoch(0), keep_features=begin.encoder_given)
+    step_module = regress.TrainingStep(model, regress.RegressionLoss(config))
+    optimizer = torch.optim.AdamW(parameter_groups(step_module, options.weight_decay), lr=options.lr)
+    step, optimizer = fabric.setup(processes.compiled(step_module, options.compile), optimizer)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))  # type: ignore[no-untyped-call]
     averaged = cast(Regressor, average.module)
-    loss = regress.RegressionLoss(config).to(fabric.device)
-    epoch, batch_in_epoch, best = 1, 0, float("inf")
-    if resumed is not None:
-        epoch, batch_in_epoch, best = restore(resumed, optimizer, average)
-    metrics_file = MetricsFile(folder, epoch)
-    metrics: dict[str, Any] = {}
-    if not quiet:
-        _announce(config, model, training, validation, folder, fabric)
+    augment, watch = _augmentation(config), Watch(fabric.device)
+    torch.manual_seed(options.seed + 1 + fabric.global_rank)  # processes drop different things
+    epoch, batch_in_epoch, best, since_best, sums = 1, 0, float("inf"), 0, Sums()
+    run_id, metrics, rate = None, dict[str, Any](), 0.0
+    if (saved := begin.resumed) is not None:
+        optimizer.load_state_dict(saved["optimizer_state"])
+        step_module.loss.load_state_dict(saved["loss_state"])
+        average.module.load_state_dict(saved["ema_state"])
+        average.n_averaged.fill_(saved["ema_updates"])
+        processes.restore_random_state(fabric, saved["random_states"])
+        epoch, batch_in_epoch, best = saved["epoch"], saved["batch_in_epoch"], saved["best"]
+        since_best, metrics, run_id, sums = saved["since_best"], saved["metrics"], saved["run_id"], Sums(saved["sums"])
+        _check_position(saved, training, str(config.checkpoint.resume_from))
+    tracker = _tracker(config, folder, epoch, name, run_id) if fabric.global_rank == 0 else None
+    say(_announcement(config, model, training, validation, folder, fabric))
+    say(begin.line) if begin.line else None
 
     def state() -> dict[str, Any]:
         return {
             "kind": "regress",
             "config": config.model_dump(mode="json"),
-            "tasks": list(model.tasks),
+            "tasks": tasks,
             "model_state": model.state_dict(),
+            "loss_state": step_module.loss.state_dict(),
             "ema_state": average.module.state_dict(),
             "ema_updates": int(average.n_averaged),
             "optimizer_state": optimizer.state_dict(),
-            "random_state": random_state(),
+            "random_states": processes.random_states(fabric),
             "epoch": epoch,
             "batch_in_epoch": batch_in_epoch,
-            "best_val_loss": best,
+            "data_fingerprint": training.fingerprint,
+            "sums": sums.state(),
+            "best": best,
+            "since_best": since_best,
             "metrics": metrics,
+            "reweighting": reweighting.state() if reweighting else None,
             "run_name": name,
+            "run_id": tracker.run_id if tracker else None,
         }
 
-    while epoch <= options.epochs:
-        model.train()
-        sums, seen, clock = _Sums(), 0, _Clock()
-        with progress(training.n_batches * training.batch_size, f"epoch {epoch}/{options.epochs}") as bar:
-            for batch in clock.waiting(training.epoch(epoch, batch_in_epoch)):
-                moved = regress.to_device(batch, fabric.device)
-                position = epoch - 1 + batch_in_epoch / training.n_batches
-                rate = learning_rate(
-                    position,
-                    epochs=options.epochs,
-                    lr_max=options.lr,
-                    lr_min=options.lr_min,
-                    warmup_epochs=options.warmup_epochs,
-                    cosine=options.use_scheduler,
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                total, parts = loss(model, wrapped(*drop_channels(moved, options.channel_dropout_rate).inputs()), moved)
-                fabric.backward(total)
-                limit = options.grad_clip or float("inf")
-                norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-                if not torch.isfinite(norm):
-                    raise FloatingPointError(_nan_message(batch, folder, epoch))
-                optimizer.step()
-                optimizer.zero_grad()
-                average.update_parameters(model)
-                batch_in_epoch += 1
-                seen += len(batch)
-                sums.add({"loss": total, "grad_norm": norm} | {f"loss_{t}": v for t, v in parts.items()})
-                bar.advance(len(batch))
-        metrics = {"epoch": epoch, "train/lr": rate} | {f"train/{k}": v for k, v in sums.means().items()}
-        valued = regress.validate(averaged, loss, validation.epoch(0), fabric.device)
-        metrics |= {f"val/{k}": v for k, v in valued.items()} | clock.system(seen)
-        metrics_file.write(metrics)
-        if not quiet:
-            print(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
-                  + regress.summary_line(valued, model.tasks), flush=True)  # fmt: skip
-        improved = valued["loss"] < best
-        best = min(best, valued["loss"])
-        epoch, batch_in_epoch = epoch + 1, 0
-        content = state()
-        if improved:
-            checkpoint.save(folder / "checkpoint_best.pth", content)
-        if (epoch - 1) % config.checkpoint.save_interval == 0:
-            checkpoint.save(folder / f"checkpoint_epoch_{epoch - 1}.pth", content)
-        checkpoint.save(folder / "checkpoint_last.pth", content)
-    return Result(folder, folder / "checkpoint_best.pth", metrics, time.monotonic() - started)
+    def save(path: Path) -> None:
+        content = state()  # all processes take part
+        if fabric.global_rank == 0:
+            checkpoint.save(path, content)
+
+    stopped: str | None = None
+    with StopRequest() as stop:
+        while epoch <= options.epochs and stopped is None:
+            step_module.train()
+            clock = Clock()
+            events = training.n_batches * training.batch_size * fabric.world_size
+            with progress(events, f"epoch {epoch}/{options.epochs}") as bar:
+                bar.advance(batch_in_epoch * training.batch_size * fabric.world_size)
+                for batch in clock.waiting(training.epoch(epoch, batch_in_epoch)):
+                    rate = learning_rate(
+                        epoch - 1 + batch_in_epoch / training.n_batches,
+                        epochs=options.epochs,
+                        lr_max=options.lr,
+                        lr_min=options.lr_min,
+                        warmup_epochs=options.warmup_epochs,
+                        cosine=options.use_scheduler,
+                    )
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    last = (batch_in_epoch + 1) % options.accumulate == 0 or batch_in_epoch + 1 == training.n_batches
+                    number = batch_in_epoch * fabric.world_size + fabric.global_rank
+                    moved = batch.to(fabric.device)
+                    moved = augment(moved, step_generator(options.seed, epoch, number, fabric.device))
+                    with fabric.no_backward_sync(step, enabled=not last):
+                        total, parts = step(moved)
+                        fabric.backward(total / options.accumulate)
+                    batch_in_epoch += 1
+                    sums.add({"loss": total} | {f"loss_{t}": v for t, v in parts.items()})
+                    if last:
+                        limit = options.grad_clip or float("inf")
+                        norm = nn.utils.clip_grad_norm_(step_module.parameters(), limit)
+                        try:
+                            watch.step(norm, batch)
+                        except FloatingPointError as error:
+                            raise FloatingPointError(
+                                f"{error} of epoch {epoch}; the last good weights are in {last_path}: check these "
+                                "events, or lower training.lr."
+                            ) from None
+                        optimizer.step()
+                        optimizer.zero_grad()
+                        average.update_parameters(model)
+                        sums.add({"grad_norm": norm})
+                    note = f"loss {float(total):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
+                    bar.advance(len(batch) * fabric.world_size, note)
+                    every = config.checkpoint.save_every_steps
+                    if (every and batch_in_epoch % every == 0 and last) or stop.requested:
+                        watch.look()
+                        save(last_path)
+                    if stop.requested:
+                        stopped = stop.requested
+                        break
+            if stopped:
+                break
+            watch.look()
+            reduced = sums.all_reduced(lambda value: processes.mean_over_processes(fabric, value))
+            valued = regress.validate(averaged, step_module.loss, validation.epoch(0), fabric)
+            metrics = {"epoch": epoch, "train/lr": rate, **{f"train/{k}": v for k, v in reduced.means().items()}}
+            metrics |= {f"val/{k}": v for k, v in valued.items()} | clock.system() | memory_metrics(fabric.device)
+            say(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
+                + regress.summary_line(valued, tasks), flush=True)  # fmt: skip
+            score = _score(valued, config.checkpoint.best_metric)
+            improved = score < best
+            best, since_best = (score, 0) if improved else (best, since_best + 1)
+            if tracker:
+                tracker.epoch(metrics)
+            epoch, batch_in_epoch, sums = epoch + 1, 0, Sums()
+            if improved:
+                save(best_path)
+            if (epoch - 1) % config.checkpoint.save_interval == 0:
+                save(folder / f"checkpoint_epoch_{epoch - 1}.pth")
+            save(last_path)
+            if stop.requested:
+                stopped = stop.requested
+            elif options.early_stop_epochs and since_best >= options.early_stop_epochs:
+                stopped = f"no better epoch in {since_best}"
+    if stopped:
+        say(f"Stopped ({stopped}); go on with --resume_from {last_path}.")
+    if tracker:
+        tracker.artifacts([best_path, tracker.file.path])
+        for hint in tracker.hints():
+            say(f"Curves: {hint}")
+        tracker.close()
+    return Result(folder, best_path, metrics, time.monotonic() - started, stopped)
 
 
-class _Sums:
-    """Running means of step quantities, kept on the device: nothing is read back inside a step."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for key, value in values.items():
-            self._sums[key] = self._sums.get(key, torch.zeros((), device=value.device)) + value.detach()
-        self._steps += 1
-
-    def means(self) -> dict[str, float]:
-        return {key: float(value) / max(self._steps, 1) for key, value in self._sums.items()}
-
-
-class _Clock:
-    """Time of an epoch, and how much of it went into waiting for data."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._waited = 0.0
-        self._batches = 0
-
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self._waited += time.monotonic() - asked
-            if batch is None:
-                return
-            self._batches += 1
-            yield batch
-
-    def system(self, events: int) -> dict[str, float]:
-        seconds = time.monotonic() - self._start
-        return {
-            "system/epoch_duration_sec": seconds,
-            "system/throughput_events_per_sec": events / seconds,
-            "system/avg_data_load_sec": self._waited / max(self._batches, 1),
-            "system/compute_efficiency": 100 * (1 - self._waited / seconds),
-        }
+def streams(config: Config, fabric: Fabric | None, reweighting: Reweighting | None) -> tuple[EventStream, EventStream]:
+    """Training and validation events of a recipe, for this process; for a single one without Fabric."""
+    data = config.data
+    for key in ("train_path", "val_path"):
+        if not getattr(data, key):
+            raise InputError(f"data.{key} is not set; give it in the recipe or with --{key}.")
+    common: dict[str, Any] = {
+        "tasks": list(config.tasks.enabled()),
+        "batch_size": data.batch_size,
+        "buffer_events": buffer_events(data.chunksize, data.buffer_mb, data.batch_size),
+        "npho_branch": data.npho_branch,
+        "time_branch": data.time_branch,
+        "tree": data.tree_name,
+        "seed": config.training.seed,
+        "background": data.num_workers > 0,
+        "workers": max(1, data.num_workers),
+        "rank": fabric.global_rank if fabric else 0,
+        "world": fabric.world_size if fabric else 1,
+        "pin_memory": fabric is not None and fabric.device.type == "cuda",
+    }
+    training = EventStream(data.train_path, weights=reweighting, **common)
+    return training, EventStream(data.val_path, shuffle=False, **common)
 
 
-def drop_channels(batch: Batch, rate: float) -> Batch:
-    """Switch sensors off at random: they look exactly like dead ones."""
-    if rate == 0:
-        return batch
-    keep = torch.rand_like(batch.npho) >= rate
-    return Batch(batch.npho, batch.time, batch.valid & keep, batch.timed & keep, batch.truth, batch.run, batch.event)
+def _reweighting(config: Config) -> Reweighting | None:
+    """Weights of the training sample, fitted to it; none where no quantity is reweighted."""
+    wanted = {task: options for task, options in config.reweighting if options.enabled}
+    if not wanted:
+        return None
+    bins = {task: default_bins(task, o.nbins, o.nbins_2d) for task, o in wanted.items()}
+    return Reweighting.fit(config.data.train_path, bins, tree=config.data.tree_name)
 
 
-def load_weights(model: Regressor, weights: dict[str, Tensor], path: str) -> None:
-    """Load a state exactly; anything missing, left over or of another shape is named.
-
-    Raises:
-        InputError: the state does not fit the model.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise InputError(f"{path} does not fit the configured model: {detail}") from error
+def _augmentation(config: Config) -> Augmentation:
+    given = config.augmentation.model_dump()
+    relative = config.data.npho_branch in RELATIVE_BRANCHES
+    return Augmentation(**given, channel_dropout=config.training.channel_dropout_rate, relative=relative)
 
 
-def restore(saved: dict[str, Any], optimizer: Any, average: AveragedModel) -> tuple[int, int, float]:
-    """Put optimizer, average and random states back; return epoch, batch in it and best validation loss."""
-    optimizer.load_state_dict(saved["optimizer_state"])
-    average.module.load_state_dict(saved["ema_state"])
-    average.n_averaged.fill_(saved["ema_updates"])
-    torch.set_rng_state(saved["random_state"])
-    return int(saved["epoch"]), int(saved["batch_in_epoch"]), float(saved["best_val_loss"])
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices, which decay, and everything else (biases, norms, GRN, positions), which does not."""
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    decays = {name: p.ndim >= 2 and name.endswith("weight") for name, p in named}
+    return [
+        {"params": [p for name, p in named if decays[name]], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if not decays[name]], "weight_decay": 0.0},
+    ]
 
 
-def random_state() -> Tensor:
-    """State of the generator that dropout and channel dropout draw from."""
-    return torch.get_rng_state()
-
-
-def seed_everything(seed: int) -> None:
-    """Seed what torch draws from: weights, dropout, channel dropout."""
-    torch.manual_seed(seed)
-
-
-def _nan_message(batch: Batch, folder: Path, epoch: int) -> str:
-    pairs = ", ".join(f"{int(r)}/{int(e)}" for r, e in zip(batch.run[:8], batch.event[:8], strict=True))
-    return (
-        f"The loss is not finite in epoch {epoch}, in a batch with run/event {pairs} ...; the last good weights are in "
-        f"{folder}/checkpoint_last.pth: check these events, or lower training.lr."
+def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | None) -> Tracker:
+    board = config.mlflow.tensorboard
+    tracker = Tracker(
+        folder,
+        epoch,
+        run_name=name,
+        experiment=config.mlflow.experiment if config.mlflow.enabled else None,
+        tensorboard=Path(board) if board else None,
+        run_id=run_id,
     )
+    sections = {k: v for k, v in config.model_dump(mode="json").items() if k != "mlflow"}
+    flat = {f"{s}.{k}": v for s, values in sections.items() if isinstance(values, dict) for k, v in values.items()}
+    tracker.parameters(flat)
+    return tracker
 
 
-def _announce(
-    config: Config,
-    model: Regressor,
-    training: EventStream,
-    validation: EventStream,
-    folder: Path,
-    fabric: Fabric,
-) -> None:
+def _score(metrics: dict[str, float], name: str) -> float:
+    """What makes an epoch better: lower, but for accuracies."""
+    if name not in metrics:
+        raise InputError(f"checkpoint.best_metric '{name}' is not among {', '.join(sorted(metrics))}.")
+    return -metrics[name] if "accuracy" in name else metrics[name]
+
+
+def _check_position(saved: dict[str, Any], training: EventStream, path: str) -> None:
+    """A position in the middle of an epoch has a meaning only for the same data."""
+    if saved["batch_in_epoch"] and saved["data_fingerprint"] != training.fingerprint:
+        raise InputError(
+            f"{path} stands at batch {saved['batch_in_epoch']} of an epoch of other data, batches or processes; resume "
+            "with the same, or from a checkpoint of a finished epoch."
+        )
+
+
+def _announcement(
+    config: Config, model: Regressor, training: EventStream, validation: EventStream, folder: Path, fabric: Fabric
+) -> str:
     parameters = sum(p.numel() for p in model.parameters())
-    print(
+    several = f" x {fabric.world_size}" if fabric.world_size > 1 else ""
+    arithmetic = processes.precision(config.training.amp, config.training.accelerator)
+    return (
         f"Training {', '.join(model.tasks)} with '{config.model.preset}' ({parameters:,} parameters, "
-        f"{fabric.device}, {precision(config.training.amp)}) on {training.n_events} events, "
-        f"validating on {validation.n_events}; run folder {folder}",
-        flush=True,
+        f"{fabric.device.type}{several}, {arithmetic}) on {training.n_events} events, "
+        f"validating on {validation.n_events}; run folder {folder}"
     )
+
+
+def _silent(*_: object, **__: object) -> None:
+    """Print nothing."""

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from xecml import geometry, resolution
 from xecml.config import RELATIVE_BRANCHES, Config, TaskConfig
-from xecml.data.stream import Batch
+from xecml.data.batch import Batch
 from xecml.events import TASKS
 from xecml.models import compact
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.regressor import Regressor
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
+from xecml.training.processes import gather_objects
 
 _FIT_EVENTS = 20_000
 """Training events from which means, widths and anchors are fitted."""
@@ -59,19 +61,35 @@ def build_model(config: Config) -> Regressor:
 
 
 @torch.no_grad()
-def fit_targets(model: Regressor, batches: Iterable[Batch]) -> None:
+def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
     """Fit what the model keeps as buffers (means, widths, anchors) on the first training events."""
     features, light_times, truth, seen = [], [], [], 0
     for batch in batches:
         look = model.encoder.look(*batch.inputs())
         features.append(look.features)
         light_times.append(look.light_time)
-        truth.append(batch.truth)
+        # buffers of the stream are used again: what stays is a copy
+        truth.append({task: y.clone() for task, y in batch.truth.items()})
         seen += len(batch)
         if seen >= _FIT_EVENTS:
             break
     joined = {task: torch.cat([t[task] for t in truth]) for task in model.tasks}
-    model.fit_targets(torch.cat(features), torch.cat(light_times), joined)
+    model.fit_targets(torch.cat(features), torch.cat(light_times), joined, keep_features=keep_features)
+
+
+class TrainingStep(nn.Module):
+    """Model and loss as one module, so that gradients of both are shared between processes."""
+
+    def __init__(self, model: Regressor, loss: RegressionLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and the loss of each task."""
+        answers = self.model(*batch.inputs())
+        with torch.autocast(batch.npho.device.type, enabled=False):
+            total, parts = self.loss(self.model, answers, batch)
+        return total, parts
 
 
 class RegressionLoss(nn.Module):
@@ -87,28 +105,33 @@ class RegressionLoss(nn.Module):
         weights = {name: task.weight for name, task in self.tasks.items()}
         self.balance = TaskBalance(weights, learned=config.loss_balance == "auto")
 
-    def forward(self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of a batch, and the loss of each task."""
         parts = {name: self._of(name, task, model, answers, batch) for name, task in self.tasks.items()}
         return self.balance(parts), parts
 
-    def _of(
-        self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
-    ) -> Tensor:
+    def _of(self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
         truth = batch.truth[name]
         if task.loss_fn == "cross_entropy":
             log_probability = _log_probabilities(answers)
-            return functional.nll_loss(log_probability, truth.long().squeeze(1))
+            return _mean(functional.nll_loss(log_probability, truth.long().squeeze(1), reduction="none"), batch)
         answer = answers[name].reshape(len(batch), -1)
         if task.loss_fn == "opening_angle":
             pair = (answer, truth) if name == "angleVec" else (_vectors(answer), _vectors(truth))
-            return losses.opening_angle(*pair).mean()
+            return _mean(losses.opening_angle(*pair), batch)
         width = model.get_buffer(f"{name}_width")
         difference = (answer - truth) / width
         if task.loss_fn == "gaussian_nll":
             sigma = answers[f"sigma_{name}"].reshape(len(batch), -1) / width
-            return losses.gaussian_nll(difference, sigma).mean()
-        return losses.distance(task.loss_fn, difference, task.loss_beta).mean()
+            return _mean(losses.gaussian_nll(difference, sigma), batch)
+        return _mean(losses.distance(task.loss_fn, difference, task.loss_beta), batch)
+
+
+def _mean(loss: Tensor, batch: Batch) -> Tensor:
+    """Mean over the events of a batch with their weights, which have mean 1 over the whole sample."""
+    return (loss * batch.weight).mean()
 
 
 def _log_probabilities(answers: Mapping[str, Tensor]) -> Tensor:
@@ -158,36 +181,31 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
 
 
 @torch.no_grad()
-def validate(
-    model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], device: torch.device
-) -> dict[str, float]:
-    """Validation loss and physics metrics over all batches, weighted by events."""
+def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+    """Validation loss and physics metrics over the batches of all processes, weighted by events."""
     model.eval()
+    loss.eval()
     sums: dict[str, float] = {}
     answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     events = 0
     for batch in batches:
-        on_device = to_device(batch, device)
+        on_device = batch.to(fabric.device)
         predicted = model(*on_device.inputs())
         total, parts = loss(model, predicted, on_device)
         for name, value in {"loss": total, **{f"loss_{t}": v for t, v in parts.items()}}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
         for task in model.tasks:
             answers[task].append(predicted[task].reshape(len(batch), -1).cpu().numpy())
-            truth[task].append(batch.truth[task].numpy())
+            # buffers of the stream are used again: what stays is a copy
+            truth[task].append(batch.truth[task].numpy().copy())
         events += len(batch)
-    joined = [{task: np.concatenate(parts) for task, parts in values.items()} for values in (answers, truth)]
-    return {name: value / events for name, value in sums.items()} | resolution_metrics(joined[0], joined[1])
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch's inputs and truth; numbers of events stay where they are."""
-    if device.type == "cpu":
-        return batch
-    npho, time, valid, timed = (x.to(device, non_blocking=True) for x in batch.inputs())
-    truth = {task: y.to(device, non_blocking=True) for task, y in batch.truth.items()}
-    return Batch(npho, time, valid, timed, truth, batch.run, batch.event)
+    mine = (sums, events, *({t: np.concatenate(v) for t, v in part.items()} for part in (answers, truth)))
+    shares = gather_objects(fabric, mine)
+    total_events = sum(share[1] for share in shares)
+    means = {name: sum(share[0][name] for share in shares) / total_events for name in sums}
+    joined = [{t: np.concatenate([share[i][t] for share in shares]) for t in model.tasks} for i in (2, 3)]
+    return means | resolution_metrics(joined[0], joined[1])
 
 
 def summary_line(metrics: Mapping[str, float], tasks: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Where the numbers of a run go: JSON lines beside the checkpoints always, TensorBoard and MLflow where wanted.
 
-The file is complete on its own. The others may be missing, or their server may vanish: the run goes on and says so once.
+The file is complete on its own. The others may be missing, or their server may vanish: the run goes on, and says so.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""Devices, precision and several processes: what Fabric needs, and what metrics need of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from xecml.config import Config
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Fabric for a recipe: one process, or those that torchrun or srun started, or `training.devices` of its own."""
+    options = config.training
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun
+    per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "0")) if "SLURM_PROCID" in os.environ else 0
+    devices: Any = started or per_node or options.devices
+    nodes = int(os.environ.get("WORLD_SIZE", "0")) // started if started else options.num_nodes
+    several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
+    return Fabric(
+        accelerator=options.accelerator,
+        devices=devices,
+        num_nodes=max(nodes, 1),
+        strategy="ddp" if several and devices != "auto" else "auto",
+        precision=precision(options.amp, options.accelerator),
+    )
+
+
+def precision(amp: bool, accelerator: str = "auto") -> Any:
+    """Fabric's name of the arithmetic: 16-bit brain floats where the processor has them, else 32-bit."""
+    gpu = torch.cuda.is_available() and accelerator != "cpu"
+    if amp and (gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def compiled(model: nn.Module, wanted: bool) -> nn.Module:
+    """The model, compiled where this is wanted and works; `TORCH_COMPILE=0` forbids it."""
+    if not wanted or os.environ.get("TORCH_COMPILE") == "0":
+        return model
+    return _Compiled(model)
+
+
+class _Compiled(nn.Module):
+    """A compiled module that goes on uncompiled if the compiler fails, with one line."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._call: Any = torch.compile(module)
+        self._tried = False
+
+    def forward(self, *inputs: Any) -> Any:
+        if self._tried:
+            return self._call(*inputs)
+        try:
+            answer = self._call(*inputs)
+        except Exception as error:  # the compiler and its C++ compiler fail in many ways
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            print(f"Training without compilation, which failed here: {first[:160]}", file=sys.stderr, flush=True)
+            self._call = self.module
+            answer = self._call(*inputs)
+        self._tried = True
+        return answer
+
+
+def mean_over_processes(fabric: Fabric, value: Tensor) -> Tensor:
+    """Mean of a tensor over processes."""
+    if fabric.world_size == 1:
+        return value
+    return cast(Tensor, fabric.all_reduce(value, reduce_op="mean"))
+
+
+def gather_objects(fabric: Fabric, value: Any) -> list[Any]:
+    """One process's value from each, in the order of ranks."""
+    if fabric.world_size == 1:
+        return [value]
+    parts: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, value)
+    return parts
+
+
+def random_states(fabric: Fabric) -> list[Tensor]:
+    """State of every process's generator, which dropout draws from."""
+    return gather_objects(fabric, torch.get_rng_state())
+
+
+def restore_random_state(fabric: Fabric, states: Sequence[Tensor]) -> None:
+    """Put this process's generator back; with another number of processes the draws differ, and are seeded anew."""
+    if len(states) == fabric.world_size:
+        torch.set_rng_state(states[fabric.global_rank])

@@ -1,0 +1,108 @@
+"""Two processes on a CPU give what one gives, for the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import point_sources
+from xecml import rootio
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+
+# trains, and leaves the loss of every step of every process
+SCRIPT = """
+import json, os, sys
+import torch
+from xecml.config import load_config
+from xecml.data.batch import Batch
+from xecml.training import loop, processes
+from xecml.training.sums import Sums
+out, double, settings = sys.argv[1], sys.argv[2] == "double", sys.argv[3:]
+losses, add = [], Sums.add
+def keep(self, values):
+    if "loss" in values:
+        losses.append(float(values["loss"].detach()))
+    add(self, values)
+Sums.add = keep
+# streams give each process its own events; here each takes its slice of the batches that one process would have
+original = loop.streams
+def sliced(config, fabric, reweighting):
+    if fabric is None or fabric.world_size == 1:
+        return original(config, fabric, reweighting)
+    whole = config.model_copy(deep=True)
+    whole.data.batch_size *= fabric.world_size
+    training, _ = original(whole, None, reweighting)
+    _, validation = original(config, fabric, reweighting)
+    epoch, part = training.epoch, slice(fabric.global_rank * config.data.batch_size, (fabric.global_rank + 1) * config.data.batch_size)
+    def epoch_of_slices(number, first=0):
+        for batch in epoch(number, first):
+            truth = {t: y[part] for t, y in batch.truth.items()}
+            yield Batch(*(x[part] for x in batch.inputs()), truth, batch.run[part], batch.event[part], batch.weight[part])
+    training.epoch, training.batch_size = epoch_of_slices, config.data.batch_size
+    return training, validation
+loop.streams = sliced
+if double:
+    torch.set_default_dtype(torch.float64)
+    processes.precision = lambda amp, accelerator="auto": "64-true"
+loop.train(load_config(%r, settings), name="run", quiet=True)
+with open(f"{out}/losses_{os.environ.get('RANK', '0')}.json", "w") as file:
+    json.dump(losses, file)
+""" % str(TINY)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of uneven sizes."""
+    folder = tmp_path_factory.mktemp("uneven")
+    events = point_sources(1011, seed=6)
+    for name, part in (("a", slice(0, 333)), ("b", slice(333, 340)), ("c", slice(340, 1011))):
+        rootio.write(folder / f"{name}.root", {k: v[part] for k, v in events.items()})
+    rootio.write(folder / "val" / "val.root", point_sources(131, seed=7))
+    return folder
+
+
+def train(files: Path, out: Path, processes: int, *, double: bool = False, batch: int = 40, slices: bool = True) -> list[list[float]]:
+    settings = [
+        f"data.train_path={files}/*.root",
+        f"data.val_path={files}/val",
+        f"data.batch_size={batch // processes}",
+        f"checkpoint.save_dir={out}",
+        "training.channel_dropout_rate=0",
+        "training.accelerator=cpu",
+        "training.epochs=1",
+    ]
+    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"] if processes > 1 else []
+    script = out / "train.py"
+    script.write_text(SCRIPT if slices else SCRIPT.replace("loop.streams = sliced", ""))
+    command = [sys.executable, *launch, str(script), str(out), "double" if double else "single", *settings]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((out / f"losses_{rank}.json").read_text()) for rank in range(processes)]
+
+
+def test_streams_of_several_processes_end_together(files: Path, tmp_path: Path) -> None:
+    """Each process has its own events, all make as many steps, none waits for another at the end."""
+    steps = [len(losses) for losses in train(files, tmp_path, 2, slices=False)]
+    assert steps == [25, 25]
+
+
+def test_two_processes_equal_one(files: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (one,) = train(files, tmp_path / "one", 1)
+    both = np.mean(train(files, tmp_path / "two", 2), axis=0)
+    assert len(one) == len(both) == 25
+    assert abs(one[0] - both[0]) < 1e-6 * abs(one[0])
+    np.testing.assert_allclose(both[:20], one[:20], rtol=1e-4)
+    lines = [json.loads((tmp_path / n / "run" / "metrics.jsonl").read_text()) for n in ("one", "two")]
+    for name in ("val/loss", "val/u_s68_mm", "val/timing_s68_ps", "val/val_resolution_deg"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=2e-3), name
