@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test lint bench docs clean
+.PHONY: install demo test lint bench bench-data validate clean
 
 install: $(STAMP)
 
@@ -30,6 +30,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b; done
+
+bench-data: $(STAMP)
+	$(BIN)/python benchmarks/data.py
+
+validate: $(STAMP)
+	$(BIN)/python -m xecml.simulation.validate --out artifacts/validation --jobs $(JOBS)
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

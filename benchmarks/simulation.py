@@ -83,11 +83,22 @@ def stages(quality: str, events: int = 200) -> None:
             "indirect light",
             lambda: indirect_light(work.clusters, n_coarse, physics.light_map, physics.optics, work.indirect),
         )
-        light = work.direct[0] + work.direct[1] + work.indirect[0]
-        arrival = np.zeros_like(light)
+        work.photons[0] = work.direct[0] + np.maximum(work.direct[1] + work.indirect[0], 0)
         timed(
             "response",
-            lambda: respond(rng, physics.response, light, arrival, False, 0.0, npho, times, work.photoelectrons),
+            lambda: respond(
+                rng,
+                physics.response,
+                1,
+                work.photons,
+                work.arrival,
+                work.spread,
+                False,
+                0.0,
+                npho,
+                times,
+                work.photoelectrons,
+            ),
         )
 
     one_event()
@@ -95,6 +106,7 @@ def stages(quality: str, events: int = 200) -> None:
     for _ in range(events):
         one_event()
     arrays = next(generate.event_blocks(physics, settings, 1, 0, generate.BLOCK))
+    arrays.pop(generate.TRIED_BRANCH)
     with tempfile.TemporaryDirectory() as folder, rootio.TreeWriter(Path(folder) / "x.root") as writer:
         timed("write", lambda: writer.extend(arrays))
     seconds["write"] *= events / generate.BLOCK

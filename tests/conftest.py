@@ -52,9 +52,7 @@ def point_sources(events: int, seed: int = 0, *, dead: float = 0.0) -> dict[str,
         "xyzVTX": np.zeros((events, 3)),
     }
     numbers = {"run": np.full(events, seed), "event": np.arange(events), "nGamma": np.ones(events)}
-    return {k: v.astype(np.float32) for k, v in columns.items()} | {
-        k: v.astype(np.int32) for k, v in numbers.items()
-    }
+    return {k: v.astype(np.float32) for k, v in columns.items()} | {k: v.astype(np.int32) for k, v in numbers.items()}
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,9 @@ def test_imports_run_downwards(path: Path) -> None:
     assert not above, f"{path} imports {above}, which lie above it"
 
 
-@pytest.mark.parametrize("module", ["xecml", "xecml.geometry", "xecml.events", "xecml.rootio", "xecml.cli", "xecml.simulation.generate"])
+@pytest.mark.parametrize(
+    "module", ["xecml", "xecml.geometry", "xecml.events", "xecml.rootio", "xecml.cli", "xecml.simulation.generate"]
+)
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

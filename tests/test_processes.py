@@ -68,7 +68,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(files: Path, out: Path, processes: int, *, double: bool = False, batch: int = 40, slices: bool = True) -> list[list[float]]:
+def train(
+    files: Path, out: Path, processes: int, *, double: bool = False, batch: int = 40, slices: bool = True
+) -> list[list[float]]:
     settings = [
         f"data.train_path={files}/*.root",
         f"data.val_path={files}/val",
@@ -78,7 +80,9 @@ def train(files: Path, out: Path, processes: int, *, double: bool = False, batch
         "training.accelerator=cpu",
         "training.epochs=1",
     ]
-    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"] if processes > 1 else []
+    launch = (
+        ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"] if processes > 1 else []
+    )
     script = out / "train.py"
     script.write_text(SCRIPT if slices else SCRIPT.replace("loop.streams = sliced", ""))
     command = [sys.executable, *launch, str(script), str(out), "double" if double else "single", *settings]

@@ -45,7 +45,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commands_of_the_readme_run(place: Path) -> None:
     shown = commands()
     assert len(shown) >= 8
-    assert {c.split()[1] for c in shown} >= {"simulate", "check", "train", "evaluate", "export", "predict", "display", "info"}
+    assert {c.split()[1] for c in shown} >= {
+        "simulate",
+        "check",
+        "train",
+        "evaluate",
+        "export",
+        "predict",
+        "display",
+        "info",
+    }
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in shown:
         for large, small in SMALLER.items():

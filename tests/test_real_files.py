@@ -79,6 +79,12 @@ def test_other_names_and_types(foreign: Path, events: dict[str, np.ndarray]) -> 
     assert_equal(in_order(str(foreign), tree="rec", names=NAMES), events)
 
 
+def test_branches_of_the_sensors_by_their_names_in_the_file(foreign: Path, events: dict[str, np.ndarray]) -> None:
+    others = {k: v for k, v in NAMES.items() if k not in ("npho", "time")}
+    branches = {"npho_branch": "nphoton", "time_branch": "tpm"}
+    assert_equal(in_order(str(foreign), tree="rec", names=others, **branches), events)
+
+
 def test_other_names_are_converted_to_the_vocabulary(
     foreign: Path, events: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -78,7 +78,9 @@ def assert_equal(one: Any, two: Any, where: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def uninterrupted(
+    sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("whole")
     assert run(0, "run", settings(sample, out)) == 0
     return result(out / "run")
@@ -96,7 +98,9 @@ def test_killed_and_resumed(
     resumed, resumed_lines = result(tmp_path / "run")
     for part in ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch"):
         assert_equal(whole[part], resumed[part], part)
-    clean = [{k: v for k, v in m.items() if not k.startswith("system/")} for m in (whole["metrics"], resumed["metrics"])]
+    clean = [
+        {k: v for k, v in m.items() if not k.startswith("system/")} for m in (whole["metrics"], resumed["metrics"])
+    ]
     assert clean[0] == clean[1]
     assert whole_lines == resumed_lines
 

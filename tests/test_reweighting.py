@@ -131,6 +131,12 @@ def test_batches_carry_weights(sample: Path) -> None:
     assert (plain.weight == 1).all()
 
 
+def test_a_reweighted_task_must_be_on(sample: Path) -> None:
+    fitted = Reweighting.fit(sample / "train.root", {"energy": (10,)})
+    with pytest.raises(InputError, match=r"reweighting\.energy needs the truth of 'energy'"):
+        EventStream(str(sample / "train.root"), tasks=["angle"], batch_size=64, buffer_events=256, weights=fitted)
+
+
 def test_unusable_samples_are_named(tmp_path: Path) -> None:
     rootio.write(tmp_path / "none.root", {"energyTruth": np.empty(0, np.float32)})
     with pytest.raises(InputError, match="no events with truth"):

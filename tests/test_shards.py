@@ -233,6 +233,19 @@ def test_a_damaged_shard_is_refused_by_name(files: Path, tmp_path: Path) -> None
     assert len(joined(out)["event"]) == EVENTS
 
 
+def test_each_block_is_looked_at_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(files / "b.root", tmp_path / "out")
+    looked = []
+    real = shards.checksum
+    monkeypatch.setattr(shards, "checksum", lambda values: looked.append(len(values)) or real(values))
+    stream = EventStream(str(tmp_path / "out"), tasks=[], batch_size=60, buffer_events=120)
+    for epoch in (1, 2):
+        assert sum(len(b) for b in stream.epoch(epoch)) == 600
+    assert sorted(looked) == [88] * 4 + [512] * 4  # counts, times, run, event
+    Shard(tmp_path / "out" / "shard_00000").verify()
+    assert len(looked) > 8
+
+
 def test_a_cut_shard_is_refused_at_once(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert(files / "b.root", out)

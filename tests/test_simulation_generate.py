@@ -240,11 +240,14 @@ def test_late_pile_up_leaves_the_time_alone(tmp_path: Path) -> None:
     one = run(tmp_path, 40, seed=3, n_gamma=[0, 1, 0, 0, 0])
     two = run(tmp_path, 40, seed=3, n_gamma=[0, 0, 1, 0, 0], **late)
     bright = [events["npho"] > 2000 for events in (one, two)]
-    spread = [
-        float(np.median(((events["time"] - events["timeTruth"][:, None]) * 1e9)[mask]))
+    times = [
+        ((events["time"] - events["timeTruth"][:, None]) * 1e9)[mask]
         for events, mask in zip((one, two), bright, strict=True)
     ]
-    assert spread[1] == pytest.approx(spread[0], abs=1.0)
+    # no average of the two: early, but for sensors that the first photon does not reach
+    assert (times[0] < 20).all()
+    assert (times[1] < 20).mean() > 0.8
+    assert ((times[1] > 32) & (times[1] < 55)).mean() < 0.02
     light = [events["npho"].astype(float).sum(1).mean() for events in (one, two)]
     assert 1.5 < light[1] / light[0] < 2.1
 
@@ -296,12 +299,16 @@ def test_first_photoelectron() -> None:
     assert found.std() == pytest.approx(draws.std(), rel=0.03)
 
 
-def test_first_photoelectrons_are_later_than_the_light(tmp_path: Path) -> None:
-    mean = run(tmp_path, 30, seed=1)
-    first = run(tmp_path, 30, seed=1, response={"time_model": "first", "time_walk_ns": 1.0})
-    weak = (mean["npho"] > 20 / 0.12) & (mean["npho"] < 40 / 0.12) & (first["time"] < 1)
-    delay = (first["time"] - mean["time"])[weak] * 1e9
-    assert 0.0 < np.median(delay) < 5.0
+def test_time_of_the_first_photoelectron(tmp_path: Path) -> None:
+    # one event: the next ones differ, for the response has used the generator differently
+    mean = run(tmp_path, 1, seed=1)
+    first = run(tmp_path, 1, seed=1, response={"time_model": "first", "time_walk_ns": 1.0})
+    np.testing.assert_array_equal(mean["xyzTruth"], first["xyzTruth"])
+    medians = []
+    for events in (mean, first):
+        weak = (events["npho"] > 20 / 0.12) & (events["npho"] < 40 / 0.12)
+        medians.append(float(np.median(events["time"][weak])) * 1e9)
+    assert -3.0 < medians[1] - medians[0] < 6.0
 
 
 def test_shipped_settings_are_the_defaults() -> None:
@@ -316,7 +323,7 @@ def test_shipped_settings_are_the_defaults() -> None:
 
 def test_montecarlo_agrees_with_fast(tmp_path: Path) -> None:
     common: dict[str, Any] = {"energy_mev": 3.0, "expected_counts": True}
-    slow = run(tmp_path, 32, optics="montecarlo", **common)
+    slow = run(tmp_path, 24, optics="montecarlo", **common)
     fast = run(tmp_path, 400, **common)
     light = [events["npho_expected"].astype(float) for events in (slow, fast)]
     ratio = light[0].sum(1).mean() / light[1].sum(1).mean()

@@ -11,10 +11,22 @@ import pytest
 from numpy.typing import NDArray
 
 from xecml import geometry
+from xecml.simulation import lightmap, mapbuilding
 from xecml.simulation.clusters import cluster, new_clusters
+from xecml.simulation.cramer_rao import counts, derivatives, limits, time_limit
 from xecml.simulation.direct import DIRECT, SCATTERED, TIME, direct_light, point_light, rectangle_solid_angle
 from xecml.simulation.indirect import indirect_light
-from xecml.simulation.lightmap import LightMap, _light_map, cache_path, light_map
+from xecml.simulation.lightmap import (
+    QUALITIES,
+    LightMap,
+    _light_map,
+    cache_path,
+    light_map,
+    load_map,
+    map_name,
+    save_map,
+)
+from xecml.simulation.mapbuilding import Quality, one_column, unfold
 from xecml.simulation.optics import (
     N_SENSORS,
     N_SIPM,
@@ -29,6 +41,7 @@ from xecml.simulation.optics import (
     window_transmission,
 )
 from xecml.simulation.photons import new_counters, raster, sensor_at, trace_point
+from xecml.simulation.validate_optics import compare, light_checks, point_deposits, shower_deposits
 
 OPTICS = Optics()
 SIPM = np.arange(N_SENSORS) < N_SIPM
@@ -43,6 +56,11 @@ def simulation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         _light_map.cache_clear()
         yield folder
         _light_map.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def standard_map() -> LightMap:
+    return light_map(OPTICS)
 
 
 @pytest.fixture(scope="module")
@@ -161,23 +179,100 @@ def test_light_is_symmetric_where_the_detector_is(quick_map: LightMap) -> None:
         np.testing.assert_allclose(other[order], light[np.lexsort(np.round(xyz, 3).T)], rtol=2e-3, atol=0.05)
 
 
-def test_fast_light_against_photons(quick_map: LightMap) -> None:
-    points = source(3.0, -7.0, 4.0, 10.0)
-    photons, time = fast_light(quick_map, points)
-    direct, indirect, times = new_counters()
-    n = int(10 * PHOTONS_PER_MEV)
-    x, y, z = points[0, :3]
-    trace_point(np.random.default_rng(6), OPTICS, raster(), x, y, z, 0.0, n, direct, indirect, times)
-    counted = direct + indirect
-    assert photons[SIPM].sum() == pytest.approx(counted[SIPM].sum(), rel=0.02)
-    assert photons[~SIPM].sum() == pytest.approx(counted[~SIPM].sum(), rel=0.04)
-    bright = photons > 300
-    pull = (counted - photons)[bright] / photons[bright]
-    # the quick map is rough; the fine one is held to 3 %
-    assert abs(pull.mean()) < 0.02
-    assert pull.std() < math.sqrt((1 / photons[bright]).mean() + 0.1**2)
-    mean_time = (times[0] + times[1])[bright] / counted[bright]
-    assert np.abs(time[bright] - mean_time).mean() < 0.3
+def test_fast_light_against_photons(standard_map: LightMap) -> None:
+    """A shower in little: sums, single sensors and times against photons one by one."""
+    sources = {"shower": shower_deposits(2), "5 cm": point_deposits(5.0)}
+    result = compare(sources, standard_map, multiple=0.6, jobs=1)
+    found = {check.name: check for check in light_checks(result, "light")}
+    assert len(found) == 14
+    for name, check in found.items():
+        # with few photons the statistics are not taken off exactly; top and bottom are far and dim
+        room = 2.0 if "rms" in name or "top" in name or "bottom" in name else 1.5
+        assert abs(check.ours - check.reference) <= room * check.tolerance + 3 * check.error, name
+
+
+def test_shadow_of_the_inner_cylinder_is_soft(standard_map: LightMap) -> None:
+    """Light on a photomultiplier of the top face goes out gradually as a source moves behind the horizon."""
+    sensor = int(geometry.face_sensors("top")[30])
+    near, attenuation = near_field(OPTICS), OPTICS.attenuation_length
+    shares = []
+    for v in np.linspace(30, -60, 400):
+        x, y, z = geometry.xyz_from_uvw([0.0, v, 5.0])
+        shares.append(point_light(x, y, z, sensor, sensor_table(), OPTICS, near, attenuation)[0])
+    steps = -np.diff(shares) / max(shares)
+    assert shares[-1] == 0 < shares[0]
+    assert steps.max() < 0.2
+
+
+def test_shipped_map_is_the_one_that_would_be_built() -> None:
+    """The package's map has the name of today's constants and geometry, and a few columns built anew agree with it."""
+    path = Path(lightmap.__file__).parent / map_name(OPTICS, "standard")
+    assert path.is_file(), "run: python -m xecml.simulation.lightmap"
+    assert path.stat().st_size < 10e6
+    quality = QUALITIES["standard"]
+    stored = load_map(path, quality)
+    where = mapbuilding.places(quality.lattice)
+    for place in where.quarter[[3, 60, 100, 200]]:
+        new = one_column(OPTICS, Quality(quality.nodes, quality.lattice, 40_000), int(place), seed=5)[0]
+        old = stored.share[:, place]
+        bright = old > np.quantile(old, 0.7)
+        assert (new[bright].sum() - old[bright].sum()) / old[bright].sum() == pytest.approx(0, abs=0.05)
+        assert np.corrcoef(new[bright], old[bright])[0, 1] > 0.9
+
+
+def test_map_survives_its_file(tmp_path: Path) -> None:
+    quality = QUALITIES["quick"]
+    quarter = len(mapbuilding.places(quality.lattice).quarter)
+    columns = np.random.default_rng(1).normal(size=(3, math.prod(quality.nodes), quarter)).astype(np.float32)
+    save_map(tmp_path / "map.npz", columns)
+    stored = load_map(tmp_path / "map.npz", quality)
+    whole = unfold(columns.copy(), quality)
+    np.testing.assert_allclose(stored.share, whole[0], rtol=4e-3, atol=6e-3)
+    np.testing.assert_allclose(stored.square, whole[2], rtol=8e-3, atol=1.2e-2)
+
+
+def test_smoothing_keeps_light_and_takes_noise() -> None:
+    """Counts of a known smooth light come back closer to it than they were."""
+    rng = np.random.default_rng(2)
+    shape = (10, 16, 12)
+    volume, distance = np.ones(shape), 5 + np.add.outer(np.add.outer(np.arange(10), np.arange(16)), np.arange(12)) * 1.0
+    near = np.zeros(shape)
+    light = 1e-4 * np.exp(-distance / 9)
+    points = 2e6
+    counted = rng.poisson(light * points) / points
+    sums = np.stack([counted, counted * distance, counted * distance**2])
+    smooth = mapbuilding.smoothed(sums, volume, near, distance, points)
+    bright = light * points > 5
+    assert smooth[0].sum() == pytest.approx(light.sum(), rel=0.03)
+    before, after = (np.abs(values / light - 1)[bright].mean() for values in (counted, smooth[0]))
+    assert after < 0.4 * before
+
+
+def test_cramer_rao(standard_map: LightMap) -> None:
+    uvw = np.array([4.4, 2.0, 5.0])
+    direct, indirect = counts(uvw, 52.8, standard_map)
+    gradient = derivatives(uvw, 52.8, standard_map)
+    # against double precision, one sensor at a time, tiny steps
+    near, attenuation, table = near_field(OPTICS), OPTICS.attenuation_length, sensor_table()
+    for sensor in (1800, 2046, 2260, 4200):
+        for axis in range(3):
+            ends = []
+            for step in (-1e-4, 1e-4):
+                x, y, z = geometry.xyz_from_uvw(uvw + step * np.eye(3)[axis])
+                ends.append(point_light(x, y, z, sensor, table, OPTICS, near, attenuation)[0])
+            slope = (ends[1] - ends[0]) / 2e-4 * 52.8 * PHOTONS_PER_MEV * (0.12 if sensor < N_SIPM else 0.16)
+            assert gradient[0][axis, sensor] == pytest.approx(slope, rel=0.03, abs=0.02 * direct[sensor])
+    # with the position fixed, the light is known to one over the root of the photoelectrons
+    found = limits(direct + indirect, gradient[0])
+    assert found.sigma_light > 1 / math.sqrt(found.photoelectrons)
+    # halves of the light: sigma grows with the square root of two
+    half = limits(0.5 * (direct + indirect), 0.5 * gradient[0])
+    assert half.sigma_u / found.sigma_u == pytest.approx(math.sqrt(2))
+    assert limits(direct + indirect, gradient[0], excess_noise_factor=1.2).sigma_w > found.sigma_w
+    assert 0.015 < found.sigma_u < 0.04
+    sigma, sensors = time_limit(direct + indirect)
+    assert 0.008 < sigma < 0.02
+    assert 400 < sensors < 700
 
 
 def test_light_is_linear_in_energy(quick_map: LightMap) -> None:

@@ -84,6 +84,10 @@ def test_buffer_is_bounded_by_events_and_by_memory() -> None:
 def test_bad_inputs_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fewer than one batch"):
         stream(folder, batch_size=2000)
+    with pytest.raises(InputError, match="fewer than one batch of 700 for each of 2 processes"):
+        stream(folder, batch_size=700, world=2)
+    with pytest.raises(InputError, match="holds 10 events, fewer than 16 processes"):
+        stream(folder / "b.root", world=16, shuffle=False)
     events = point_sources(5)
     events["energyTruth"][3] = np.nan
     rootio.write(tmp_path / "nan.root", events)
@@ -153,6 +157,7 @@ def test_edges_of_batches_cover_the_epoch() -> None:
     assert batch_edges(10, 4, 0, 1, shuffle=False).tolist() == [0, 4, 8, 10]
     assert batch_edges(11, 2, 1, 2, shuffle=True).tolist() == [4, 6, 8]
     assert [batch_edges(11, 4, r, 2, shuffle=False).tolist() for r in (0, 1)] == [[0, 2, 5], [5, 8, 11]]
+    assert [batch_edges(5, 1, r, 2, shuffle=False).tolist() for r in (0, 1)] == [[0, 1, 2], [2, 3, 5]]
 
 
 # ---------------------------------------------------------------------------------------------- position and memory

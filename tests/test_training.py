@@ -14,8 +14,7 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config, load_config
 from xecml.errors import InputError
-from xecml.training import checkpoint, loop, regress
-from xecml.training import losses
+from xecml.training import checkpoint, loop, losses, regress
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate
 

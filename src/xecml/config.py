@@ -58,9 +58,22 @@ class NormalizationConfig(_Section):
 class ModelConfig(_Section):
     """The network."""
 
-    preset: Literal["compact", "tiny"] = Field("compact", description="named sizes of the network")
+    preset: Literal["compact", "tiny", "reference"] = Field("compact", description="named sizes of the network")
+    layout: Literal["standard", "original"] = Field(
+        "standard", description="original: the sensor maps of the replaced system, to go on from its files"
+    )
+    outer_mode: Literal["finegrid", "split"] = Field(
+        "finegrid", description="reference: the outer face as one grid or two"
+    )
+    outer_fine_pool: tuple[Count, Count] | None = Field(
+        (3, 3), description="reference: cells (z, phi) of the fine grid pooled"
+    )
+    hex_mixing: Literal["depthwise", "attention"] = Field(
+        "depthwise", description="reference: mixing on top and bottom"
+    )
+    validity_channel: bool = Field(False, description="reference: validity as a third input channel")
     hidden_dim: Count = Field(256, description="width of the heads")
-    head_dropout: Fraction = Field(0.0, description="dropout in the heads")
+    head_dropout: Fraction | None = Field(None, description="dropout in the heads; default 0, for reference 0.2")
     drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
 
 

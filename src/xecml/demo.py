@@ -145,7 +145,9 @@ def _row(sample: str, quantity: str, evaluations: Sequence[Any]) -> dict[str, An
         "s68": figures.s68,
         "s68_error": figures.s68_error,
         "fwhm_sigma": figures.fwhm,
-        "others": {name: {"s68": r.s68, "rms_about_truth": (r.bias**2 + r.rms**2) ** 0.5} for name, r in beside.items()},
+        "others": {
+            name: {"s68": r.s68, "rms_about_truth": (r.bias**2 + r.rms**2) ** 0.5} for name, r in beside.items()
+        },
     }
 
 
@@ -161,7 +163,9 @@ def _checks(rows: Sequence[dict[str, Any]], warnings: Sequence[str]) -> list[dic
         for label in ("u", "v"):
             row = value(sample, label)
             ratio = row["others"][CENTROID]["s68"] / row["s68"]
-            checks.append({"what": f"{label} at {sample}: centroid / network at least 3", "value": ratio, "met": ratio >= 3})
+            checks.append(
+                {"what": f"{label} at {sample}: centroid / network at least 3", "value": ratio, "met": ratio >= 3}
+            )
     for row in rows:
         # a constant is right by chance on a sample of one energy; its distance to the truth is what counts
         trivial = row["others"].get(CONSTANT)
@@ -172,7 +176,9 @@ def _checks(rows: Sequence[dict[str, Any]], warnings: Sequence[str]) -> list[dic
     energy, time_row = value("52.8 MeV", "energy / truth"), value("52.8 MeV", "time")
     checks.append({"what": "energy at 52.8 MeV below 5 %", "value": energy["s68"], "met": energy["s68"] < 5})
     checks.append({"what": "time below 300 ps", "value": time_row["s68"], "met": time_row["s68"] < 300})
-    checks.append({"what": "angles not below the limit of the target's size", "value": len(warnings), "met": not warnings})
+    checks.append(
+        {"what": "angles not below the limit of the target's size", "value": len(warnings), "met": not warnings}
+    )
     return checks
 
 
@@ -189,7 +195,16 @@ def _show(summary: dict[str, Any], out: Path) -> None:
         f"tested on {events['test']} + {events['test at 52.8 MeV']}; all in all {summary['minutes']:.1f} minutes"
     )
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("sample", "quantity", "unit", "network s68", "FWHM/2.355", "bias", "knowing nothing", "light centroid"):
+    for name in (
+        "sample",
+        "quantity",
+        "unit",
+        "network s68",
+        "FWHM/2.355",
+        "bias",
+        "knowing nothing",
+        "light centroid",
+    ):
         table.add_column(name, justify="left" if name in ("sample", "quantity", "unit") else "right")
     previous = ""
     for row in summary["rows"]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import awkward as ak
@@ -19,21 +19,20 @@ from numpy.typing import NDArray
 
 from xecml.errors import InputError, nearest
 from xecml.events import BRANCHES, Chunk, relative_quantities
-from xecml.files import atomic_path, expand
+from xecml.files import expand
+from xecml.treewriter import DEFAULT_TREE, TreeWriter, write
 
-DEFAULT_TREE = "tree"
+__all__ = [
+    "DEFAULT_TREE", "TreeReader", "TreeWriter", "count_events", "list_trees", "open_tree", "ranges", "read", "write",
+]  # fmt: skip
 CHUNK_EVENTS = 2000
 
-_COMPRESSION = {
-    "lz4": uproot.LZ4(1),
-    "zlib": uproot.ZLIB(1),
-    "zstd": uproot.ZSTD(1),
-    "none": None,
-}
+_MANY_BASKETS = 8
+"""Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
 
 
 class TreeReader:
-    """An open tree: its branches, its number of events, and its arrays by entry range.
+    """An open tree: its branches, its number of events, and its arrays by entry range; threads may share it.
 
     Args:
         path: file name or URL, for messages.
@@ -49,6 +48,8 @@ class TreeReader:
         # an RNTuple lists the parts of a field too: x and x._0
         self.in_file = frozenset(k for k in tree.keys() if "." not in k)
         self.n_events = int(tree.num_entries)
+        self._plain: dict[str, Any] = {}
+        self._baskets: dict[str, tuple[int, NDArray[Any]]] = {}
 
     def has(self, branch: str) -> bool:
         """Whether the file holds the branch, under its canonical or its mapped name."""
@@ -66,8 +67,39 @@ class TreeReader:
         Raises:
             InputError: a branch is missing or has another shape, or the file is damaged.
         """
-        stored = [b for b in branches if self.has(b)]
-        missing = [b for b in branches if b not in stored]
+        stored, derived = self._sources(branches)
+        chunk = self._read(stored, start, stop)
+        if derived:
+            relative = relative_quantities(chunk["npho"], chunk["time"], chunk.get("nphe"))
+            chunk |= dict(zip(("relative_npho", "relative_time"), relative, strict=True))
+        return {b: chunk[b] for b in branches}
+
+    def raw(self, branch: str, start: int, stop: int) -> NDArray[Any]:
+        """Events `start` to `stop` of one branch, in the vocabulary's shape but the file's byte order where it can.
+
+        Unlike `arrays` this may be a view of decompressed data; it is valid while the file is open.
+        """
+        plain = self._plain_branch(branch) if self.has(branch) else None
+        if plain is not None and plain.num_baskets:
+            with _readable(self.path):
+                values = self._stored(branch, plain, start, stop)
+            if values.dtype.newbyteorder("=") == BRANCHES[branch].dtype and values.shape[1:] == BRANCHES[branch].shape:
+                return values
+        return self.arrays([branch], start, stop)[branch]
+
+    def boundaries(self, branches: Sequence[str]) -> list[int]:
+        """Entries from 0 to the number of events between which every branch is stored in whole baskets."""
+        stored, _ = self._sources(branches)
+        edges: set[int] | None = None
+        for branch in stored:
+            offsets = getattr(self._tree[self._names.get(branch, branch)], "entry_offsets", [])
+            if len(offsets) > 1:  # a branch without baskets has its entries elsewhere
+                edges = set(map(int, offsets)) if edges is None else edges.intersection(map(int, offsets))
+        return sorted((edges or set()) | {0, self.n_events})
+
+    def _sources(self, branches: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Branches to read for those asked for, and those of them to be derived."""
+        missing = [b for b in branches if not self.has(b)]
         derived = [b for b in missing if b.startswith("relative_") and self.has("npho") and self.has("time")]
         if len(derived) < len(missing):
             name = self._names.get(missing[0], missing[0])
@@ -75,37 +107,76 @@ class TreeReader:
                 f"{self.path} has no branch '{name}' in '{self.tree_name}'{nearest(name, self.in_file)}; "
                 f"it has {_listing(self.in_file)}."
             )
-        needed = set(stored) | ({"npho", "time"} | ({"nphe"} & self.in_file) if derived else set())
-        chunk = self._read(sorted(needed), start, stop)
-        if derived:
-            relative = relative_quantities(chunk["npho"], chunk["time"], chunk.get("nphe"))
-            chunk |= dict(zip(("relative_npho", "relative_time"), relative, strict=True))
-        return {b: chunk[b] for b in branches}
+        needed = {b for b in branches if b not in derived}
+        needed |= {"npho", "time"} | ({"nphe"} & self.in_file) if derived else set()
+        return sorted(needed), derived
 
     def _read(self, branches: Sequence[str], start: int, stop: int) -> Chunk:
-        in_file = {b: self._names.get(b, b) for b in branches}
+        plain = {b: self._plain_branch(b) for b in branches}
+        others = [b for b in branches if plain[b] is None]
         with _readable(self.path):
-            read = self._tree.arrays(list(in_file.values()), entry_start=start, entry_stop=stop)
-            raw = {b: read[name] for b, name in in_file.items()}
-        return {b: self._as_vocabulary(b, values) for b, values in raw.items()}
+            raw = {b: self._stored(b, branch, start, stop) for b, branch in plain.items() if branch is not None}
+            if others:
+                in_file = {b: self._names.get(b, b) for b in others}
+                read = self._tree.arrays(list(in_file.values()), entry_start=start, entry_stop=stop)
+                raw |= {b: read[name] for b, name in in_file.items()}
+        return {b: self._as_vocabulary(b, raw[b]) for b in branches}
+
+    def _plain_branch(self, branch: str) -> Any:
+        """The TBranch if its entries are numbers of a fixed shape, which need no awkward arrays; else None."""
+        if branch not in self._plain:
+            with _readable(self.path):
+                found = self._tree[self._names.get(branch, branch)]
+            numbers = type(getattr(found, "interpretation", None)) is uproot.AsDtype
+            self._plain[branch] = found if numbers and found.interpretation.from_dtype.names is None else None
+        return self._plain[branch]
+
+    def _stored(self, branch: str, plain: Any, start: int, stop: int) -> NDArray[Any]:
+        """Entries of a branch in the file's byte order, joined from its baskets where there are several."""
+        offsets = plain.entry_offsets
+        first, last = int(np.searchsorted(offsets, start, "right")) - 1, int(np.searchsorted(offsets, stop, "left"))
+        if last - first > _MANY_BASKETS or start >= stop or "://" in self.path:
+            whole: NDArray[Any] = plain.array(library="np", entry_start=start, entry_stop=stop)
+            return whole
+        parts = [
+            self._basket(branch, plain, i, stop)[max(start - offsets[i], 0) : stop - offsets[i]]
+            for i in range(first, last)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _basket(self, branch: str, plain: Any, index: int, stop: int) -> NDArray[Any]:
+        """A decompressed basket; kept for the next call if it goes on beyond `stop`."""
+        held, values = self._baskets.get(branch, (-1, np.empty(0)))
+        if held != index:
+            basket = plain.basket(index)
+            dtype, shape = plain.interpretation.from_dtype, plain.interpretation.from_dtype.shape
+            values = basket.data.view(dtype.base).reshape(basket.num_entries, *shape)
+        if plain.entry_offsets[index + 1] > stop:
+            self._baskets[branch] = (index, values)
+        elif held == index:
+            self._baskets.pop(branch, None)
+        return values
 
     def _as_vocabulary(self, branch: str, values: Any) -> NDArray[Any]:
         try:
-            array: NDArray[Any] = ak.to_numpy(values, allow_missing=False)
+            array = values if isinstance(values, np.ndarray) else np.asarray(ak.to_numpy(values, allow_missing=False))
         except ValueError as error:
             raise InputError(
                 f"{self.path}: '{branch}' has entries of different lengths; {_shape_hint(branch)}"
             ) from error
         if branch not in BRANCHES:
-            return array
+            return np.array(array, array.dtype.newbyteorder("="), order="C")
         wanted = BRANCHES[branch]
         if wanted.shape == () and array.shape[1:] == (1,):
             array = array[:, 0]
+        if array.shape == (0, 0):  # jagged arrays of no events do not show their length
+            array = np.empty((0, *wanted.shape), wanted.dtype)
         if array.shape[1:] != wanted.shape or array.dtype.kind not in "fiub":
             raise InputError(
                 f"{self.path}: '{branch}' has shape {array.shape[1:]} and type {array.dtype}; {_shape_hint(branch)}"
             )
-        return np.ascontiguousarray(array, wanted.dtype)
+        # a copy in any case: baskets are views of what may be closed or read-only
+        return np.array(array, wanted.dtype, order="C")
 
 
 def _shape_hint(branch: str) -> str:
@@ -132,15 +203,24 @@ def _readable(path: str) -> Iterator[None]:
     except Exception as error:  # uproot raises dozens of types on damaged files
         first = (str(error).strip().splitlines() or [""])[0]
         detail = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{path} needs a package that is not installed; for root:// addresses: pip install 'xecml[xrootd]'."
+            ) from error
+        if "://" in path and isinstance(error, OSError):
+            raise InputError(f"{path} cannot be opened; check the address and the server ({first}).") from error
         raise InputError(f"{path} cannot be read as a ROOT file; it is damaged or incomplete ({detail}).") from error
 
 
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
+    local = "://" not in path
+    # mapped files need no copy of their compressed bytes; caches would keep whole arrays of closed files
+    options: dict[str, Any] = {"handler": uproot.MemmapSource} if local else {}
     with _readable(path):
-        file = uproot.open(path)
+        file = uproot.open(path, object_cache=None, array_cache=None, **options)
     with file:
-        size = Path(path).stat().st_size if Path(path).is_file() else None
+        size = Path(path).stat().st_size if local else None
         # fEND of the header is where the file ended when it was closed
         if size is not None and size < file.file.fEND:
             raise InputError(
@@ -217,8 +297,24 @@ def read(
             if not wanted:
                 raise InputError(f"{path} has no known branch in '{tree}'; it has {_listing(reader.in_file)}.")
             wanted += [b for b in optional if reader.has(b) and b not in wanted]
-            for start in range(0, reader.n_events, chunk_events):
-                yield reader.arrays(wanted, start, min(start + chunk_events, reader.n_events))
+            for start, stop in ranges(reader.boundaries(wanted), chunk_events):
+                yield reader.arrays(wanted, start, stop)
+
+
+def ranges(boundaries: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Cut entries into ranges of at most `most`, along `boundaries` where these are not further apart than that.
+
+    Args:
+        boundaries: ascending entry numbers from 0 to the number of events.
+        most: events a range, at most.
+    """
+    found, start = [], boundaries[0]
+    for here, after in zip(boundaries, [*boundaries[1:], None], strict=True):
+        if here > start and (after is None or after - start > most):
+            edges = [*range(start, here, most), here]
+            found += list(pairwise(edges))
+            start = here
+    return found
 
 
 def count_events(files: str | Path | Iterable[str | Path], tree: str = DEFAULT_TREE) -> int:
@@ -228,63 +324,3 @@ def count_events(files: str | Path | Iterable[str | Path], tree: str = DEFAULT_T
         with open_tree(path, tree) as reader:
             total += reader.n_events
     return total
-
-
-class TreeWriter:
-    """Write a TTree in chunks; the file appears under its name only when all of it is written.
-
-    Use as a context manager and call `extend` with dictionaries of arrays of equal length.
-    """
-
-    def __init__(self, path: str | Path, tree: str = DEFAULT_TREE, compression: str = "lz4") -> None:
-        if compression not in _COMPRESSION:
-            raise InputError(f"Unknown compression '{compression}'; choose one of {', '.join(_COMPRESSION)}.")
-        self.path, self.tree_name = Path(path), tree
-        self.n_events = 0
-        self._compression = _COMPRESSION[compression]
-        self._tree: Any = None
-        self._columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-
-    def __enter__(self) -> TreeWriter:
-        self._atomic = atomic_path(self.path)
-        self._file = uproot.recreate(str(self._atomic.__enter__()), compression=self._compression)
-        return self
-
-    def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Append events. The first call fixes names, types and shapes of the branches.
-
-        Raises:
-            ValueError: later arrays differ in names, types or shapes, or in length among themselves.
-        """
-        columns = {name: (values.dtype, values.shape[1:]) for name, values in arrays.items()}
-        lengths = {len(values) for values in arrays.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"branches of different lengths: { {k: len(v) for k, v in arrays.items()} }")
-        if self._tree is None:
-            self._columns = columns
-            self._tree = self._file.mktree(self.tree_name, {n: np.dtype(c) for n, c in columns.items()})
-        if columns != self._columns:
-            raise ValueError(f"branches changed from {self._columns} to {columns}")
-        if lengths != {0}:
-            self._tree.extend(dict(arrays))
-        self.n_events += lengths.pop()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._file.close()
-        finally:
-            self._atomic.__exit__(kind, value, trace)
-
-
-def write(
-    path: str | Path,
-    arrays: Mapping[str, NDArray[Any]],
-    *,
-    tree: str = DEFAULT_TREE,
-    compression: str = "lz4",
-) -> None:
-    """Write arrays with equal first dimension as one TTree, atomically."""
-    with TreeWriter(path, tree, compression) as writer:
-        writer.extend(arrays)

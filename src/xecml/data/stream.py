@@ -1,66 +1,70 @@
-"""Batches straight from ROOT files: shuffled, seeded, bounded in memory, restartable at any batch.
+"""Batches from ROOT files or shards: shuffled, seeded, bounded in memory, restartable at any batch.
 
-The events of all files form one sequence of entry ranges. An epoch permutes the ranges by (seed, epoch), cuts the
-permuted sequence into buffers of a fixed number of events, and shuffles within each buffer. So the order depends on
-nothing else, and batch b of epoch e can be produced without the batches before it.
+The events of all files form one sequence of ranges, which follow the clusters of a ROOT file. An epoch permutes the
+ranges by (seed, epoch), cuts the permuted sequence into buffers of a fixed number of batches, and gives every event a
+random place in its buffer. So the order depends on nothing else, and batch b of epoch e can be produced without the
+batches before it. A file's events are decompressed straight to their places; batches are views of the buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from xecml import rootio
+from xecml.data import source
+from xecml.data.batch import Batch
+from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers, keep_freed_memory
+from xecml.data.filling import Layout, fill
+from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.errors import InputError
-from xecml.events import TASKS, Chunk
-from xecml.files import expand
-from xecml.models.normalise import validity
+from xecml.events import BRANCHES
+
+__all__ = ["Batch", "EventStream", "buffer_events"]
 
 _RANGE_EVENTS = 512
-_EVENT_BYTES = 2 * 4 * 4760
+_SHARD_RANGE_EVENTS = 16
+_MOST_RANGES = 2**20
+
+Weigher = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 
-@dataclass
-class Batch:
-    """B events as tensors: raw counts and times, their masks, truth in physical units, numbers of the events."""
+@dataclass(frozen=True)
+class _Part:
+    """A file or shard: its path and the ranges it is read in."""
 
-    npho: Tensor
-    time: Tensor
-    valid: Tensor
-    timed: Tensor
-    truth: dict[str, Tensor]
-    run: Tensor
-    event: Tensor
-
-    def __len__(self) -> int:
-        return len(self.run)
-
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Counts, times and masks, in the order that models take them."""
-        return self.npho, self.time, self.valid, self.timed
+    path: str
+    ranges: list[tuple[int, int]]
 
 
 class EventStream:
     """A source of batches.
 
     Args:
-        files: ROOT files, globs or folders.
+        files: ROOT files, globs, folders, or folders of shards.
         tasks: tasks whose truth is read.
-        batch_size: events a batch; the last batch of an unshuffled epoch is what remains.
-        buffer_events: events held and shuffled among themselves.
-        npho_branch: branch of the counts.
-        time_branch: branch of the times.
+        batch_size: events a batch of this process; the last batch of an unshuffled epoch is what remains.
+        buffer_events: events held and shuffled among themselves; two such buffers are in memory.
+        npho_branch: branch of the counts, of the vocabulary or as the files call `npho`.
+        time_branch: branch of the times, likewise.
         tree: name of the tree.
+        names: canonical branch name -> name in the files.
         seed: of the order of events.
-        shuffle: order by (seed, epoch) and drop the incomplete last batch; else the files' order, all events.
+        shuffle: order by (seed, epoch) and drop what does not fill a batch; else the files' order, all events.
         background: read the next buffer while this one is used.
+        workers: threads that decompress and place events.
+        rank: which of `world` processes this is; each has its own events and the same number of batches.
+        world: number of processes.
+        weights: from truth by task, (B, size) each, to weights (B,); all 1 without it.
+        pin_memory: keep buffers in memory from which a GPU copies without waiting.
 
     Raises:
         InputError: files cannot be read, hold fewer events than a batch, or have bad truth.
@@ -76,109 +80,194 @@ class EventStream:
         npho_branch: str = "npho",
         time_branch: str = "time",
         tree: str = rootio.DEFAULT_TREE,
+        names: Mapping[str, str] | None = None,
         seed: int = 0,
         shuffle: bool = True,
         background: bool = True,
+        workers: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        weights: Weigher | None = None,
+        pin_memory: bool = False,
     ) -> None:
         self.batch_size, self.seed, self.shuffle, self.background = batch_size, seed, shuffle, background
-        self._tasks, self._tree = tuple(tasks), tree
-        self._branches = (npho_branch, time_branch)
-        self._names: Mapping[str, str] = {}
-        self.files = expand(files)
-        self._ranges = self._scan()
-        self.n_events = int(sum(stop - start for _, start, stop in self._ranges))
-        if shuffle and self.n_events < batch_size:
+        self.workers, self.rank, self.world = max(1, workers), rank, world
+        self.weights, self.pin_memory = weights, pin_memory
+        keep_freed_memory()
+        self._tree, self._names = tree, dict(names or {})
+        counts, times = self._canonical("npho", npho_branch), self._canonical("time", time_branch)
+        self.layout = Layout(counts, times, tuple(tasks))
+        self.files = source.expand(files)
+        self._parts = self._scan()
+        self._ranges = Ranges.of([part.ranges for part in self._parts])
+        self.n_events = self._ranges.n_events
+        if shuffle and self.n_events < batch_size * world:
             raise InputError(
                 f"{self.files[0]}{' and the others hold' if len(self.files) > 1 else ' holds'} {self.n_events} events, "
-                f"fewer than one batch of {batch_size}; use more events or a smaller batch."
+                f"fewer than one batch of {batch_size}{f' for each of {world} processes' if world > 1 else ''}; "
+                "use more events or a smaller batch."
             )
-        self.n_batches = self.n_events // batch_size if shuffle else -(-self.n_events // batch_size)
-        self._buffer_batches = max(1, buffer_events // batch_size)
+        if self.n_events < world:
+            raise InputError(
+                f"{self.files[0]} holds {self.n_events} events, fewer than {world} processes; use more events."
+            )
+        if missing := [task for task in getattr(weights, "tasks", ()) if task not in tasks]:
+            raise InputError(
+                f"reweighting.{missing[0]} needs the truth of '{missing[0]}'; switch on tasks.{missing[0]} too."
+            )
+        self._edges = batch_edges(self.n_events, batch_size, rank, world, shuffle)
+        self.n_batches = len(self._edges) - 1
+        self._buffer_batches = min(max(1, buffer_events // batch_size), self.n_batches)
 
-    def _scan(self) -> list[tuple[int, int, int]]:
-        """Ranges (file, start, stop) of all events."""
-        ranges = []
-        for index, path in enumerate(self.files):
-            with rootio.open_tree(path, self._tree, self._names) as reader:
-                reader.arrays(self._columns(reader), 0, 0)  # missing branches are found before any work
-                edges = range(0, reader.n_events, _RANGE_EVENTS)
-                ranges += [(index, a, min(a + _RANGE_EVENTS, reader.n_events)) for a in edges]
-        if not ranges:
+    def _canonical(self, branch: str, given: str) -> str:
+        """A name outside the vocabulary is what the files call a branch of it."""
+        if given in BRANCHES:
+            return given
+        self._names[branch] = given
+        return branch
+
+    def _scan(self) -> list[_Part]:
+        """Ranges of all files with events; missing branches are found here, before any work."""
+        sensors = [self.layout.npho, self.layout.time]
+        opened: dict[str, tuple[bool, list[int]]] = {}
+        for path in self.files:
+            if path not in opened:
+                with source.open_events(path, self._tree, self._names) as reader:
+                    reader.arrays(self.layout.columns(reader), 0, min(1, reader.n_events))
+                    opened[path] = (source.is_shard(path), reader.boundaries(sensors))
+        total = sum(opened[path][1][-1] for path in self.files)
+        if not total:
             raise InputError(f"{self.files[0]} holds no events; name files with events.")
-        return ranges
+        sizes = {False: _RANGE_EVENTS, True: max(_SHARD_RANGE_EVENTS, total // _MOST_RANGES)}
+        ranges = {path: rootio.ranges(edges, sizes[shard]) for path, (shard, edges) in opened.items()}
+        return [_Part(path, ranges[path]) for path in self.files]
 
-    def _columns(self, reader: rootio.TreeReader) -> list[str]:
-        truth = [TASKS[task].truth for task in self._tasks]
-        return [*self._branches, *truth, *(b for b in ("run", "event") if reader.has(b))]
+    @property
+    def fingerprint(self) -> str:
+        """Hash (16 hex digits) of all that the order of events depends on, but not of where the files are.
+
+        A position (epoch, batch) has a meaning only for a stream of the same fingerprint.
+        """
+        digest = hashlib.sha256()
+        digest.update(repr((self.seed, self.batch_size, self._buffer_batches, self.shuffle, self.world)).encode())
+        for column in (self._ranges.file, self._ranges.start, self._ranges.length):
+            digest.update(column.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from batch `first_batch` on."""
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self._ranges)) if self.shuffle else np.arange(len(self._ranges))
-        ranges = [self._ranges[i] for i in order]
-        n_buffers = -(-self.n_batches // self._buffer_batches)
-        shuffle_seeds = rng.integers(0, 2**63, size=n_buffers)
-        first_buffer = first_batch // self._buffer_batches
-        todo = range(first_buffer, n_buffers)
-        with ThreadPoolExecutor(1) as reader:
-            ahead: Future[Chunk] | None = None
-            for buffer in todo:
-                chunk = ahead.result() if ahead else self._load(ranges, buffer)
-                following = self.background and buffer + 1 < n_buffers
-                ahead = reader.submit(self._load, ranges, buffer + 1) if following else None
-                rows = np.arange(len(chunk["run"]))
-                if self.shuffle:
-                    np.random.default_rng(shuffle_seeds[buffer]).shuffle(rows)
-                skip = first_batch - buffer * self._buffer_batches if buffer == first_buffer else 0
-                yield from self._batches(chunk, rows, skip)
+        order = self._ranges.shuffled(self.seed, epoch) if self.shuffle else self._ranges.in_order()
+        buffers = Buffers(self.layout, self._largest_buffer(), self.pin_memory)
+        todo = range(first_batch - first_batch % self._buffer_batches, self.n_batches, self._buffer_batches)
+        with _Loader(self, order, epoch, buffers) as load:
+            ahead: Future[Buffer] | None = None
+            for batch in todo:
+                tensors = (ahead.result() if ahead else load(batch)).lease()
+                ahead, following = None, min(batch + self._buffer_batches, self.n_batches)
+                # whoever asks for the second batch of a buffer has let go of the buffer before, which is filled next
+                start_at = following - batch > 1
+                for i in range(max(batch, first_batch), following):
+                    if self.background and following < self.n_batches and ahead is None and i >= batch + start_at:
+                        ahead = load.later(following)
+                    yield self._batch(tensors, *(self._edges[[i, i + 1]] - self._edges[batch]))
+                del tensors
 
-    def _batches(self, chunk: Chunk, rows: NDArray[np.int64], skip: int) -> Iterator[Batch]:
-        for start in range(skip * self.batch_size, len(rows), self.batch_size):
-            pick = rows[start : start + self.batch_size]
-            if self.shuffle and len(pick) < self.batch_size:
-                return
-            if not self.shuffle:
-                pick = slice(start, start + self.batch_size)  # type: ignore[assignment]  # a view, no copy
-            columns = {name: torch.from_numpy(values[pick]) for name, values in chunk.items()}
-            npho, time = columns[self._branches[0]], columns[self._branches[1]]
-            truth = {task: columns[TASKS[task].truth].reshape(len(npho), -1) for task in self._tasks}
-            yield Batch(npho, time, *validity(npho, time), truth, columns["run"], columns["event"])
+    def _largest_buffer(self) -> int:
+        starts = self._edges[:: self._buffer_batches]
+        return int(np.diff(np.append(starts, self._edges[-1])).max())
 
-    def _load(self, ranges: Sequence[tuple[int, int, int]], buffer: int) -> Chunk:
-        """Read the events of one buffer, in the order of the permuted ranges."""
-        begin = buffer * self._buffer_batches * self.batch_size
-        end = begin + self._buffer_batches * self.batch_size
-        parts: list[Chunk] = []
-        offset = 0
-        with ExitStack() as stack:
-            readers: dict[int, rootio.TreeReader] = {}
-            for file, start, stop in ranges:
-                a, b = max(begin - offset, 0) + start, min(end - offset + start, stop)
-                offset += stop - start
-                if a >= b:
-                    continue
-                if file not in readers:
-                    readers[file] = stack.enter_context(rootio.open_tree(self.files[file], self._tree, self._names))
-                parts.append(self._read(readers[file], a, b))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def _batch(self, tensors: Mapping[str, Tensor], start: int, stop: int) -> Batch:
+        part = {name: values[start:stop] for name, values in tensors.items()}
+        truth = {task: part[f"truth.{task}"] for task in self.layout.tasks}
+        return Batch(
+            part["npho"], part["time"], part["valid"], part["timed"], truth, part["run"], part["event"], part["weight"]
+        )
 
-    def _read(self, reader: rootio.TreeReader, start: int, stop: int) -> Chunk:
-        chunk = reader.arrays(self._columns(reader), start, stop)
-        # files without numbers: count the entries
-        chunk.setdefault("run", np.zeros(stop - start, np.int32))
-        chunk.setdefault("event", np.arange(start, stop, dtype=np.int32))
-        for task in self._tasks:
-            truth = chunk[TASKS[task].truth]
-            bad = ~np.isfinite(truth).reshape(len(truth), -1).all(1)
-            if bad.any():
-                i = int(np.argmax(bad))
-                raise InputError(
-                    f"{reader.path}: '{TASKS[task].truth}' is not finite in run {chunk['run'][i]} event "
-                    f"{chunk['event'][i]} and {int(bad.sum()) - 1} more nearby; remove these events."
-                )
-        return chunk
+    def extent(self, batch: int) -> tuple[int, int]:
+        """First and last + 1 position in the epoch of the buffer that begins with a batch."""
+        last = min(batch + self._buffer_batches, self.n_batches)
+        return int(self._edges[batch]), int(self._edges[last])
+
+    def open(self, file: int) -> tuple[str, str, Mapping[str, str]]:
+        """What `source.open_events` needs for a file."""
+        return self._parts[file].path, self._tree, self._names
+
+
+class _Loader:
+    """Fills buffers of an epoch, with threads, and keeps files open in between."""
+
+    _MOST_OPEN = 16
+
+    def __init__(self, stream: EventStream, order: Order, epoch: int, buffers: Buffers) -> None:
+        self._stream, self._order, self._epoch, self._buffers = stream, order, epoch, buffers
+        self._open: dict[str, tuple[ExitStack, source.Events]] = {}
+
+    def __enter__(self) -> _Loader:
+        self._background = ThreadPoolExecutor(1, "xecml-read")
+        self._workers = ThreadPoolExecutor(self._stream.workers, "xecml-decode")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._background.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
+        for stack, _reader in self._open.values():
+            stack.close()
+
+    def later(self, batch: int) -> Future[Buffer]:
+        """The buffer that begins with a batch, filled in the background."""
+        return self._background.submit(self, batch)
+
+    def __call__(self, batch: int) -> Buffer:
+        begin, end = self._stream.extent(batch)
+        buffer = self._buffers.take(end - begin)
+        where = np.arange(end - begin)
+        if self._stream.shuffle:
+            where = np.random.default_rng((self._stream.seed, self._epoch, begin)).permutation(end - begin)
+        tasks, done = [], 0
+        for spans in _together(self._order.spans(begin, end)):
+            events = sum(b - a for _, a, b in spans)
+            reader = self._reader(spans[0][0])
+            tasks.append((reader, [(a, b) for _, a, b in spans], where[done : done + events]))
+            done += events
+        layout, weights = self._stream.layout, self._stream.weights
+        if self._stream.workers == 1:
+            for reader, ranges, places in tasks:
+                fill(layout, reader, ranges, places, buffer, weights)
+        else:
+            futures = [self._workers.submit(fill, layout, *task, buffer, weights) for task in tasks]
+            for future in futures:
+                future.result()
+        self._close_idle()
+        return buffer
+
+    def _reader(self, file: int) -> source.Events:
+        path, tree, names = self._stream.open(file)
+        if path not in self._open:
+            stack = ExitStack()
+            self._open[path] = (stack, stack.enter_context(source.open_events(path, tree, names)))
+        else:
+            self._open[path] = self._open.pop(path)  # the most recently used last
+        return self._open[path][1]
+
+    def _close_idle(self) -> None:
+        while len(self._open) > self._MOST_OPEN:
+            stack, _reader = self._open.pop(next(iter(self._open)))
+            stack.close()
+
+
+def _together(spans: Sequence[Span], most: int = 512) -> Iterator[list[Span]]:
+    """Spans in groups of one file and few events: what one thread does at a time."""
+    group: list[Span] = []
+    for span in spans:
+        events = sum(b - a for _, a, b in group)
+        if group and (span[0] != group[0][0] or events + span[2] - span[1] > most):
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
 
 
 def buffer_events(chunksize: int, buffer_mb: float, batch_size: int) -> int:
     """Events of a shuffling buffer: at most `chunksize` and `buffer_mb`, at least one batch."""
-    return max(batch_size, min(chunksize, int(buffer_mb * 1e6 / _EVENT_BYTES)))
+    return max(batch_size, min(chunksize, int(buffer_mb * 1e6 / EVENT_BYTES)))

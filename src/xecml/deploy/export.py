@@ -22,6 +22,7 @@ from xecml.evaluation.predictions import OnnxModel, TorchModel, load_model
 from xecml.events import INVALID, TASKS
 from xecml.files import atomic_path
 from xecml.models.normalise import validity
+from xecml.models.original import OriginalModel
 from xecml.models.regressor import Regressor
 
 TOLERANCE = 1e-4
@@ -42,7 +43,7 @@ class Report:
 class RawModel(nn.Module):
     """A model that finds validity from the raw values itself, as users of an exported file need."""
 
-    def __init__(self, network: Regressor, tasks: Sequence[str]) -> None:
+    def __init__(self, network: Regressor | OriginalModel, tasks: Sequence[str]) -> None:
         super().__init__()
         self.network, self.outputs = network, network.outputs(tasks)
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.data.source import Events, expand, open_events
 from xecml.errors import InputError
+from xecml.evaluation.distributions import Distribution, Distributions
 from xecml.evaluation.rules import RULES, Finding, Marks, Rule, Severity, listing
 from xecml.evaluation.sensors import SensorStatistics, SensorSums, sensor_findings
 from xecml.events import (
@@ -27,9 +29,8 @@ from xecml.events import (
     valid_counts,
     valid_times,
 )
-from xecml.files import expand
 from xecml.geometry import face_codes
-from xecml.rootio import DEFAULT_TREE, TreeReader, open_tree
+from xecml.rootio import DEFAULT_TREE, ranges
 
 PAIRS = (("npho", "time"), ("relative_npho", "relative_time"))
 _COUNT_OF = {time: npho for npho, time in PAIRS}
@@ -47,6 +48,7 @@ class CheckReport:
     absent: tuple[str, ...]
     sensors: SensorStatistics | None
     findings: tuple[Finding, ...]
+    distributions: tuple[Distribution, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -106,7 +108,7 @@ def check_files(
     """Read event files and report whether they can be used.
 
     Args:
-        files: path, glob, directory, URL, or a list of them; judged together.
+        files: path, glob, directory, URL, shards, or a list of them; judged together.
         tree: name of the tree.
         names: canonical branch name -> name in the files.
         chunk_events: events in memory at a time.
@@ -117,10 +119,10 @@ def check_files(
     paths = expand(files)
     scan = _Scan()
     for path in paths:
-        with open_tree(path, tree, names) as reader:
+        with open_events(path, tree, names) as reader:
             branches = scan.open(reader)
-            for start in range(0, reader.n_events, chunk_events):
-                scan.add(reader.arrays(branches, start, min(start + chunk_events, reader.n_events)))
+            for start, stop in ranges(reader.boundaries(branches), chunk_events) if branches else ():
+                scan.add(reader.arrays(branches, start, stop))
     return scan.report(tuple(paths), tree)
 
 
@@ -140,8 +142,9 @@ class _Scan:
         self.ids: list[NDArray[np.int64]] = []
         self.empty_files: list[str] = []
         self.sensors: SensorSums | None = None
+        self.distributions = Distributions()
 
-    def open(self, reader: TreeReader) -> list[str]:
+    def open(self, reader: Events) -> list[str]:
         """Note what a file holds, and return the branches that can be read."""
         self.n_files += 1
         if reader.n_events == 0:
@@ -150,7 +153,7 @@ class _Scan:
         self.files_with.update(known)
         return [b for b in known if self._has_right_shape(reader, b)]
 
-    def _has_right_shape(self, reader: TreeReader, branch: str) -> bool:
+    def _has_right_shape(self, reader: Events, branch: str) -> bool:
         try:
             reader.arrays([branch], 0, min(1, reader.n_events))
         except InputError as error:
@@ -174,6 +177,7 @@ class _Scan:
         for i, rule in enumerate(RULES):
             self._apply(i, rule, chunk, measured)
         self._add_sensors(chunk, measured)
+        self.distributions.add(chunk, measured)
         if "run" in chunk and "event" in chunk:
             run, event = chunk["run"].astype(np.int64), chunk["event"].astype(np.int64)
             self.ids.append((run << 32) + (event & 0xFFFFFFFF))
@@ -205,7 +209,8 @@ class _Scan:
         findings.sort(key=lambda f: f.severity)  # "error" before "warning"
         present = tuple(b for b in BRANCHES if self.files_with[b])
         absent = tuple(b for b in BRANCHES if not self.files_with[b])
-        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings))
+        shown = self.distributions.collected()
+        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings), shown)
 
     def _structure(self, tree: str) -> list[Finding]:
         found = [Finding("error", b, message) for b, message in self.misshapen.items()]

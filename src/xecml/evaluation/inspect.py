@@ -42,8 +42,11 @@ def _root(path: str) -> dict[str, Any]:
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
+    from xecml.models.originalfiles import describe, recognise
     from xecml.training import checkpoint
 
+    if recognise(path) is not None:
+        return describe(path)
     content = checkpoint.load(path)
     weights = content["model_state"]
     named = ("format_version", "xecml", "torch", "revision", "geometry_hash", "run_name", "tasks")
@@ -65,9 +68,7 @@ def _onnx(path: str) -> dict[str, Any]:
     from xecml.evaluation.predictions import OnnxModel
 
     model = OnnxModel(path)
-    facts = {
-        key.removeprefix("xecml."): value for key, value in model.metadata.items() if key.startswith("xecml.")
-    }
+    facts = {key.removeprefix("xecml."): value for key, value in model.metadata.items() if key.startswith("xecml.")}
     return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
 
 

@@ -15,7 +15,10 @@ from xecml import geometry, rootio
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
+from xecml.models import cpu
 from xecml.models.normalise import validity
+from xecml.models.original import OriginalModel
+from xecml.models.originalfiles import load_original, recognise
 from xecml.models.regressor import Regressor
 from xecml.training import checkpoint, regress
 
@@ -43,7 +46,7 @@ class Model(Protocol):
 class TorchModel:
     """A checkpoint's averaged weights, ready to predict."""
 
-    def __init__(self, network: Regressor, content: Mapping[str, Any]) -> None:
+    def __init__(self, network: Regressor | OriginalModel, content: Mapping[str, Any]) -> None:
         self.network = network.eval()
         self.content = content
         self.tasks = network.tasks
@@ -73,15 +76,11 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError as error:
-            raise InputError(
-                f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'."
-            ) from error
+            raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime has its own exception types
-            raise InputError(
-                f"{path} cannot be loaded as an ONNX model; it is damaged or something else."
-            ) from error
+            raise InputError(f"{path} cannot be loaded as an ONNX model; it is damaged or something else.") from error
         self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if "xecml.tasks" not in self.metadata:
             raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
@@ -113,10 +112,23 @@ def load_model(path: str | Path) -> Model:
         raise InputError(f"No such model: {path}; name a checkpoint (.pth) or an exported model (.onnx).")
     if Path(path).suffix == ".onnx":
         return OnnxModel(path)
+    cpu.keep_memory()
+    if recognise(path) is not None:
+        return _original(path)
     content = checkpoint.load(path)
     network = regress.build_model(Config.model_validate(content["config"]))
     network.load_state_dict(content["ema_state"])
     return TorchModel(network, content)
+
+
+def _original(path: str | Path) -> TorchModel:
+    """A model of the replaced system; it takes relative counts and times."""
+    network = load_original(path)
+    if not isinstance(network, OriginalModel):
+        raise InputError(
+            f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."
+        )
+    return TorchModel(network, {"config": {"data": {"npho_branch": "relative_npho", "time_branch": "relative_time"}}})
 
 
 def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -69,12 +69,17 @@ def listing(items: Iterable[Any]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _normalised(branch: str) -> Callable[[NDArray[Any]], Marks]:
+def normalised(branch: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Values of a sensor branch as networks see them with the default constants."""
     a, b = NORMALISATION[branch]
+    return np.asarray(np.log1p(values / a) / b if branch.endswith("npho") else values / a - b)
+
+
+def _normalised(branch: str) -> Callable[[NDArray[Any]], Marks]:
     low, high = NORMALISED_RANGE
 
     def outside(x: NDArray[Any]) -> Marks:
-        value = np.log1p(x / a) / b if branch.endswith("npho") else x / a - b
+        value = normalised(branch, x)
         return np.asarray((value < low) | (value > high))
 
     return outside

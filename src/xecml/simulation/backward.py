@@ -1,18 +1,28 @@
-"""Photons followed backwards from a sensor into the xenon, for the map of indirect light. Compiled. cm."""
+"""Photons followed backwards from a sensor into the xenon, for the map of indirect light. Compiled. cm.
+
+The first decisions of a photon (place, direction, first flight, first scattering) come from a low-discrepancy sequence
+and most photons are made to scatter before the first wall, with a weight: light scattered once is most of the indirect
+light and comes out far smoother so.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xecml.geometry import END_SLOPE, HALF_OPENING_DEG, INNER_RADIUS, OUTER_RADIUS
 from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.finalstates import rotate
-from xecml.simulation.optics import NearField, Optics, near_field_share, window_transmission
+from xecml.simulation.optics import (
+    NEAR_FIELD_RANGE,
+    NearField,
+    Optics,
+    near_field_path,
+    near_field_share,
+    window_transmission,
+)
 from xecml.simulation.photons import Raster, at_wall, rayleigh_cosine
 from xecml.simulation.volume import APEX, DOWNSTREAM, INNER, OUTER, UPSTREAM, next_wall, wall_normal
 
@@ -20,17 +30,14 @@ _DEPTH = OUTER_RADIUS - INNER_RADIUS
 _HALF_OPENING = math.radians(HALF_OPENING_DEG)
 _STRETCH = 0.5
 """Depth coordinates are denser near the inner face: 1.5 s / (s + 0.5) for a share s of the full depth."""
-_SPACING = 3.0
+SPACING = 5.0
 """Mean distance of the points that sample a track, cm."""
 _START_OFF = 1e-6
-
-
-class Grid(NamedTuple):
-    """Boxes with equal steps in the coordinates of `map_coordinates`."""
-
-    shape: NDArray[np.int64]
-    volume: Floats
-    """(depth, azimuth, z) cm3"""
+_SCATTER_SHARE = 0.8
+"""Share of the photons that scatter before the first wall."""
+# Roberts's additive recurrence in eight dimensions: powers of the root of x^9 = x + 1
+_ROOT = 1.0850702454914508
+_STEPS = tuple(_ROOT**-k for k in range(1, 9))
 
 
 @compiled
@@ -50,21 +57,13 @@ def map_coordinates(x: float, y: float, z: float) -> tuple[float, float, float]:
 
 
 @inner
-def _start(
-    rng: np.random.Generator,
-    optics: Optics,
-    xyz: Floats,
-    normal: Floats,
-    face: int,
-    half: float,
-    p: Floats,
-    u: Floats,
-) -> None:
-    """Place p on the sensor and draw a direction u that its window accepts."""
-    while True:
-        a, b = half * (2.0 * rng.random() - 1.0), half * (2.0 * rng.random() - 1.0)
-        if face == INNER or a * a + b * b < half * half:
-            break
+def _place(xyz: Floats, normal: Floats, face: int, half: float, q0: float, q1: float, p: Floats) -> None:
+    """Place p on the sensor: a square for a SiPM, a disc for a photomultiplier; q0 and q1 are uniform."""
+    if face == INNER:
+        a, b = half * (2.0 * q0 - 1.0), half * (2.0 * q1 - 1.0)
+    else:
+        radius = half * math.sqrt(q0)
+        a, b = radius * math.cos(2.0 * math.pi * q1), radius * math.sin(2.0 * math.pi * q1)
     norm = math.sqrt(normal[0] ** 2 + normal[1] ** 2)
     ax, ay = -normal[1] / norm, normal[0] / norm
     p[0] = xyz[0] + a * ax - b * normal[2] * ay
@@ -78,15 +77,72 @@ def _start(
         p[1] *= radius / r
     elif face in (UPSTREAM, DOWNSTREAM):
         p[2] = (1.0 if face == DOWNSTREAM else -1.0) * (APEX + END_SLOPE * r)
+
+
+@inner
+def _aim(optics: Optics, face: int, q0: float, q1: float, p: Floats, u: Floats) -> float:
+    """Set a direction u that the window accepts and move p off the wall; returns the photon's weight."""
     nx, ny, nz = wall_normal(face, p[0], p[1], p[2])
-    while True:
-        c = math.sqrt(rng.random())
-        if rng.random() < window_transmission(c, optics.n_xenon, optics.n_window):
-            break
-    u[0], u[1], u[2] = rotate(nx, ny, nz, c, 2.0 * math.pi * rng.random())
+    critical = max(1.0 - (optics.n_window / optics.n_xenon) ** 2, 0.0)
+    c = math.sqrt(critical + (1.0 - critical) * q0)
+    u[0], u[1], u[2] = rotate(nx, ny, nz, c, 2.0 * math.pi * q1)
     p[0] += _START_OFF * nx
     p[1] += _START_OFF * ny
     p[2] += _START_OFF * nz
+    return (1.0 - critical) * window_transmission(c, optics.n_xenon, optics.n_window)
+
+
+@inner
+def _move(p: Floats, u: Floats, step: float) -> None:
+    for k in range(3):
+        p[k] += step * u[k]
+
+
+@inner
+def _first_flight(
+    rng: np.random.Generator, optics: Optics, raster: Raster, q: Floats, p: Floats, u: Floats
+) -> tuple[float, float]:
+    """Fly to the first scattering or reflection; returns the weight, 0 if the photon is lost, and the path."""
+    wall, face = next_wall(p[0], p[1], p[2], u[0], u[1], u[2])
+    passes = math.exp(-wall / optics.rayleigh_length)
+    if q[4] < _SCATTER_SHARE:
+        free = -optics.rayleigh_length * math.log(1.0 - q[4] / _SCATTER_SHARE * (1.0 - passes))
+        _move(p, u, free)
+        # the cosine of 3/8 (1 + c^2) by Cardano's formula
+        h = 4.0 * q[5] - 2.0
+        root = math.sqrt(h * h + 1.0)
+        c = (h + root) ** (1.0 / 3.0) - (root - h) ** (1.0 / 3.0)
+        u[0], u[1], u[2] = rotate(u[0], u[1], u[2], c, 2.0 * math.pi * q[6])
+        return (1.0 - passes) / _SCATTER_SHARE, free
+    _move(p, u, wall)
+    if at_wall(rng, optics, raster, face, p, u) != -1:
+        return 0.0, wall
+    return passes / (1.0 - _SCATTER_SHARE), wall
+
+
+@inner
+def _score(
+    rng: np.random.Generator,
+    optics: Optics,
+    p: Floats,
+    u: Floats,
+    step: float,
+    path: float,
+    weight: float,
+    sums: Floats,
+) -> None:
+    """Add the points of a track, each worth `SPACING`, to the boxes they lie in."""
+    n0, n1, n2 = sums.shape[1], sums.shape[2], sums.shape[3]
+    s = rng.random() * SPACING
+    while s < step:
+        a, b, c = map_coordinates(p[0] + s * u[0], p[1] + s * u[1], p[2] + s * u[2])
+        i, j, k = min(int(a * n0), n0 - 1), min(int(b * n1), n1 - 1), min(int(c * n2), n2 - 1)
+        if i >= 0 and j >= 0 and k >= 0:
+            w = weight * SPACING * math.exp(-(path + s) / optics.absorption_length)
+            sums[0, i, j, k] += w
+            sums[1, i, j, k] += w * (path + s)
+            sums[2, i, j, k] += w * (path + s) ** 2
+        s += SPACING
 
 
 @compiled
@@ -94,69 +150,55 @@ def track_lengths(
     rng: np.random.Generator,
     optics: Optics,
     raster: Raster,
-    grid: Grid,
     xyz: Floats,
     normal: Floats,
     face: int,
     half: float,
     n: int,
-    length: Floats,
-    length_path: Floats,
+    sums: Floats,
 ) -> None:
     """Add the track lengths (cm), beyond the first scattering or reflection, of n photons from a sensor.
 
-    Tracks are sampled at points with a random offset, each worth `_SPACING`; absorption is a weight.
+    Tracks are sampled at points with a random offset; absorption is a weight.
 
     Args:
         rng: numpy Generator.
         optics: optical constants.
         raster: sensors on the walls.
-        grid: boxes.
         xyz: (3,) centre of the sensor.
         normal: (3,) its normal.
         face: its face code.
         half: half side of a SiPM, radius of a photomultiplier.
         n: number of photons.
-        length: (boxes) added to.
-        length_path: (boxes) added to: length times the path from the sensor.
+        sums: (3, boxes) added to: length, length times path from the sensor, length times squared path.
     """
-    p, u = np.empty(3), np.empty(3)
-    n0, n1, n2 = grid.shape[0], grid.shape[1], grid.shape[2]
+    p, u, q = np.empty(3), np.empty(3), rng.random(8)
     for _ in range(n):
-        _start(rng, optics, xyz, normal, face, half, p, u)
-        path, scored = 0.0, False
-        while True:
+        for k in range(8):
+            q[k] = (q[k] + _STEPS[k]) % 1.0
+        _place(xyz, normal, face, half, q[0], q[1], p)
+        weight = _aim(optics, face, q[2], q[3], p, u)
+        more, path = _first_flight(rng, optics, raster, q, p, u)
+        weight *= more
+        while weight > 0.0:
             wall, where = next_wall(p[0], p[1], p[2], u[0], u[1], u[2])
             free = optics.rayleigh_length * rng.standard_exponential()
             step = min(wall, free)
-            if scored:
-                s = rng.random() * _SPACING
-                while s < step:
-                    a, b, c = map_coordinates(p[0] + s * u[0], p[1] + s * u[1], p[2] + s * u[2])
-                    i, j, k = min(int(a * n0), n0 - 1), min(int(b * n1), n1 - 1), min(int(c * n2), n2 - 1)
-                    if i >= 0 and j >= 0 and k >= 0:
-                        w = _SPACING * math.exp(-(path + s) / optics.absorption_length)
-                        length[i, j, k] += w
-                        length_path[i, j, k] += w * (path + s)
-                    s += _SPACING
+            _score(rng, optics, p, u, step, path, weight, sums)
             path += step
-            p[0] += step * u[0]
-            p[1] += step * u[1]
-            p[2] += step * u[2]
+            _move(p, u, step)
             if free < wall:
                 u[0], u[1], u[2] = rotate(u[0], u[1], u[2], rayleigh_cosine(rng), 2.0 * math.pi * rng.random())
             elif at_wall(rng, optics, raster, where, p, u) != -1:
                 break
-            scored = True
 
 
 @compiled
 def near_field_in_boxes(
-    optics: Optics, near: NearField, grid: Grid, xyz: Floats, normal: Floats, area: float
-) -> tuple[Floats, Floats]:
-    """Mean of the near field's share, and of share times path, over each box (3 x 3 x 3 points)."""
-    n0, n1, n2 = grid.shape[0], grid.shape[1], grid.shape[2]
-    share, path = np.zeros((n0, n1, n2)), np.zeros((n0, n1, n2))
+    optics: Optics, near: NearField, xyz: Floats, normal: Floats, area: float, sums: Floats
+) -> None:
+    """Take the near field's means over each box (3 x 3 x 3 points) from `sums`, (3, boxes): shares as there."""
+    n0, n1, n2 = sums.shape[1], sums.shape[2], sums.shape[3]
     attenuation = 1.0 / (1.0 / optics.absorption_length + 1.0 / optics.rayleigh_length)
     for i in range(3 * n0):
         r = radius_at((i + 0.5) / (3 * n0))
@@ -164,11 +206,14 @@ def near_field_in_boxes(
         for j in range(3 * n1):
             azimuth = _HALF_OPENING * (2.0 * (j + 0.5) / (3 * n1) - 1.0)
             dx, dy = -r * math.cos(azimuth) - xyz[0], r * math.sin(azimuth) - xyz[1]
+            if dx * dx + dy * dy > NEAR_FIELD_RANGE * NEAR_FIELD_RANGE:
+                continue
             for k in range(3 * n2):
                 dz = z_half * (2.0 * (k + 0.5) / (3 * n2) - 1.0) - xyz[2]
                 d = math.sqrt(dx * dx + dy * dy + dz * dz)
                 c = (dx * normal[0] + dy * normal[1] + dz * normal[2]) / d
                 f = near_field_share(near, optics, attenuation, area, d, c) / 27.0
-                share[i // 3, j // 3, k // 3] += f
-                path[i // 3, j // 3, k // 3] += f * (d + near.e1 * d / (1.0 + near.e2 * d))
-    return share, path
+                path = near_field_path(near, d, c)
+                sums[0, i // 3, j // 3, k // 3] -= f
+                sums[1, i // 3, j // 3, k // 3] -= f * path
+                sums[2, i // 3, j // 3, k // 3] -= f * path * path

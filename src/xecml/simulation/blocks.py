@@ -6,6 +6,7 @@ any order, with the same result.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,30 +14,30 @@ import numpy as np
 from xecml.simulation.cascade import CALORIMETER, new_buffers, photon_coefficient, shower
 from xecml.simulation.clusters import Clusters, cluster, new_clusters
 from xecml.simulation.compiled import compiled, inner
-from xecml.simulation.crosssections import CascadeTables, Floats
-from xecml.simulation.direct import DIRECT, SCATTERED, TIME, direct_light
+from xecml.simulation.crosssections import Floats
+from xecml.simulation.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
 from xecml.simulation.indirect import indirect_light
 from xecml.simulation.lightmap import LightMap
 from xecml.simulation.optics import N_SENSORS, PHOTONS_PER_MEV, Floats32, NearField, Optics
 from xecml.simulation.photons import Raster, trace_point
 from xecml.simulation.response import Response, respond
-from xecml.simulation.vertices import SIGNAL, draw_photon, is_fiducial
+from xecml.simulation.tables import CascadeTables
+from xecml.simulation.truth import (
+    DIRECTION,
+    ENERGY,
+    N_GAMMA,
+    OFFSET,
+    PHE_FACE,
+    TRIED,
+    VERTEX,
+    no_shower_truth,
+    shower_truth,
+)
+from xecml.simulation.vertices import POINTS, SIGNAL, Target, draw_photon, draw_point, is_fiducial
 from xecml.simulation.volume import inside_calorimeter
 
-# columns of the truth table
-ENERGY, OFFSET, FIRST, VERTEX, DIRECTION, DEPOSITED, CENTROID, N_GAMMA, PHE_FACE = (
-    0,
-    1,
-    2,
-    5,
-    8,
-    11,
-    12,
-    15,
-    16,
-)
-TRUTH_COLUMNS = 22
 MAX_GAMMA = 4
+_CONVERSIONS_PER_RADIATION_LENGTH = 7.0 / 9.0
 
 
 class Physics(NamedTuple):
@@ -57,16 +58,27 @@ class Source(NamedTuple):
     """What is to be simulated."""
 
     model: int
-    """SIGNAL or DECOUPLED"""
+    """SIGNAL, DECOUPLED or POINTS"""
+    target: Target
+    points: Floats
+    """(n, 3) points of light"""
+    light_ratio: float
+    """light of a point over that of an electron of its energy"""
     energy_low: float
     energy_high: float
     min_deposit: float
     time_offset: float
-    pileup: float
+    material: float
+    """radiation lengths in front of the xenon"""
+    gammas: Floats
+    """(5,) probabilities of 0 to 4 photons, summed up"""
     pileup_energy_low: float
     pileup_energy_high: float
     pileup_time_low: float
     pileup_time_high: float
+    window_begin: float
+    """charges are integrated from here to there, relative to the photon of interest"""
+    window_end: float
     montecarlo: bool
 
 
@@ -78,17 +90,19 @@ class Work(NamedTuple):
     first: Floats
     clusters: Clusters
     direct: Floats32
-    """(3, 4760)"""
+    """(4, 4760)"""
     indirect: Floats32
-    """(2, 4760)"""
+    """(3, 4760)"""
     counted: Floats
     """(2, 4760) photons of the Monte Carlo, direct and indirect"""
     times: Floats
     """(3, 4760) of the Monte Carlo"""
     photons: Floats32
-    """(4760,)"""
+    """(4, 4760) of each photon of the event"""
     arrival: Floats32
-    """(4760,)"""
+    """(4, 4760)"""
+    spread: Floats32
+    """(4, 4760)"""
     photoelectrons: Floats
     """(4760,)"""
 
@@ -98,12 +112,13 @@ def new_work() -> Work:
     return Work(
         *new_buffers(),
         new_clusters(),
+        np.zeros((4, N_SENSORS), np.float32),
         np.zeros((3, N_SENSORS), np.float32),
-        np.zeros((2, N_SENSORS), np.float32),
         np.zeros((2, N_SENSORS)),
         np.zeros((3, N_SENSORS)),
-        np.zeros(N_SENSORS, np.float32),
-        np.zeros(N_SENSORS, np.float32),
+        np.zeros((MAX_GAMMA, N_SENSORS), np.float32),
+        np.zeros((MAX_GAMMA, N_SENSORS), np.float32),
+        np.zeros((MAX_GAMMA, N_SENSORS), np.float32),
         np.zeros(N_SENSORS),
     )
 
@@ -111,13 +126,6 @@ def new_work() -> Work:
 @inner
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
-
-
-@inner
-def _shift(work: Work, n: int, delay: float) -> None:
-    """Delay n deposits (ns)."""
-    for k in range(n):
-        work.deposits[k, 3] += delay
 
 
 @inner
@@ -129,6 +137,28 @@ def _energy(rng: np.random.Generator, source: Source, interest: bool) -> float:
 
 
 @inner
+def _point(rng: np.random.Generator, source: Source, work: Work, vertex: Floats, direction: Floats) -> float:
+    """One deposit at one of the points; returns its energy (MeV)."""
+    E = _energy(rng, source, True)
+    draw_point(rng, source.points, vertex, work.first, direction)
+    work.first[3] = 0.0
+    for a in range(3):
+        work.deposits[0, a] = work.first[a]
+    work.deposits[0, 3], work.deposits[0, 4] = 0.0, E * source.light_ratio
+    return E
+
+
+@inner
+def _passes_material(rng: np.random.Generator, source: Source, entry: Floats, direction: Floats) -> bool:
+    """Whether a photon comes through what lies in front of the xenon without converting."""
+    if source.material <= 0.0:
+        return True
+    radius = math.sqrt(entry[0] ** 2 + entry[1] ** 2)
+    cosine = max((entry[0] * direction[0] + entry[1] * direction[1]) / radius, 0.05)
+    return bool(rng.standard_exponential() > _CONVERSIONS_PER_RADIATION_LENGTH * source.material / cosine)
+
+
+@inner
 def _photon(
     rng: np.random.Generator,
     physics: Physics,
@@ -137,24 +167,29 @@ def _photon(
     interest: bool,
     vertex: Floats,
     direction: Floats,
-) -> tuple[int, float]:
+) -> tuple[int, float, int]:
     """Draw photons until one is kept; its deposits' times are relative to its first interaction.
 
     Pile-up comes from the target whatever the vertex model, and need not be fiducial.
 
     Returns:
-        Number of deposits and energy (MeV).
+        Number of deposits, energy (MeV), and photons drawn that were aimed at the fiducial part of the inner face.
     """
     entry = np.empty(3)
+    tried = 0
     while True:
         E = _energy(rng, source, interest)
-        draw_photon(rng, source.model if interest else SIGNAL, vertex, entry, direction)
+        model = source.model if interest and source.model != POINTS else SIGNAL
+        draw_photon(rng, model, source.target, vertex, entry, direction)
+        if not inside_calorimeter(entry[0], entry[1], entry[2]):
+            continue
+        tried += is_fiducial(entry[0], entry[1], entry[2])
+        if not _passes_material(rng, source, entry, direction):
+            continue
         # the first interaction decides most rejections, so it comes before the shower
         s = rng.standard_exponential() / photon_coefficient(physics.tables, E)
         x, y, z = entry[0] + s * direction[0], entry[1] + s * direction[1], entry[2] + s * direction[2]
-        if not (inside_calorimeter(entry[0], entry[1], entry[2]) and inside_calorimeter(x, y, z)):
-            continue
-        if interest and not is_fiducial(x, y, z):
+        if not inside_calorimeter(x, y, z) or (interest and not is_fiducial(x, y, z)):
             continue
         n, _ = shower(
             rng,
@@ -178,12 +213,12 @@ def _photon(
             work.deposits[k, 3] -= work.first[3]
             deposited += work.deposits[k, 4]
         if deposited > (source.min_deposit if interest else 0.0):
-            return n, E
+            return n, E, tried
 
 
 @inner
 def _add_light(rng: np.random.Generator, physics: Physics, source: Source, work: Work, n: int) -> None:
-    """Add the light of n deposits to the event's sums."""
+    """Add the light of n deposits to the sums of one photon."""
     if source.montecarlo:
         for k in range(n):
             x, y, z, t, E = work.deposits[k]
@@ -197,42 +232,41 @@ def _add_light(rng: np.random.Generator, physics: Physics, source: Source, work:
 
 
 @inner
-def _number_of_photons(rng: np.random.Generator, source: Source) -> int:
-    n = 1
-    while n < MAX_GAMMA and rng.random() < source.pileup:
-        n += 1
-    return n
+def _share_in_window(source: Source, decay: float, delay: float) -> float:
+    """Part of a pulse, `delay` after the photon of interest, that the integration window holds, over that one's."""
+    whole = 1.0 - math.exp(-source.window_end / decay)
+    if delay >= source.window_end:
+        return 0.0
+    lost = math.exp(-(source.window_begin - delay) / decay) if delay < source.window_begin else 1.0
+    return (lost - math.exp(-(source.window_end - delay) / decay)) / whole
 
 
 @inner
-def _mean_light(source: Source, work: Work) -> None:
-    """Light and mean arrival time on every sensor, from the event's sums."""
+def _light_of_photon(source: Source, work: Work, g: int, delay: float, share: float) -> None:
+    """Close photon g's sums: light in the window, mean and spread of its arrival times, on every sensor."""
     for s in range(N_SENSORS):
         if source.montecarlo:
             light = work.counted[0, s] + work.counted[1, s]
-            time = work.times[0, s] + work.times[1, s]
+            time, square = work.times[0, s] + work.times[1, s], work.times[2, s]
         else:
             # the map is a difference and can fall below zero where there is hardly any light
             light = work.direct[DIRECT, s] + max(work.direct[SCATTERED, s] + work.indirect[0, s], 0.0)
             time = work.direct[TIME, s] + work.indirect[1, s]
-        work.photons[s] = light
-        work.arrival[s] = time / light if light > 0.0 else 0.0
+            square = work.direct[SQUARE, s] + work.indirect[2, s]
+        # counts stay whole
+        work.photons[g, s] = math.floor(light * share + 0.5) if source.montecarlo else light * share
+        mean = time / light if light > 0.0 else 0.0
+        work.arrival[g, s] = mean + delay
+        work.spread[g, s] = math.sqrt(max(square / light - mean * mean, 0.0)) if light > 0.0 else 0.0
 
 
 @inner
-def _shower_truth(work: Work, n: int, truth: Floats) -> None:
-    """Deposited energy and its centre of gravity."""
-    total = 0.0
-    centre = np.zeros(3)
-    for k in range(n):
-        E = work.deposits[k, 4]
-        total += E
-        for a in range(3):
-            centre[a] += E * work.deposits[k, a]
-    truth[DEPOSITED] = total
-    for a in range(3):
-        truth[CENTROID + a] = centre[a] / total
-        truth[FIRST + a] = work.first[a]
+def _number_of_photons(rng: np.random.Generator, source: Source) -> int:
+    q = rng.random()
+    n = 0
+    while n < MAX_GAMMA and q >= source.gammas[n]:
+        n += 1
+    return n
 
 
 @compiled
@@ -259,28 +293,40 @@ def simulate_block(
         truth: (n, TRUTH_COLUMNS) filled.
     """
     vertex, direction = np.empty(3), np.empty(3)
+    decay = physics.response.decay
     for i in range(npho.shape[0]):
-        work.direct[:] = 0.0
-        work.indirect[:] = 0.0
-        work.counted[:] = 0.0
-        work.times[:] = 0.0
-        photons = _number_of_photons(rng, source)
-        for g in range(photons):
+        pulses = _number_of_photons(rng, source)
+        no_shower_truth(truth[i])
+        E = 0.0
+        for g in range(pulses):
+            work.direct[:] = 0.0
+            work.indirect[:] = 0.0
+            work.counted[:] = 0.0
+            work.times[:] = 0.0
             # the photon of interest comes last: its vertex and direction stay
-            interest = g == photons - 1
-            n, E = _photon(rng, physics, source, work, interest, vertex, direction)
-            if interest:
-                _shower_truth(work, n, truth[i])
+            interest = g == pulses - 1
+            if interest and source.model == POINTS:
+                n, tried = 1, 1
+                E = _point(rng, source, work, vertex, direction)
             else:
-                _shift(work, n, _uniform(rng, source.pileup_time_low, source.pileup_time_high))
+                n, E, tried = _photon(rng, physics, source, work, interest, vertex, direction)
+            delay, share = 0.0, 1.0
+            if interest:
+                truth[i, TRIED] = tried
+                shower_truth(work.deposits, n, work.first, direction, truth[i])
+            else:
+                delay = _uniform(rng, source.pileup_time_low, source.pileup_time_high)
+                share = _share_in_window(source, decay, delay)
             _add_light(rng, physics, source, work, n)
-        _mean_light(source, work)
+            _light_of_photon(source, work, g, delay, share)
         offset = _uniform(rng, -source.time_offset, source.time_offset)
         respond(
             rng,
             physics.response,
+            pulses,
             work.photons,
             work.arrival,
+            work.spread,
             source.montecarlo,
             offset,
             npho[i],
@@ -288,10 +334,13 @@ def simulate_block(
             work.photoelectrons,
         )
         if expected.shape[0] > 0:
-            expected[i, :] = work.photons
-        truth[i, ENERGY], truth[i, OFFSET], truth[i, N_GAMMA] = E, offset, photons
-        for a in range(3):
-            truth[i, VERTEX + a], truth[i, DIRECTION + a] = vertex[a], direction[a]
-        truth[i, PHE_FACE:] = 0.0
+            expected[i, :] = 0.0
+            for g in range(pulses):
+                expected[i, :] += work.photons[g]
+        truth[i, N_GAMMA] = pulses
+        if pulses > 0:
+            truth[i, ENERGY], truth[i, OFFSET] = E, offset
+            for a in range(3):
+                truth[i, VERTEX + a], truth[i, DIRECTION + a] = vertex[a], direction[a]
         for s in range(N_SENSORS):
             truth[i, PHE_FACE + int(physics.faces[s])] += work.photoelectrons[s]

@@ -22,15 +22,12 @@ from xecml.simulation.crosssections import (
     ELECTRON_MASS,
     ELECTRON_RADIUS,
     K_EDGE,
-    LOG_E_MIN,
-    LOG_E_STEP,
     N_BREMS_QUANTILES,
-    N_ENERGIES,
     PHOTON_CUT,
-    CascadeTables,
     Floats,
     k_shell_fraction,
 )
+from xecml.simulation.elastic import hard_deflection
 from xecml.simulation.finalstates import (
     annihilation_share,
     compton_photon,
@@ -40,12 +37,13 @@ from xecml.simulation.finalstates import (
     radiation_cosine,
     rotate,
 )
-from xecml.simulation.volume import inside_calorimeter
+from xecml.simulation.particles import CALORIMETER, SLAB, at, cell, deposit, inside, push
+from xecml.simulation.tables import CascadeTables
+
+__all__ = ["CALORIMETER", "MAX_DEPOSITS", "SLAB", "new_buffers", "photon_coefficient", "shower"]
 
 LIGHT_SPEED = 29.9792458  # cm/ns
 PHOTON, ELECTRON, POSITRON = 0, 1, 2
-SLAB, CALORIMETER = 0, 1
-"""Volumes: a slab 0 < z < depth without sides (for comparison with tables), and the detector."""
 
 MAX_DEPOSITS = 40000
 _MAX_STACK = 4000
@@ -60,74 +58,11 @@ def new_buffers() -> tuple[Floats, Floats, Floats]:
     return np.zeros((MAX_DEPOSITS, 5)), np.zeros((_MAX_STACK, 9)), np.zeros(4)
 
 
-@inner
-def _inside(volume: int, depth: float, x: float, y: float, z: float) -> bool:
-    if volume == SLAB:
-        return 0.0 <= z <= depth
-    return inside_calorimeter(x, y, z)
-
-
-@inner
-def _cell(E: float) -> tuple[int, float]:
-    """Cell and fraction of an energy on the tables' grid."""
-    q = (math.log(E) - LOG_E_MIN) / LOG_E_STEP
-    q = min(max(q, 0.0), N_ENERGIES - 1.0001)
-    i = int(q)
-    return i, q - i
-
-
-@inner
-def _at(table: Floats, i: int, f: float) -> float:
-    return float(table[i] + f * (table[i + 1] - table[i]))
-
-
-@inner
-def _push(
-    stack: Floats,
-    n: int,
-    kind: int,
-    E: float,
-    x: float,
-    y: float,
-    z: float,
-    ux: float,
-    uy: float,
-    uz: float,
-    t: float,
-) -> int:
-    stack[n, 0] = kind
-    stack[n, 1] = E
-    stack[n, 2] = x
-    stack[n, 3] = y
-    stack[n, 4] = z
-    stack[n, 5] = ux
-    stack[n, 6] = uy
-    stack[n, 7] = uz
-    stack[n, 8] = t
-    return n + 1
-
-
-@inner
-def _deposit(deposits: Floats, n: int, x: float, y: float, z: float, t: float, E: float) -> int:
-    if E <= 0.0:
-        return n
-    if n == deposits.shape[0]:
-        # full, which no photon below 1 GeV reaches: energy is kept, its place is not
-        deposits[n - 1, 4] += E
-        return n
-    deposits[n, 0] = x
-    deposits[n, 1] = y
-    deposits[n, 2] = z
-    deposits[n, 3] = t
-    deposits[n, 4] = E
-    return n + 1
-
-
 @compiled
 def photon_coefficient(tables: CascadeTables, E: float) -> float:
     """Probability of interaction of a photon of energy E (MeV), per cm."""
-    i, f = _cell(E)
-    return _at(tables.photoelectric, i, f) + _at(tables.compton, i, f) + _at(tables.pair, i, f)
+    i, f = cell(E)
+    return at(tables.photoelectric, i, f) + at(tables.compton, i, f) + at(tables.pair, i, f)
 
 
 # ------------------------------------------------------------------------------------------- transport
@@ -155,17 +90,17 @@ def _photon(
     ux, uy, uz, t = stack[top, 5], stack[top, 6], stack[top, 7], stack[top, 8]
     while True:
         if E < PHOTON_CUT:
-            return _deposit(deposits, n, x, y, z, t, E), top, 0.0
-        i, f = _cell(E)
-        m_photo, m_compton = _at(tables.photoelectric, i, f), _at(tables.compton, i, f)
-        total = m_photo + m_compton + _at(tables.pair, i, f)
+            return deposit(deposits, n, x, y, z, t, E), top, 0.0
+        i, f = cell(E)
+        m_photo, m_compton = at(tables.photoelectric, i, f), at(tables.compton, i, f)
+        total = m_photo + m_compton + at(tables.pair, i, f)
         s = free_path if free_path >= 0.0 else rng.standard_exponential() / total
         free_path = -1.0
         x += s * ux
         y += s * uy
         z += s * uz
         t += s / LIGHT_SPEED
-        if not _inside(volume, depth, x, y, z):
+        if not inside(volume, depth, x, y, z):
             return n, top, E
         if first[3] < 0.0:
             first[0], first[1], first[2], first[3] = x, y, z, t
@@ -181,12 +116,12 @@ def _photon(
                     rest -= k
                     c = 2.0 * rng.random() - 1.0
                     vx, vy, vz = rotate(ux, uy, uz, c, 2.0 * math.pi * rng.random())
-                    top = _push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
-                n = _deposit(deposits, n, x, y, z, t, rest)
+                    top = push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
+                n = deposit(deposits, n, x, y, z, t, rest)
             if T < ELECTRON_CUT:
-                return _deposit(deposits, n, x, y, z, t, T), top, 0.0
+                return deposit(deposits, n, x, y, z, t, T), top, 0.0
             vx, vy, vz = rotate(ux, uy, uz, photoelectron_cosine(rng, T), phi)
-            return n, _push(stack, top, ELECTRON, T, x, y, z, vx, vy, vz, t), 0.0
+            return n, push(stack, top, ELECTRON, T, x, y, z, vx, vy, vz, t), 0.0
         if which >= m_photo + m_compton:
             share = pair_share(rng, E)
             if rng.random() < 0.5:
@@ -196,17 +131,17 @@ def _photon(
                 c = radiation_cosine(rng, total_energy)
                 vx, vy, vz = rotate(ux, uy, uz, c, phi if kind == ELECTRON else phi + math.pi)
                 T = max(total_energy - ELECTRON_MASS, 0.0)
-                top = _push(stack, top, kind, T, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, kind, T, x, y, z, vx, vy, vz, t)
             return n, top, 0.0
         share, one_minus_cos = compton_photon(rng, E)
         vx, vy, vz = rotate(ux, uy, uz, 1.0 - one_minus_cos, phi)
         T = E * (1.0 - share)
         if T < ELECTRON_CUT:
-            n = _deposit(deposits, n, x, y, z, t, T)
+            n = deposit(deposits, n, x, y, z, t, T)
         else:
             ex, ey, ez = E * ux - share * E * vx, E * uy - share * E * vy, E * uz - share * E * vz
             norm = math.sqrt(ex * ex + ey * ey + ez * ez)
-            top = _push(stack, top, ELECTRON, T, x, y, z, ex / norm, ey / norm, ez / norm, t)
+            top = push(stack, top, ELECTRON, T, x, y, z, ex / norm, ey / norm, ez / norm, t)
         E *= share
         ux, uy, uz = vx, vy, vz
 
@@ -230,19 +165,19 @@ def _annihilate(
     if T < 1e-3:
         vx, vy, vz = rotate(ux, uy, uz, 2.0 * rng.random() - 1.0, phi)
         half = ELECTRON_MASS + 0.5 * T
-        top = _push(stack, top, PHOTON, half, x, y, z, vx, vy, vz, t)
-        return _push(stack, top, PHOTON, half, x, y, z, -vx, -vy, -vz, t)
+        top = push(stack, top, PHOTON, half, x, y, z, vx, vy, vz, t)
+        return push(stack, top, PHOTON, half, x, y, z, -vx, -vy, -vz, t)
     g = T / ELECTRON_MASS + 1.0
     p = math.sqrt(T * (T + 2.0 * ELECTRON_MASS))
     share = annihilation_share(rng, g)
     k1 = share * (T + 2.0 * ELECTRON_MASS)
     c = (share * (g + 1.0) - 1.0) / (share * math.sqrt(g * g - 1.0))
     vx, vy, vz = rotate(ux, uy, uz, min(max(c, -1.0), 1.0), phi)
-    top = _push(stack, top, PHOTON, k1, x, y, z, vx, vy, vz, t)
+    top = push(stack, top, PHOTON, k1, x, y, z, vx, vy, vz, t)
     wx, wy, wz = p * ux - k1 * vx, p * uy - k1 * vy, p * uz - k1 * vz
     norm = math.sqrt(wx * wx + wy * wy + wz * wz)
     k2 = T + 2.0 * ELECTRON_MASS - k1
-    return _push(stack, top, PHOTON, k2, x, y, z, wx / norm, wy / norm, wz / norm, t)
+    return push(stack, top, PHOTON, k2, x, y, z, wx / norm, wy / norm, wz / norm, t)
 
 
 @inner
@@ -260,28 +195,29 @@ def _electron(
     top -= 1
     positron = stack[top, 0] == POSITRON
     row = 1 if positron else 0
-    loss, transport, delta = tables.loss[row], tables.transport[row], tables.delta[row]
+    loss, delta, elastic = tables.loss[row], tables.delta[row], tables.elastic
+    soft, hard_turn, turn_limit = elastic.soft[row], elastic.hard[row], elastic.limit[row]
     E, x, y, z = stack[top, 1], stack[top, 2], stack[top, 3], stack[top, 4]
     ux, uy, uz, t = stack[top, 5], stack[top, 6], stack[top, 7], stack[top, 8]
     while E >= ELECTRON_CUT:
-        i, f = _cell(E)
+        i, f = cell(E)
         rate, m_brems, m_delta, i1 = (
-            _at(loss, i, f),
-            _at(tables.brems, i, f),
-            _at(delta, i, f),
-            _at(transport, i, f),
+            at(loss, i, f),
+            at(tables.brems, i, f),
+            at(delta, i, f),
+            at(soft, i, f),
         )
-        m_annihilation = _at(tables.annihilation, i, f) if positron else 0.0
+        m_annihilation = at(tables.annihilation, i, f) if positron else 0.0
         m_hard = m_brems + m_delta + m_annihilation
         s = rng.standard_exponential() / (m_hard + 1e-12)
-        # a step loses at most 15 % of the energy and turns the particle by at most about 0.9 rad
+        # a step loses at most 15 % of the energy and turns the particle by less than a radian
         limit = min(0.15 * E / rate + 0.002, max(0.4 / i1, 0.003), _MAX_STEP)
         hard = s <= limit
         s = min(s, limit)
         lost = rate * s
         if lost > 0.25 * E:
-            j, q = _cell(max(E - 0.5 * lost, 0.01))
-            lost = _at(loss, j, q) * s
+            j, q = cell(max(E - 0.5 * lost, 0.01))
+            lost = at(loss, j, q) * s
         hard = hard and lost < E
         g = E / ELECTRON_MASS + 1.0
         b2 = 1.0 - 1.0 / (g * g)
@@ -293,7 +229,7 @@ def _electron(
         x += hinge * ux
         y += hinge * uy
         z += hinge * uz
-        # (1 - cos)/2 exponential with the exact mean of multiple scattering; isotropic where that is large
+        # small deflections: (1 - cos)/2 exponential with its exact mean; isotropic where that is large
         mean = 0.5 * (1.0 - math.exp(-s * i1))
         half_turn = 1.0
         if mean < 0.25:
@@ -302,15 +238,22 @@ def _electron(
         else:
             half_turn = rng.random()
         ux, uy, uz = rotate(ux, uy, uz, 1.0 - 2.0 * half_turn, 2.0 * math.pi * rng.random())
+        # larger ones singly, their number Poissonian
+        wait = rng.standard_exponential()
+        turns = s * at(hard_turn, i, f)
+        while wait < turns:
+            wait += rng.standard_exponential()
+            half_turn = hard_deflection(rng, E, positron, at(turn_limit, i, f), at(elastic.screening, i, f))
+            ux, uy, uz = rotate(ux, uy, uz, 1.0 - 2.0 * half_turn, 2.0 * math.pi * rng.random())
         escaped = E
-        if _inside(volume, depth, x, y, z):
-            n = _deposit(deposits, n, x, y, z, t, lost)
+        if inside(volume, depth, x, y, z):
+            n = deposit(deposits, n, x, y, z, t, lost)
             escaped = E - lost
         x += (s - hinge) * ux
         y += (s - hinge) * uy
         z += (s - hinge) * uz
         t += s / (LIGHT_SPEED * math.sqrt(b2))
-        if not _inside(volume, depth, x, y, z):
+        if not inside(volume, depth, x, y, z):
             return n, top, escaped + (2.0 * ELECTRON_MASS if positron else 0.0)
         if escaped == E:
             # left and came back within one step: the loss stays with the particle
@@ -321,15 +264,15 @@ def _electron(
         which = rng.random() * m_hard
         phi = 2.0 * math.pi * rng.random()
         if which < m_brems:
-            i, f = _cell(E)
+            i, f = cell(E)
             if rng.random() < f:
                 i += 1
             q = rng.random() * (N_BREMS_QUANTILES - 1)
             j = int(q)
-            k = math.exp(_at(tables.brems_log_k[i], j, q - j))
+            k = math.exp(at(tables.brems_log_k[i], j, q - j))
             if 0.9 * BREMS_CUT < k < E:
                 vx, vy, vz = rotate(ux, uy, uz, radiation_cosine(rng, E + ELECTRON_MASS), phi)
-                top = _push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
                 E -= k
         elif which < m_brems + m_delta:
             if E * (1.0 if positron else 0.5) > DELTA_CUT:
@@ -337,14 +280,14 @@ def _electron(
                 p, pw = math.sqrt(E * (E + 2.0 * ELECTRON_MASS)), math.sqrt(w * (w + 2.0 * ELECTRON_MASS))
                 c = min(w * (E + 2.0 * ELECTRON_MASS) / (p * pw), 1.0)
                 vx, vy, vz = rotate(ux, uy, uz, c, phi)
-                top = _push(stack, top, ELECTRON, w, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, ELECTRON, w, x, y, z, vx, vy, vz, t)
                 ux, uy, uz = p * ux - pw * vx, p * uy - pw * vy, p * uz - pw * vz
                 norm = math.sqrt(ux * ux + uy * uy + uz * uz)
                 ux, uy, uz = ux / norm, uy / norm, uz / norm
                 E -= w
         else:
             return n, _annihilate(rng, stack, top, x, y, z, ux, uy, uz, t, E), 0.0
-    n = _deposit(deposits, n, x, y, z, t, E)
+    n = deposit(deposits, n, x, y, z, t, E)
     if positron:
         top = _annihilate(rng, stack, top, x, y, z, ux, uy, uz, t, 0.0)
     return n, top, 0.0
@@ -391,7 +334,7 @@ def shower(
         Number of deposits, and energy (MeV) that left the volume.
     """
     first[3] = -1.0
-    n, top, escaped = 0, _push(stack, 0, PHOTON, E, x, y, z, ux, uy, uz, 0.0), 0.0
+    n, top, escaped = 0, push(stack, 0, PHOTON, E, x, y, z, ux, uy, uz, 0.0), 0.0
     while top > 0:
         if stack[top - 1, 0] == PHOTON:
             n, top, gone = _photon(rng, tables, volume, depth, deposits, n, stack, top, first, free_path)

@@ -5,6 +5,10 @@ compiler turns into vector instructions; sensors nearer are lit by its fine clus
 solid angles. The solid angle of a flat sensor is that of a point, (h / d^3) per area, plus its second moment:
 since h / d^3 is harmonic, the mean over the sensor is 1 + spread (9 - 15 c^2) / d^2 times its value at the
 centre.
+
+The inner cylinder's shadow has a soft edge on a photomultiplier: the lit part of its cathode. Close to the critical
+angle the transmission of a window changes over the face of a sensor, and so it is averaged there; shallow light,
+whose critical circle on the inner face is small and bright, has its fine clusters used as far as that circle.
 """
 
 from __future__ import annotations
@@ -35,17 +39,20 @@ from xecml.simulation.optics import (
     X,
     Y,
     Z,
+    near_field_path,
     near_field_share,
     window_transmission,
 )
 
-DIRECT, SCATTERED, TIME = range(3)
+DIRECT, SCATTERED, TIME, SQUARE = range(4)
 """Rows of what `direct_light` fills."""
 # offsets of these rows and of those of the sensor table in flat arrays; unsigned, see _far_light
 _Y, _Z, _NX, _NY, _NZ, _AREA, _SPREAD = (np.uint64(k * N_SENSORS) for k in range(1, 8))
 
 NEAR = 7.0
 """Nearer than this, fine clusters are used."""
+_FARTHEST_NEAR = 16.0
+"""For shallow light, as far as this."""
 _EXACT_SIPM = 2.5
 _EXACT_PMT = 10.0
 _GRAZING = 0.3
@@ -71,17 +78,24 @@ def rectangle_solid_angle(u: float, v: float, h: float, half: float) -> float:
 
 
 @inner
-def _averaged_transmission(u: float, v: float, h: float, half: float, n: float, n_window: float) -> float:
-    """Transmission averaged over a sensor, weighted with the light on 4 x 4 parts of it."""
+def _averaged_transmission(
+    u: float, v: float, h: float, half: float, curvature: float, n: float, n_window: float
+) -> float:
+    """Transmission averaged over a sensor, weighted with the light on 4 x 4 parts of it.
+
+    The face is curved along u (`curvature`, 1/cm): at the critical angle half a degree matters.
+    """
     total = weight = 0.0
     for i in range(4):
+        step = half * (0.5 * i - 0.75)
+        a = u - step
+        height = h + curvature * step * (u - 0.5 * step)
         for j in range(4):
-            a = u + half * (0.5 * i - 0.75)
             b = v + half * (0.5 * j - 0.75)
             d2 = a * a + b * b + h * h
             w = 1.0 / (d2 * math.sqrt(d2))
             weight += w
-            total += w * window_transmission(h / math.sqrt(d2), n, n_window)
+            total += w * window_transmission(height / math.sqrt(d2), n, n_window)
     return total / weight
 
 
@@ -95,12 +109,12 @@ def point_light(
     optics: Optics,
     near: NearField,
     attenuation: float,
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Light of one point on one sensor, with the exact solid angle where it is close.
 
     Returns:
         Shares of the point's photons that enter the sensor's window directly and after one scattering close
-        by, and the distance (cm).
+        by, the distance (cm), and the cosine of the angle to the sensor's normal.
     """
     dx, dy, dz = x - sensors[X, s], y - sensors[Y, s], z - sensors[Z, s]
     nx, ny, nz = sensors[NX, s], sensors[NY, s], sensors[NZ, s]
@@ -109,9 +123,10 @@ def point_light(
     d = math.sqrt(d2)
     c = h / d
     scattered = near_field_share(near, optics, attenuation, sensors[AREA, s], d, c)
-    if h <= 0.0 or (s >= N_SIPM and _shadow(sensors[X, s], sensors[Y, s], dx, dy)):
-        return 0.0, scattered, d
     sipm = s < N_SIPM
+    lit = 1.0 if sipm else _lit_part(sensors[X, s], sensors[Y, s], nx, ny, dx, dy)
+    if h <= 0.0 or lit <= 0.0:
+        return 0.0, scattered, d, c
     half = 2.0 * CHIP_HALF if sipm else _PMT_HALF
     # axes in the sensor's plane: the first along phi for all faces with a radial normal, z for the planes
     norm = math.sqrt(nx * nx + ny * ny)
@@ -130,20 +145,29 @@ def point_light(
     else:
         angle = sensors[AREA, s] * c / d2 * (1.0 + sensors[SPREAD, s] * (9.0 - 15.0 * c * c) / d2)
     if c < _GRAZING:
-        transmission = _averaged_transmission(u, v, h, half, optics.n_xenon, optics.n_window)
+        curvature = 1.0 / INNER_RADIUS if sipm else 0.0
+        transmission = _averaged_transmission(u, v, h, half, curvature, optics.n_xenon, optics.n_window)
     else:
         transmission = window_transmission(c, optics.n_xenon, optics.n_window)
-    return angle / (4.0 * math.pi) * transmission * math.exp(-d / attenuation), scattered, d
+    return lit * angle / (4.0 * math.pi) * transmission * math.exp(-d / attenuation), scattered, d, c
 
 
 @inner
-def _shadow(px: float, py: float, dx: float, dy: float) -> bool:
-    """Whether the inner cylinder stands between a sensor at p and a source at p + d (transverse)."""
+def _lit_part(px: float, py: float, nx: float, ny: float, dx: float, dy: float) -> float:
+    """Part of a photomultiplier at p with normal n that the inner cylinder leaves to a source at p + d (transverse).
+
+    The edge of the shadow moves over the cathode with the miss of the ray past the cylinder, enlarged from there to
+    the sensor; the cathode's extent across the ray is its radius times the sine of the angle between its normal and
+    that direction.
+    """
     along = px * dx + py * dy
     span = dx * dx + dy * dy
     if along >= 0.0 or -along >= span:
-        return False
-    return px * px + py * py - along * along / span < INNER_RADIUS * INNER_RADIUS
+        return 1.0
+    across = (nx * dy - ny * dx) ** 2 / span
+    miss = math.sqrt(max(px * px + py * py - along * along / span, 0.0)) - INNER_RADIUS
+    extent = PMT_RADIUS * math.sqrt(max(1.0 - across, 0.01)) * (1.0 + along / span)
+    return min(max(0.5 + 0.5 * miss / (extent + 1e-6), 0.0), 1.0)
 
 
 @vectorised
@@ -151,6 +175,7 @@ def _far_light(
     source: Floats,
     low: np.uint64,
     high: np.uint64,
+    reach: float,
     shadowed: bool,
     table: Floats32,
     optics: Optics,
@@ -158,7 +183,7 @@ def _far_light(
     attenuation: float,
     light: Floats32,
 ) -> None:
-    """Light of one coarse cluster on the sensors low..high farther than NEAR.
+    """Light of one coarse cluster on the sensors low..high farther than `reach`.
 
     The loop has no branches, all its input and output lie in two flat arrays and its indices are unsigned:
     the compiler makes vector instructions of it only then. `shadowed` asks for the shadow of the inner
@@ -173,11 +198,14 @@ def _far_light(
     sixteenth = np.float32(1.0 / (16.0 * attenuation))
     slowness = np.float32(1.0 / optics.group_velocity)
     range2 = np.float32(1.0 / NEAR_FIELD_RANGE**2)
-    a0, a1, a2 = np.float32(near.a0), np.float32(near.a1), np.float32(near.a2)
-    b, e1, e2 = np.float32(near.b), np.float32(near.e1), np.float32(near.e2)
+    k, e = near.shape, near.excess
+    k00, k01, k02, k10, k11, k12 = k[0, 0], k[0, 1], k[0, 2], k[1, 0], k[1, 1], k[1, 2]
+    k20, k21, k22, k30, k31, k32 = k[2, 0], k[2, 1], k[2, 2], k[3, 0], k[3, 1], k[3, 2]
+    e00, e01, e10, e11, e20, e21 = e[0, 0], e[0, 1], e[1, 0], e[1, 1], e[2, 0], e[2, 1]
     per_scattering = np.float32(1.0 / optics.rayleigh_length)
-    near2 = np.float32(NEAR * NEAR)
-    radius2 = np.float32(INNER_RADIUS**2)
+    near2 = np.float32(reach * reach)
+    radius, pmt = np.float32(INNER_RADIUS), np.float32(PMT_RADIUS)
+    hundredth = np.float32(0.01)
     nine, fifteen, half = np.float32(9.0), np.float32(15.0), np.float32(0.5)
     sixth, last = np.float32(1.0 / 6.0), np.float32(1.0 / 24.0)
     tiny = np.float32(1e-12)
@@ -190,12 +218,12 @@ def _far_light(
         inverse2 = inverse * inverse
         # exp(-d / attenuation) as the inverse 16th power of a short series
         q = d * sixteenth
-        e = one + q * (one + q * (half + q * (sixth + q * last)))
-        e *= e
-        e *= e
-        e *= e
-        e *= e
-        base = photons * table[_AREA + s] * inverse / e
+        rise = one + q * (one + q * (half + q * (sixth + q * last)))
+        rise *= rise
+        rise *= rise
+        rise *= rise
+        rise *= rise
+        base = photons * table[_AREA + s] * inverse / rise
         base = base if d2 >= near2 else zero
         # Fresnel, with the cosines on both sides of the window
         cp = max(c, zero)
@@ -205,17 +233,28 @@ def _far_light(
         passed = one - half * (rs * rs + rp * rp)
         f = base * inverse * cp * passed * (one + table[_SPREAD + s] * inverse2 * (nine - fifteen * c * c))
         if shadowed:
+            # as in _lit_part
             along = table[s] * dx + table[_Y + s] * dy
-            span = dx * dx + dy * dy
-            closest = table[s] * table[s] + table[_Y + s] * table[_Y + s] - along * along / (span + tiny)
-            dark = (along < zero) & (-along < span) & (closest < radius2)
-            f = zero if dark else f
+            span = dx * dx + dy * dy + tiny
+            across = table[_NX + s] * dy - table[_NY + s] * dx
+            miss = table[s] * table[s] + table[_Y + s] * table[_Y + s] - along * along / span
+            miss = math.sqrt(max(miss, zero)) - radius
+            extent = pmt * math.sqrt(max(one - across * across / span, hundredth)) * (one + along / span)
+            lit = min(max(half + half * miss / (extent + tiny), zero), one)
+            f *= one if (along >= zero) | (-along >= span) else lit
         fade = max(one - d2 * range2, zero)
-        k = base * per_scattering * (a0 + c * (a1 + a2 * c)) / (one + b * d) * fade * fade
-        k = max(k, zero)
+        root = math.sqrt(d)
+        shape = k00 + root * (k01 + root * k02)
+        shape += c * (k10 + root * (k11 + root * k12) + c * (k20 + root * (k21 + root * k22)))
+        shape += c * c * c * (k30 + root * (k31 + root * k32))
+        once = max(base * per_scattering * shape * fade * fade, zero)
+        excess = e00 + root * e01 + c * (e10 + root * e11 + c * (e20 + root * e21))
+        arrival = t + d * slowness
+        later = arrival + d * max(excess, zero) * slowness
         light[s] += f
-        light[_Y + s] += k  # row SCATTERED
-        light[_Z + s] += f * (t + d * slowness) + k * (t + (d + e1 * d / (one + e2 * d)) * slowness)
+        light[_Y + s] += once  # row SCATTERED
+        light[_Z + s] += f * arrival + once * later
+        light[_NX + s] += f * arrival * arrival + once * later * later
 
 
 @inner
@@ -231,18 +270,20 @@ def _near_light(
     light: Floats32,
 ) -> None:
     """Light of the fine clusters start..stop on one sensor."""
-    f = k = ft = 0.0
+    f = k = ft = ftt = 0.0
     for p in range(start, stop):
         photons = fine[p, 4] * PHOTONS_PER_MEV
-        direct, once, d = point_light(fine[p, 0], fine[p, 1], fine[p, 2], s, sensors, optics, near, attenuation)
+        direct, once, d, c = point_light(fine[p, 0], fine[p, 1], fine[p, 2], s, sensors, optics, near, attenuation)
         f += photons * direct
         k += photons * once
-        detour = near.e1 * d / (1.0 + near.e2 * d)
         arrival = fine[p, 3] + d / optics.group_velocity
-        ft += photons * (direct * arrival + once * (arrival + detour / optics.group_velocity))
+        later = fine[p, 3] + near_field_path(near, d, c) / optics.group_velocity
+        ft += photons * (direct * arrival + once * later)
+        ftt += photons * (direct * arrival * arrival + once * later * later)
     light[DIRECT, s] += f
     light[SCATTERED, s] += k
     light[TIME, s] += ft
+    light[SQUARE, s] += ftt
 
 
 @compiled
@@ -262,7 +303,8 @@ def direct_light(
         sensors: the sensor table.
         optics: optical constants.
         near: the fit of the light scattered once close by.
-        light: (3, 4760), rows DIRECT, SCATTERED (photons on the windows) and TIME (ns times photons of both).
+        light: (4, 4760), rows DIRECT, SCATTERED (photons on the windows), TIME (ns times photons of both) and
+            SQUARE (ns2).
     """
     attenuation = 1.0 / (1.0 / optics.absorption_length + 1.0 / optics.rayleigh_length)
     row_step = (math.atan2(sensors[Y, 0], -sensors[X, 0]) - math.atan2(sensors[Y, 4048], -sensors[X, 4048])) / (
@@ -281,29 +323,38 @@ def direct_light(
         reach = max(math.acos(min(INNER_RADIUS / r, 1.0)), NEAR_FIELD_RANGE / INNER_RADIUS) / row_step + 1.0
         low, high = max(int(row - reach), 0), min(int(row + reach) + 1, _ROWS)
         begin, end = np.uint64(low * _COLUMNS), np.uint64(high * _COLUMNS)
-        _far_light(source, begin, end, False, flat, optics, near, attenuation, flat_light)
+        close = _near_reach(r - INNER_RADIUS, optics)
+        _far_light(source, begin, end, close, False, flat, optics, near, attenuation, flat_light)
         begin, end = np.uint64(N_SIPM), np.uint64(N_SENSORS)
-        _far_light(source, begin, end, True, flat, optics, near, attenuation, flat_light)
+        _far_light(source, begin, end, NEAR, True, flat, optics, near, attenuation, flat_light)
         start, stop = work.first_fine[k], work.first_fine[k + 1]
         if r - INNER_RADIUS < NEAR:
-            width = NEAR / (INNER_RADIUS * row_step) + 1.0
+            width = close / (INNER_RADIUS * row_step) + 1.0
             for i in range(max(int(row - width), 0), min(int(row + width) + 2, _ROWS)):
                 for j in range(
-                    max(int((z - NEAR - z_first) / z_step), 0),
-                    min(int((z + NEAR - z_first) / z_step) + 2, _COLUMNS),
+                    max(int((z - close - z_first) / z_step), 0),
+                    min(int((z + close - z_first) / z_step) + 2, _COLUMNS),
                 ):
                     s = i * _COLUMNS + j
-                    if _is_near(source, s, sensors):
+                    if _is_near(source, s, close, sensors):
                         _near_light(s, start, stop, work.fine, sensors, optics, near, attenuation, light)
         for s in range(N_SIPM, N_SENSORS):
-            if _is_near(source, s, sensors):
+            if _is_near(source, s, NEAR, sensors):
                 _near_light(s, start, stop, work.fine, sensors, optics, near, attenuation, light)
 
 
 @inner
-def _is_near(source: Floats, s: int, sensors: Floats32) -> bool:
+def _near_reach(depth: float, optics: Optics) -> float:
+    """Distance within which fine clusters light the SiPMs: as far as the critical circle of shallow light."""
+    cosine = math.sqrt(max(1.0 - (optics.n_window / optics.n_xenon) ** 2, 1e-4))
+    circle = 1.1 * depth / cosine + 2.0
+    return max(circle, NEAR) if circle < _FARTHEST_NEAR else NEAR
+
+
+@inner
+def _is_near(source: Floats, s: int, reach: float, sensors: Floats32) -> bool:
     """The test of `_far_light` in the same precision, so that a sensor is lit once, to rounding."""
     dx = np.float32(source[0]) - sensors[X, s]
     dy = np.float32(source[1]) - sensors[Y, s]
     dz = np.float32(source[2]) - sensors[Z, s]
-    return bool(dx * dx + dy * dy + dz * dz < np.float32(NEAR * NEAR))
+    return bool(dx * dx + dy * dy + dz * dz < np.float32(reach * reach))

@@ -8,32 +8,30 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xecml import geometry, rootio
 from xecml.errors import InputError
-from xecml.events import relative_quantities
 from xecml.progress import progress
-from xecml.simulation import blocks
-from xecml.simulation.crosssections import cascade_tables
+from xecml.simulation import blocks, truth
+from xecml.simulation.branches import Arrays, Pieces, branches
+from xecml.simulation.dead import dead_mask
 from xecml.simulation.lightmap import light_map
+from xecml.simulation.manifest import broken_run, make_manifest, write_manifest
 from xecml.simulation.optics import near_field, sensor_table
 from xecml.simulation.photons import raster
-from xecml.simulation.response import Response
-from xecml.simulation.settings import SimulationSettings, dead_mask, load_settings
-from xecml.simulation.vertices import MODELS
+from xecml.simulation.response import TIME_MODELS, Response
+from xecml.simulation.settings import SimulationSettings, load_settings
+from xecml.simulation.tables import cascade_tables
+from xecml.simulation.vertices import MODELS, Target
 
 __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 
+TRIED_BRANCH = "photons_tried"
+"""Not written: photons aimed for each event."""
 BLOCK = 64
 """Events that share a random generator. Part of what a seed means: changing it changes all events."""
-_WRITE_EVENTS = 512
-"""Events written to a file at once."""
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass
@@ -45,6 +43,14 @@ class SimulationReport:
     seconds: float
     """wall time without preparing the light map"""
     files: list[Path] = field(default_factory=list)
+
+    tried: int = 0
+    """photons aimed at the fiducial part of the inner face; less than all of them are detected"""
+
+    @property
+    def efficiency(self) -> float:
+        """Events written over photons aimed at the fiducial part of the inner face."""
+        return self.events / max(self.tried, 1)
 
     @property
     def rate(self) -> float:
@@ -60,7 +66,7 @@ def simulate(
     seed: int = 0,
     jobs: int = 1,
     chunk: int | None = None,
-    resume: bool = False,
+    resume: bool = True,
 ) -> SimulationReport:
     """Simulate n events and write them to one ROOT file, or to numbered ones.
 
@@ -74,7 +80,8 @@ def simulate(
         seed: of all random numbers.
         jobs: threads.
         chunk: events a file; one file if None.
-        resume: keep numbered files that are complete, and go on with the first missing one.
+        resume: go on with a broken run: where the record beside the numbered files shows the same settings, seed and
+            numbers, not finished, keep the complete ones and begin with the first that is missing.
 
     Raises:
         InputError: a wrong number, or the output cannot be written.
@@ -83,22 +90,28 @@ def simulate(
         raise InputError(
             f"Cannot simulate n={n} events with jobs={jobs}, chunk={chunk}, seed={seed}; use positive numbers."
         )
-    chosen = settings or SimulationSettings()
-    files = _files(Path(out), n, chunk)
-    done = _complete(files) if resume and chunk is not None else 0
+    chosen, path = settings or SimulationSettings(), Path(out)
+    files = _files(path, n, chunk)
+    record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
+    done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
     physics = prepare(chosen, seed, jobs)
+    if chunk is not None:
+        write_manifest(path, record, finished=False)
     start = time.monotonic()
-    report = SimulationReport(0, 0.0, [path for path, _ in files])
+    report = SimulationReport(0, 0.0, [file for file, _ in files])
+    first = sum(events for _, events in files[:done])
     with progress(n, "simulate", "events") as bar:
-        bar.advance(sum(events for _, events in files[:done]))
-        first = sum(events for _, events in files[:done])
-        stream = _Pieces(event_blocks(physics, chosen, seed, first, n, jobs))
-        for path, events in files[done:]:
-            with rootio.TreeWriter(path) as writer:
+        bar.advance(first)
+        stream = Pieces(event_blocks(physics, chosen, seed, first, n, jobs))
+        for file, events in files[done:]:
+            with rootio.TreeWriter(file) as writer:
                 for arrays in stream.take(events):
+                    report.tried += int(arrays.pop(TRIED_BRANCH).sum())
                     writer.extend(arrays)
                     bar.advance(len(arrays["event"]))
             report.events += events
+    if chunk is not None:
+        write_manifest(path, record, finished=True)
     report.seconds = time.monotonic() - start
     return report
 
@@ -149,27 +162,39 @@ def _response(settings: SimulationSettings, seed: int) -> Response:
     return Response(
         efficiency=np.where(sipm, values.sipm_efficiency, values.pmt_efficiency).astype(np.float32),
         gain=gain.astype(np.float32),
+        noise=np.where(sipm, values.sipm_noise_photoelectrons, values.pmt_noise_photoelectrons).astype(np.float32),
         dead=dead_mask(settings, rng),
         excess_noise_factor=float(values.excess_noise_factor),
-        noise=float(values.noise_photoelectrons),
         threshold=float(values.threshold_photoelectrons),
+        time_model=TIME_MODELS[values.time_model],
         time_single=float(values.time_single_ns),
         time_constant=float(values.time_constant_ns),
+        time_walk=float(values.time_walk_ns),
+        decay=float(values.decay_time_ns),
+        overlap=float(values.pulse_overlap_ns),
     )
 
 
 def _source(settings: SimulationSettings) -> blocks.Source:
     return blocks.Source(
         model=MODELS[settings.vertex],
+        target=Target(
+            float(settings.target_sigma_z_cm), float(settings.target_sigma_y_cm), float(settings.target_slope)
+        ),
+        points=geometry.xyz_from_uvw(np.array(settings.points_uvw_cm, np.float64)),
+        light_ratio=float(settings.points_light_ratio),
         energy_low=float(settings.energy_range[0]),
         energy_high=float(settings.energy_range[1]),
         min_deposit=float(settings.min_deposit_mev),
         time_offset=float(settings.time_offset_ns),
-        pileup=float(settings.pileup_fraction),
+        material=float(settings.material_radiation_lengths),
+        gammas=np.cumsum(settings.gamma_probabilities),
         pileup_energy_low=float(settings.pileup_energy_mev[0]),
         pileup_energy_high=float(settings.pileup_energy_mev[1]),
         pileup_time_low=float(settings.pileup_time_ns[0]),
         pileup_time_high=float(settings.pileup_time_ns[1]),
+        window_begin=float(settings.response.charge_window_ns[0]),
+        window_end=float(settings.response.charge_window_ns[1]),
         montecarlo=settings.optics == "montecarlo",
     )
 
@@ -218,71 +243,10 @@ def _one_block(
     n = end - begin
     npho, times = (np.empty((n, geometry.N_SENSORS), np.float32) for _ in range(2))
     expected = np.empty((n if settings.expected_counts else 0, geometry.N_SENSORS), np.float32)
-    truth = np.empty((n, blocks.TRUTH_COLUMNS))
-    blocks.simulate_block(rng, physics, source, work, npho, times, expected, truth)
-    arrays = _branches(settings, npho, times, truth, np.arange(begin, end))
+    columns = np.empty((n, truth.TRUTH_COLUMNS))
+    blocks.simulate_block(rng, physics, source, work, npho, times, expected, columns)
+    arrays = branches(settings, npho, times, columns, np.arange(begin, end))
+    arrays[TRIED_BRANCH] = columns[:, truth.TRIED]
     if settings.expected_counts:
         arrays["npho_expected"] = expected
     return {name: values[max(first - begin, 0) :] for name, values in arrays.items()}
-
-
-def _branches(
-    settings: SimulationSettings,
-    npho: NDArray[np.float32],
-    times: NDArray[np.float32],
-    truth: NDArray[np.float64],
-    numbers: NDArray[np.int64],
-) -> Arrays:
-    """Branches of the file, from what the compiled code filled."""
-    first = truth[:, blocks.FIRST : blocks.FIRST + 3]
-    # the line from vertex to first interaction is the photon's direction, to rounding
-    direction = truth[:, blocks.DIRECTION : blocks.DIRECTION + 3]
-    arrays: Arrays = {"npho": npho, "time": times}
-    if settings.relative_branches:
-        relative = relative_quantities(npho, times)
-        arrays |= dict(zip(("relative_npho", "relative_time"), relative, strict=True))
-    arrays |= {
-        "emiAng": geometry.angles_from_direction(direction),
-        "energyTruth": truth[:, blocks.ENERGY] * 1e-3,
-        "timeTruth": truth[:, blocks.OFFSET] * 1e-9,
-        "uvwTruth": geometry.uvw_from_xyz(first),
-        "xyzTruth": first,
-        "emiVec": direction,
-        "xyzVTX": truth[:, blocks.VERTEX : blocks.VERTEX + 3],
-    }
-    if settings.extra_truth:
-        arrays |= {
-            "energyDeposit": truth[:, blocks.DEPOSITED] * 1e-3,
-            "xyzDeposit": truth[:, blocks.CENTROID : blocks.CENTROID + 3],
-            "npheFace": truth[:, blocks.PHE_FACE : blocks.PHE_FACE + 6],
-        }
-    arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}
-    arrays["run"] = np.full(len(npho), settings.run, np.int32)
-    arrays["event"] = numbers.astype(np.int32)
-    arrays["nGamma"] = truth[:, blocks.N_GAMMA].astype(np.int32)
-    return arrays
-
-
-class _Pieces:
-    """Blocks joined to pieces that are good to write, and cut where files end."""
-
-    def __init__(self, stream: Iterator[Arrays]) -> None:
-        self._stream = stream
-        self._left: list[Arrays] = []
-
-    def take(self, events: int) -> Iterator[Arrays]:
-        """Yield pieces of at most `_WRITE_EVENTS` with `events` in all."""
-        while events > 0:
-            wanted = min(events, _WRITE_EVENTS)
-            piece = self._piece(wanted)
-            events -= wanted
-            yield piece
-
-    def _piece(self, wanted: int) -> Arrays:
-        held = sum(len(a["event"]) for a in self._left)
-        while held < wanted:
-            self._left.append(next(self._stream))
-            held += len(self._left[-1]["event"])
-        joined = {k: np.concatenate([a[k] for a in self._left]) for k in self._left[0]}
-        self._left = [{k: v[wanted:] for k, v in joined.items()}] if held > wanted else []
-        return {k: v[:wanted] for k, v in joined.items()}

@@ -16,16 +16,14 @@ _ROWS, _COLUMNS = 93, 44
 
 
 @inner
-def _node_weights(
-    work: Clusters, n_coarse: int, shape: NDArray[np.int64], photons: Floats, photon_times: Floats
-) -> None:
-    """Share the photons of each cluster, and photons times emission time, over the eight nodes around it."""
+def _node_weights(work: Clusters, n_coarse: int, shape: NDArray[np.int64], nodes: Floats) -> None:
+    """Share the photons of each cluster over the eight nodes around it: rows photons, times t, times t^2."""
+    f = np.empty(3)
     for k in range(n_coarse):
         x, y, z, t, E = work.coarse[k]
         w = E * PHOTONS_PER_MEV
         c = map_coordinates(x, y, z)
         base = 0
-        f = np.empty(3)
         for a in range(3):
             q = min(max(c[a], 0.0), 1.0) * (shape[a] - 1)
             i = min(int(q), shape[a] - 2)
@@ -42,24 +40,26 @@ def _node_weights(
             share *= f[0] if corner & 4 else 1.0 - f[0]
             share *= f[1] if corner & 2 else 1.0 - f[1]
             share *= f[2] if corner & 1 else 1.0 - f[2]
-            photons[node] += share
-            photon_times[node] += share * t
+            nodes[0, node] += share
+            nodes[1, node] += share * t
+            nodes[2, node] += share * t * t
 
 
 @vectorised
-def _sum_nodes(light_map: LightMap, photons: Floats, photon_times: Floats, slowness: float, columns: Floats32) -> None:
-    """Light (row 0) and light times arrival time (row 1) on every column of the map."""
-    share, path = light_map.share, light_map.path
-    for node in range(photons.shape[0]):
-        if photons[node] == 0.0:
+def _sum_nodes(light_map: LightMap, nodes: Floats, slowness: float, columns: Floats32) -> None:
+    """Photons, photons times arrival time and times its square (rows) on every column of the map."""
+    light, times, squares = columns[0], columns[1], columns[2]
+    for node in range(nodes.shape[1]):
+        if nodes[0, node] == 0.0:
             continue
-        w, wt = np.float32(photons[node]), np.float32(photon_times[node])
-        wp = np.float32(photons[node] * slowness)
-        light, times = columns[0], columns[1]
-        one_share, one_path = share[node], path[node]
-        for c in range(one_share.shape[0]):
-            light[c] += w * one_share[c]
-            times[c] += wt * one_share[c] + wp * one_path[c]
+        w, wt, wtt = np.float32(nodes[0, node]), np.float32(nodes[1, node]), np.float32(nodes[2, node])
+        wp, wtp = np.float32(nodes[0, node] * slowness), np.float32(2.0 * nodes[1, node] * slowness)
+        wpp = np.float32(nodes[0, node] * slowness * slowness)
+        share, path, square = light_map.share[node], light_map.path[node], light_map.square[node]
+        for c in range(light.shape[0]):
+            light[c] += w * share[c]
+            times[c] += wt * share[c] + wp * path[c]
+            squares[c] += wtt * share[c] + wtp * path[c] + wpp * square[c]
 
 
 @inner
@@ -95,15 +95,15 @@ def indirect_light(work: Clusters, n_coarse: int, light_map: LightMap, optics: O
         n_coarse: number of coarse clusters.
         light_map: the map.
         optics: optical constants.
-        light: (2, 4760), rows: photons, and photons times arrival time (ns).
+        light: (3, 4760), rows: photons, photons times arrival time (ns), photons times its square.
     """
     n_nodes, n_columns = light_map.share.shape
-    photons, photon_times = np.zeros(n_nodes), np.zeros(n_nodes)
-    _node_weights(work, n_coarse, light_map.shape, photons, photon_times)
-    columns = np.zeros((2, n_columns), np.float32)
-    _sum_nodes(light_map, photons, photon_times, 1.0 / optics.group_velocity, columns)
+    nodes = np.zeros((3, n_nodes))
+    _node_weights(work, n_coarse, light_map.shape, nodes)
+    columns = np.zeros((3, n_columns), np.float32)
+    _sum_nodes(light_map, nodes, 1.0 / optics.group_velocity, columns)
     inner = light_map.lattice[0] * light_map.lattice[1]
-    for q in range(2):
+    for q in range(3):
         _interpolate_inner(light_map, columns[q], light[q])
         for c in range(inner, n_columns):
             light[q, N_SIPM + c - inner] += columns[q, c]

@@ -20,8 +20,26 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Face = Literal["inner", "us", "ds", "outer", "top", "bottom"]
 SIGNAL_ENERGY_MEV = 52.83
+ALPHA_ENERGY_MEV = 5.486
+"""The strongest alpha line of americium-241."""
 MAX_ENERGY_MEV = 280.0
 """Above this the cascade has no tables."""
+CALIBRATION_LINES: dict[str, dict[str, Any]] = {
+    "lithium": {"energy_mev": 17.6, "target_sigma_z_cm": 1.0, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
+    "pi0_low": {"energy_mev": 54.9, "target_sigma_z_cm": 1.5, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
+    "pi0_high": {"energy_mev": 82.9, "target_sigma_z_cm": 1.5, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
+    "pion_capture": {"energy_mev": 129.4, "target_sigma_z_cm": 1.5, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
+    "alpha": {"vertex": "points", "energy_mev": ALPHA_ENERGY_MEV},
+}
+"""What a calibration line stands for: protons on lithium; the two ends of the flat spectrum of pi0 -> 2 gamma and the
+radiative capture of pions, both in liquid hydrogen; alpha sources on wires. Any of these can be set beside it."""
+
+
+ALPHA_SOURCES_UVW: tuple[tuple[float, float, float], ...] = tuple(
+    (u, v, w)
+    for v, w in ((-45.0, 12.0), (-22.0, 25.0), (0.0, 12.0), (22.0, 25.0), (45.0, 12.0))
+    for u in (-24.8, -12.4, 0.0, 12.4, 24.8)
+)
 
 
 class _Section(BaseModel):
@@ -39,14 +57,26 @@ class ResponseSettings(_Section):
     """of the SiPMs: crosstalk and afterpulses as a branching process"""
     gain_spread: NotNegative = 0.0
     """relative spread of the gains about their calibration, drawn once a run"""
-    noise_photoelectrons: NotNegative = 0.0
-    """electronic noise of a sensor, rms"""
+    sipm_noise_photoelectrons: NotNegative = 0.0
+    """electronic noise of a SiPM, rms"""
+    pmt_noise_photoelectrons: NotNegative = 0.0
+    """electronic noise of a photomultiplier, rms"""
     threshold_photoelectrons: NotNegative = 0.0
     """smaller charges are reported as zero"""
+    time_model: Literal["mean", "first"] = "mean"
+    """mean: mean arrival time with the spread below; first: the first photoelectron"""
     time_single_ns: NotNegative = 2.5
     """time spread of one photoelectron; falls with the square root of their number"""
     time_constant_ns: NotNegative = 0.2
     """time spread that remains"""
+    time_walk_ns: NotNegative = 0.0
+    """delay of one photoelectron's pulse; falls with the square root of their number"""
+    decay_time_ns: Positive = 45.0
+    """of xenon's scintillation"""
+    pulse_overlap_ns: NotNegative = 10.0
+    """pulses closer than this are one: their times are averaged with their photoelectrons"""
+    charge_window_ns: tuple[float, float] = (-50.0, 200.0)
+    """the charge is integrated over this, relative to the photon of interest"""
 
 
 class OpticsSettings(_Section):
@@ -70,10 +100,24 @@ class OpticsSettings(_Section):
 class SimulationSettings(_Section):
     """All that decides what a simulation run contains, apart from its length and seed."""
 
-    vertex: Literal["signal", "decoupled"] = "signal"
-    """signal: from the stopping target, isotropic; decoupled: direction independent of position"""
+    calibration: Literal["lithium", "pi0_low", "pi0_high", "pion_capture", "alpha"] | None = None
+    """a calibration line: its energy and target (`CALIBRATION_LINES`), unless they are set too"""
+    vertex: Literal["signal", "decoupled", "points"] = "signal"
+    """signal: from the target, isotropic; decoupled: direction independent of position; points: points of light"""
+    target_sigma_z_cm: NotNegative = 4.1
+    """Gaussian width of the target's stopping distribution along the beam"""
+    target_sigma_y_cm: NotNegative = 1.1
+    """the same, vertical"""
+    target_slope: Annotated[float, Field(ge=-1, le=1)] = -0.268
+    """of the target: x = slope z"""
+    points_uvw_cm: tuple[tuple[float, float, float], ...] = ALPHA_SOURCES_UVW
+    """where points of light are; by default 25 alpha sources, five on each of five wires along z"""
+    points_light_ratio: Positive = 1.2
+    """their light over that of an electron of their energy"""
+    material_radiation_lengths: Annotated[float, Field(ge=0, le=3)] = 0.0
+    """in front of the xenon, radially; photons that convert there are lost. The detector has about 0.45"""
     energy_mev: float | tuple[float, float] | None = None
-    """one energy or a range, uniform; by default 52.83 for signal and 15 to 60 for decoupled vertices"""
+    """one energy or a range, uniform; by default 52.83 for signal, 15 to 60 for decoupled vertices, 5.486 for points"""
     min_deposit_mev: NotNegative = 1.0
     """events with less energy deposited in the xenon are not kept"""
     time_offset_ns: NotNegative = 10.0
@@ -96,6 +140,8 @@ class SimulationSettings(_Section):
 
     pileup_fraction: Share = 0.0
     """share of events with a further photon; with the same probability it is followed by one more, up to four"""
+    n_gamma: tuple[NotNegative, NotNegative, NotNegative, NotNegative, NotNegative] | None = None
+    """relative frequencies of events with 0, 1, 2, 3, 4 photons; takes the place of pileup_fraction"""
     pileup_energy_mev: tuple[float, float] = (1.0, 52.83)
     """their energies, with a density falling as 1/E"""
     pileup_time_ns: tuple[float, float] = (-50.0, 100.0)
@@ -109,7 +155,7 @@ class SimulationSettings(_Section):
     relative_branches: bool = True
     """write relative_npho and relative_time"""
     extra_truth: bool = False
-    """write energyDeposit (GeV), xyzDeposit (cm), npheFace (6 faces)"""
+    """write energyDeposit (GeV), xyzDeposit (cm), axisDeposit (unit vector), npheFace (6 faces)"""
     expected_counts: bool = False
     """write npho_expected: the mean photons of every sensor, before the response"""
 
@@ -137,17 +183,42 @@ class SimulationSettings(_Section):
             raise ValueError(f"there is no sensor {wrong[0]}; ids run from 0 to {geometry.N_SENSORS - 1}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _calibration(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return CALIBRATION_LINES.get(values.get("calibration") or "", {}) | values
+        return values
+
     @model_validator(mode="after")
-    def _deposit_possible(self) -> SimulationSettings:
+    def _consistent(self) -> SimulationSettings:
+        if self.n_gamma is not None and sum(self.n_gamma) <= 0:
+            raise ValueError("n_gamma needs a frequency above zero, such as [0, 1, 0, 0, 0]")
+        begin, end = self.response.charge_window_ns
+        if not begin <= 0 < end:
+            raise ValueError("response.charge_window_ns must begin before the photon of interest and end after it")
+        inside = geometry.is_active(geometry.xyz_from_uvw(np.array(self.points_uvw_cm).reshape(-1, 3)))
+        if not len(inside) or not inside.all():
+            raise ValueError("points_uvw_cm must be places in the active xenon")
         if self.min_deposit_mev >= self.energy_range[0]:
             raise ValueError(f"min_deposit_mev = {self.min_deposit_mev:g} is not below the energy of the photons")
         return self
+
+    @property
+    def gamma_probabilities(self) -> NDArray[np.float64]:
+        """Probabilities (5,) of 0 to 4 photons in an event."""
+        if self.n_gamma is not None:
+            return np.array(self.n_gamma) / sum(self.n_gamma)
+        p = self.pileup_fraction
+        return np.array([0.0, 1 - p, p * (1 - p), p**2 * (1 - p), p**3])
 
     @property
     def energy_range(self) -> tuple[float, float]:
         """Lowest and highest energy, MeV."""
         energy = self.energy_mev
         if energy is None:
+            if self.vertex == "points":
+                return ALPHA_ENERGY_MEV, ALPHA_ENERGY_MEV
             return (15.0, 60.0) if self.vertex == "decoupled" else (SIGNAL_ENERGY_MEV, SIGNAL_ENERGY_MEV)
         return energy if isinstance(energy, tuple) else (energy, energy)
 
@@ -233,20 +304,3 @@ def read_dead_list(path: str | Path) -> tuple[int, ...]:
         if text:
             ids.append(int(text))
     return tuple(ids)
-
-
-def dead_mask(settings: SimulationSettings, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mask (4760,) of dead sensors: listed, whole faces, drawn singly and in clusters."""
-    dead = np.zeros(geometry.N_SENSORS, bool)
-    dead[list(settings.dead_sensors)] = True
-    if settings.dead_list is not None:
-        dead[list(read_dead_list(settings.dead_list))] = True
-    for face in settings.dead_faces:
-        dead[geometry.face_sensors(face)] = True
-    count = round(settings.dead_fraction * geometry.N_SENSORS)
-    dead[rng.choice(geometry.N_SENSORS, count, replace=False)] = True
-    inner = geometry.positions()[: geometry.N_SIPM]
-    for centre in rng.integers(geometry.N_SIPM, size=settings.dead_clusters):
-        distance = np.linalg.norm(inner - inner[centre], axis=1)
-        dead[np.argsort(distance, kind="stable")[: settings.dead_cluster_size]] = True
-    return dead

@@ -1,13 +1,15 @@
-"""Where photons come from: the two vertex models. Compiled. cm, MeV.
+"""Where photons come from. Compiled. cm, MeV.
 
 `signal`: decays on the slanted stopping target, isotropic. `decoupled`: entry point uniform over the fiducial
 part of the inner face and direction uniform in theta and phi, independent of it, so that position says
 nothing about direction. In both, the first interaction must be fiducial; that is decided by the caller.
+`points`: points of light in the xenon, such as alpha sources on wires; there is no photon and no shower.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +17,17 @@ from xecml.geometry import FIDUCIAL_U, FIDUCIAL_V, INNER_RADIUS
 from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 
-SIGNAL, DECOUPLED = 0, 1
-MODELS = {"signal": SIGNAL, "decoupled": DECOUPLED}
+SIGNAL, DECOUPLED, POINTS = 0, 1, 2
+MODELS = {"signal": SIGNAL, "decoupled": DECOUPLED, "points": POINTS}
 
-TARGET_SIGMA_Z = 4.1
-TARGET_SIGMA_Y = 1.1
-TARGET_SLOPE = -0.268
-"""The target: x = TARGET_SLOPE z, with Gaussian widths (cm) of the stopping distribution."""
+
+class Target(NamedTuple):
+    """Where photons of the signal model start: x = slope z, Gaussian in y and z."""
+
+    sigma_z: float
+    sigma_y: float
+    slope: float
+
 
 # directions from the target that can reach the fiducial volume, with room to spare
 _SIGNAL_COS_THETA = 0.55
@@ -38,10 +44,10 @@ def _set_direction(direction: Floats, cos_theta: float, phi: float) -> None:
 
 
 @inner
-def _signal_photon(rng: np.random.Generator, vertex: Floats, entry: Floats, direction: Floats) -> None:
-    vertex[2] = TARGET_SIGMA_Z * rng.standard_normal()
-    vertex[0] = TARGET_SLOPE * vertex[2]
-    vertex[1] = TARGET_SIGMA_Y * rng.standard_normal()
+def _signal_photon(rng: np.random.Generator, target: Target, vertex: Floats, entry: Floats, direction: Floats) -> None:
+    vertex[2] = target.sigma_z * rng.standard_normal()
+    vertex[0] = target.slope * vertex[2]
+    vertex[1] = target.sigma_y * rng.standard_normal()
     cos_theta = _SIGNAL_COS_THETA * (2.0 * rng.random() - 1.0)
     _set_direction(direction, cos_theta, _SIGNAL_PHI * (2.0 * rng.random() - 1.0))
     a = direction[0] ** 2 + direction[1] ** 2
@@ -71,20 +77,34 @@ def _decoupled_photon(rng: np.random.Generator, vertex: Floats, entry: Floats, d
 
 
 @compiled
-def draw_photon(rng: np.random.Generator, model: int, vertex: Floats, entry: Floats, direction: Floats) -> None:
+def draw_photon(
+    rng: np.random.Generator, model: int, target: Target, vertex: Floats, entry: Floats, direction: Floats
+) -> None:
     """Draw a photon that enters the xenon through its inner face.
 
     Args:
         rng: numpy Generator.
         model: SIGNAL or DECOUPLED.
+        target: of the signal model.
         vertex: (3,) filled.
         entry: (3,) filled: just behind the inner face.
         direction: (3,) filled, unit vector.
     """
     if model == SIGNAL:
-        _signal_photon(rng, vertex, entry, direction)
+        _signal_photon(rng, target, vertex, entry, direction)
     else:
         _decoupled_photon(rng, vertex, entry, direction)
+
+
+@compiled
+def draw_point(rng: np.random.Generator, points: Floats, vertex: Floats, place: Floats, direction: Floats) -> None:
+    """Draw one of the points (n, 3). The axis point at its z stands for the vertex, the radius for the direction."""
+    k = int(rng.random() * points.shape[0])
+    radius = math.sqrt(points[k, 0] ** 2 + points[k, 1] ** 2)
+    for a in range(3):
+        place[a] = points[k, a]
+        vertex[a] = points[k, 2] if a == 2 else 0.0
+        direction[a] = 0.0 if a == 2 else points[k, a] / radius
 
 
 @compiled

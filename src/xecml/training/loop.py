@@ -17,6 +17,7 @@ from xecml.data.augment import Augmentation, step_generator
 from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError
+from xecml.models import cpu
 from xecml.models.regressor import Regressor
 from xecml.progress import progress
 from xecml.training import checkpoint, processes, regress
@@ -61,6 +62,7 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
     fabric.launch()
     torch.use_deterministic_algorithms(options.deterministic)
     torch.manual_seed(options.seed)
+    cpu.keep_memory()
     say = print if fabric.global_rank == 0 and not quiet else _silent
     reweighting = _reweighting(config)
     training, validation = streams(config, fabric, reweighting)
@@ -168,7 +170,7 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
                         optimizer.zero_grad()
                         average.update_parameters(model)
                         sums.add({"grad_norm": norm})
-                    note = f"loss {float(total):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
+                    note = f"loss {float(total.detach()):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
                     bar.advance(len(batch) * fabric.world_size, note)
                     every = config.checkpoint.save_every_steps
                     if (every and batch_in_epoch % every == 0 and last) or stop.requested:

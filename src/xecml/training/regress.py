@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from xecml.data.batch import Batch
 from xecml.events import TASKS
 from xecml.models import compact
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
+from xecml.models.original import original
+from xecml.models.reference import reference
 from xecml.models.regressor import Regressor
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
@@ -47,15 +49,39 @@ def normaliser(config: Config) -> Normaliser:
     )
 
 
+def build_encoder(config: Config) -> nn.Module:
+    """The encoder of a recipe, with random weights."""
+    options, inputs = config.model, normaliser(config)
+    if options.layout == "original":
+        return original(
+            inputs,
+            outer_mode=options.outer_mode,
+            outer_fine_pool=options.outer_fine_pool,
+            drop_path=options.drop_path_rate,
+        )
+    if options.preset == "reference":
+        return reference(
+            inputs,
+            outer_mode=options.outer_mode,
+            outer_fine_pool=options.outer_fine_pool,
+            validity_channel=options.validity_channel,
+            hex_mixing=options.hex_mixing,
+            event_time=config.data.time_branch not in RELATIVE_BRANCHES,
+            drop_path=options.drop_path_rate,
+        )
+    preset: Callable[..., nn.Module] = {"compact": compact.compact, "tiny": compact.tiny}[options.preset]
+    return preset(inputs, drop_path=options.drop_path_rate)
+
+
 def build_model(config: Config) -> Regressor:
     """The regressor of a recipe, with random weights and unfitted targets."""
-    preset = getattr(compact, config.model.preset)
-    encoder = preset(normaliser(config), drop_path=config.model.drop_path_rate)
+    wide = config.model.layout == "original" or config.model.preset == "reference"
+    dropout = config.model.head_dropout
     return Regressor(
-        encoder,
+        build_encoder(config),
         list(config.tasks.enabled()),
         hidden_dim=config.model.hidden_dim,
-        dropout=config.model.head_dropout,
+        dropout=(0.2 if wide else 0.0) if dropout is None else dropout,
         with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
     )
 

@@ -1,0 +1,59 @@
+"""What a network is fed: events as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """B events as tensors: raw counts and times, their masks, truth in physical units, numbers of the events.
+
+    Attributes:
+        npho: counts (B, 4760), photons or relative.
+        time: times (B, 4760), seconds.
+        valid: whether a count was measured, (B, 4760).
+        timed: whether a time was measured, (B, 4760).
+        truth: task to (B, size).
+        run: run numbers (B,).
+        event: event numbers (B,).
+        weight: of the event in a loss, (B,); 1 unless the sample is reweighted.
+    """
+
+    npho: Tensor
+    time: Tensor
+    valid: Tensor
+    timed: Tensor
+    truth: dict[str, Tensor]
+    run: Tensor
+    event: Tensor
+    weight: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if len(self.weight) != len(self.run):
+            self.weight = torch.ones(len(self.run), device=self.npho.device)
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Counts, times and masks, in the order that models take them."""
+        return self.npho, self.time, self.valid, self.timed
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; numbers of events stay where they are."""
+        npho, time, valid, timed, weight = (x.to(device, non_blocking=True) for x in (*self.inputs(), self.weight))
+        truth = {task: y.to(device, non_blocking=True) for task, y in self.truth.items()}
+        return replace(self, npho=npho, time=time, valid=valid, timed=timed, truth=truth, weight=weight)
+
+
+def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of measured counts and of measured times, from raw values: the rule of `xecml.events` in torch.
+
+    For callers that hold raw values alone, such as an exported model; training carries the reader's masks.
+    """
+    valid = (npho > 0) & (npho < 9e9)
+    return valid, valid & (time.abs() < 9e9)

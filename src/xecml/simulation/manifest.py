@@ -1,0 +1,48 @@
+"""A record beside the numbered files of a run: what it is, so that a broken run can go on and another one cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xecml
+from xecml import geometry
+from xecml.files import atomic_path
+from xecml.simulation.settings import SimulationSettings
+
+FORMAT = 1
+
+
+def manifest_path(out: Path) -> Path:
+    """File of the record of a run that writes `OUT_0000.root` and so on."""
+    return out.with_name(f"{out.stem}_manifest.json")
+
+
+def make_manifest(settings: SimulationSettings, seed: int, n: int, chunk: int, block: int) -> dict[str, Any]:
+    """All that decides what the files hold."""
+    return {
+        "format": FORMAT,
+        "version": xecml.__version__,
+        "geometry": geometry.geometry_hash(),
+        "block": block,
+        "seed": seed,
+        "events": n,
+        "chunk": chunk,
+        "settings": json.loads(settings.model_dump_json()),
+    }
+
+
+def write_manifest(out: Path, manifest: dict[str, Any], *, finished: bool) -> None:
+    """Write the record (whole or not at all)."""
+    with atomic_path(manifest_path(out)) as temporary:
+        temporary.write_text(json.dumps(manifest | {"finished": finished}, indent=1) + "\n", encoding="utf-8")
+
+
+def broken_run(out: Path, manifest: dict[str, Any]) -> bool:
+    """Whether files of the same run, not finished, stand there."""
+    try:
+        stored = json.loads(manifest_path(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(stored == manifest | {"finished": False})

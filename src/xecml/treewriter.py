@@ -1,0 +1,126 @@
+"""TTrees written in chunks, atomically, and with equal bytes for equal arrays."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import uproot
+import xxhash
+from numpy.typing import NDArray
+
+from xecml.errors import InputError
+from xecml.files import atomic_path
+
+DEFAULT_TREE = "tree"
+_COMPRESSION = {
+    "lz4": uproot.LZ4(1),
+    "zlib": uproot.ZLIB(1),
+    "zstd": uproot.ZSTD(1),
+    "none": None,
+}
+_FIXED_DATE = datetime.datetime(2000, 1, 1)
+_CLOCK = threading.RLock()
+_HEAD_BYTES = 1024
+_PLACEHOLDER = uuid.UUID("c2b1d6f0-7e3a-4c58-9d41-5a0e6f8b2793")
+
+
+class TreeWriter:
+    """Write a TTree in chunks; the file appears under its name only when all of it is written.
+
+    Use as a context manager and call `extend` with dictionaries of arrays of equal length. Equal arrays in equal
+    chunks give equal bytes, whatever the file's name and the time of day.
+    """
+
+    def __init__(self, path: str | Path, tree: str = DEFAULT_TREE, compression: str = "lz4") -> None:
+        if compression not in _COMPRESSION:
+            raise InputError(f"Unknown compression '{compression}'; choose one of {', '.join(_COMPRESSION)}.")
+        self.path, self.tree_name = Path(path), tree
+        self.n_events = 0
+        self._compression = _COMPRESSION[compression]
+        self._tree: Any = None
+        self._columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._digest = xxhash.xxh3_128(tree.encode())
+
+    def __enter__(self) -> TreeWriter:
+        self._atomic = atomic_path(self.path)
+        # an open file has no name that uproot could write into its header
+        self._temporary = self._atomic.__enter__()
+        self._handle = self._temporary.open("w+b")
+        with _fixed_dates():
+            self._file = uproot.recreate(
+                self._handle, compression=self._compression, uuid_function=lambda: _PLACEHOLDER
+            )
+        return self
+
+    def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Append events. The first call fixes names, types and shapes of the branches.
+
+        Raises:
+            ValueError: later arrays differ in names, types or shapes, or in length among themselves.
+        """
+        columns = {name: (values.dtype, values.shape[1:]) for name, values in arrays.items()}
+        lengths = {len(values) for values in arrays.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"branches of different lengths: { {k: len(v) for k, v in arrays.items()} }")
+        with _fixed_dates():
+            if self._tree is None:
+                self._columns = columns
+                self._digest.update(repr(columns).encode())
+                self._tree = self._file.mktree(self.tree_name, {n: np.dtype(c) for n, c in columns.items()})
+            if columns != self._columns:
+                raise ValueError(f"branches changed from {self._columns} to {columns}")
+            if lengths != {0}:
+                self._tree.extend(dict(arrays))
+        for values in arrays.values():
+            self._digest.update(np.ascontiguousarray(values).data)
+        self.n_events += lengths.pop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._handle, _fixed_dates():
+                self._file.close()
+            if kind is None:
+                self._identify()
+        finally:
+            self._atomic.__exit__(kind, value, trace)
+
+    def _identify(self) -> None:
+        """Give the file an identity by its content: readers tell files apart by it when they cache."""
+        with self._temporary.open("r+b") as file:
+            head = file.read(_HEAD_BYTES)
+            file.seek(0)
+            file.write(head.replace(_PLACEHOLDER.bytes, self._digest.digest()))
+
+
+@contextmanager
+def _fixed_dates() -> Iterator[None]:
+    """While uproot writes, its clock stands still: keys and directories hold one fixed date."""
+    with _CLOCK:
+        original = uproot._util.datetime_to_code
+        uproot._util.datetime_to_code = lambda date: original(_FIXED_DATE)
+        try:
+            yield
+        finally:
+            uproot._util.datetime_to_code = original
+
+
+def write(
+    path: str | Path,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    tree: str = DEFAULT_TREE,
+    compression: str = "lz4",
+) -> None:
+    """Write arrays with equal first dimension as one TTree, atomically."""
+    with TreeWriter(path, tree, compression) as writer:
+        writer.extend(arrays)
