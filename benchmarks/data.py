@@ -236,7 +236,7 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.01):
             own, mapped = self._now()
             self.own, self.mapped = max(self.own, own), max(self.mapped, mapped)
 

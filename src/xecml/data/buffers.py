@@ -39,7 +39,8 @@ def keep_freed_memory() -> bool:
         return False
     # either call switches off glibc's own adaptation, so both are needed
     settings = ((_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES))
-    return sum(mallopt(name, value) for name, value in settings) == len(settings)
+    done = [int(mallopt(name, value)) for name, value in settings]
+    return done == [1, 1]
 
 
 class Buffer:
