@@ -335,7 +335,7 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
     np.testing.assert_allclose(squares.get_array(), report.sensors.occupancy[lit[lit < 4092]])
     np.testing.assert_allclose(circles.get_array(), report.sensors.occupancy[lit[lit >= 4092]])
     crosses = figure.subfigs[0].axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(crosses, display._places()[dead])
+    np.testing.assert_allclose(crosses, display.places()[dead])
     titles = [axes.get_title() for axes in figure.subfigs[1].axes]
     assert titles[:2] == ["normalised npho", "normalised time"]
     assert "uvwTruth w [cm]" in titles

@@ -66,8 +66,15 @@ def test_faces_hold_the_right_numbers_of_sensors() -> None:
     assert [len(g.face_sensors(f)) for f in g.FACES] == [4092, 144, 144, 234, 73, 73]
     assert [len(r) for r in g.top_rows()] == [11, 12, 11, 12, 13, 14]
     together = np.concatenate(
-        [g.inner_map().ravel(), g.us_map().ravel(), g.ds_map().ravel(), np.unique(g.outer_fine_ids()), *g.top_rows(), *g.bottom_rows()]
-    )  # fmt: skip
+        [
+            g.inner_map().ravel(),
+            g.us_map().ravel(),
+            g.ds_map().ravel(),
+            np.unique(g.outer_fine_ids()),
+            *g.top_rows(),
+            *g.bottom_rows(),
+        ]
+    )
     np.testing.assert_array_equal(np.sort(together), np.arange(4760))
 
 

@@ -82,7 +82,8 @@ def test_answers_are_physical(model: Regressor, events: dict[str, np.ndarray]) -
             head[-1].weight.zero_()  # type: ignore[operator, union-attr, index]
             head[-1].bias.zero_()  # type: ignore[operator, union-attr, index]
         answers = model(*inputs(events["npho"], events["time"]))
-    assert {t: tuple(a.shape) for t, a in answers.items()} == {"angle": (300, 2), "energy": (300,), "timing": (300,), "uvwFI": (300, 3)}  # fmt: skip
+    shapes = {"angle": (300, 2), "energy": (300,), "timing": (300,), "uvwFI": (300, 3)}
+    assert {t: tuple(a.shape) for t, a in answers.items()} == shapes
     assert np.median(np.abs(answers["uvwFI"].numpy() - events["uvwTruth"]), axis=0).max() < 0.5
     assert np.median(np.abs(answers["energy"].numpy() - events["energyTruth"])) < 0.002
     assert np.median(np.abs(answers["timing"].numpy() - events["timeTruth"])) < 1e-10

@@ -40,21 +40,23 @@ def sliced(config, fabric, reweighting):
     whole.data.batch_size *= fabric.world_size
     training, _ = original(whole, None, reweighting)
     _, validation = original(config, fabric, reweighting)
-    epoch, part = training.epoch, slice(fabric.global_rank * config.data.batch_size, (fabric.global_rank + 1) * config.data.batch_size)
+    epoch, size = training.epoch, config.data.batch_size
+    part = slice(fabric.global_rank * size, (fabric.global_rank + 1) * size)
     def epoch_of_slices(number, first=0):
         for batch in epoch(number, first):
             truth = {t: y[part] for t, y in batch.truth.items()}
-            yield Batch(*(x[part] for x in batch.inputs()), truth, batch.run[part], batch.event[part], batch.weight[part])
+            inputs = (x[part] for x in batch.inputs())
+            yield Batch(*inputs, truth, batch.run[part], batch.event[part], batch.weight[part])
     training.epoch, training.batch_size = epoch_of_slices, config.data.batch_size
     return training, validation
 loop.streams = sliced
 if double:
     torch.set_default_dtype(torch.float64)
     processes.precision = lambda amp, accelerator="auto": "64-true"
-loop.train(load_config(%r, settings), name="run", quiet=True)
+loop.train(load_config("TINY", settings), name="run", quiet=True)
 with open(f"{out}/losses_{os.environ.get('RANK', '0')}.json", "w") as file:
     json.dump(losses, file)
-""" % str(TINY)
+""".replace("TINY", str(TINY))
 
 
 @pytest.fixture(scope="module")

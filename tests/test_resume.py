@@ -31,8 +31,8 @@ def save_and_die(path, content):
     if len(saved) == n:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save = save_and_die
-loop.train(load_config(%r, settings), name=name, quiet=True)
-""" % str(TINY)
+loop.train(load_config("TINY", settings), name=name, quiet=True)
+""".replace("TINY", str(TINY))
 
 
 def settings(sample: Path, out: Path, *more: str) -> list[str]:

@@ -129,17 +129,48 @@ def simulate(
 
 
 @app.command()
-def check(files: Files, tree: Tree = "tree", as_json: Json = False) -> None:
+def check(
+    files: Files,
+    tree: Tree = "tree",
+    pdf: Annotated[Path | None, typer.Option("--pdf", help="One page to look at: occupancy, distributions.")] = None,
+    as_json: Json = False,
+) -> None:
     """Say whether files can be used: branches, units, dead and hot channels. Exit status 1 if not."""
     from xecml.evaluation.check import check_files
 
     report = check_files(files, tree=tree)
+    if pdf is not None:
+        from xecml.evaluation.checkpage import save_check
+
+        save_check(report, pdf)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
         _table("", ["", "", ""], [list(row) for row in report.rows()])
     if not report.usable:
         sys.exit(1)
+
+
+@app.command()
+def convert(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder of shards to write.")],
+    form: Annotated[str, typer.Option("--form", help="float32, or compact: 16 bits a value.")] = "float32",
+    tree: Tree = "tree",
+    as_json: Json = False,
+) -> None:
+    """Convert files to shards that are read from disk as they are; a stopped conversion goes on where it was."""
+    from dataclasses import asdict
+
+    from xecml.data.convert import convert as run
+
+    report = run(files, out, form=form, tree=tree)
+    kept = f", {report.kept} of them kept from before" if report.kept else ""
+    _show(
+        as_json,
+        asdict(report),
+        f"Wrote {report.events} events in {report.shards} shards to {out} ({report.bytes / 1e6:.0f} MB{kept}).",
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- train

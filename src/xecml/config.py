@@ -40,8 +40,10 @@ class DataConfig(_Section):
     buffer_mb: Positive = Field(
         1000, description="MB of events held for shuffling, whatever chunksize says; twice that is in memory"
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(1, description="0 reads in the training loop, 1 in the background")
-    num_threads: Count = Field(2, description="threads that decompress")
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        1, description="0 reads in the training loop, n threads decompress in the background"
+    )
+    branches: dict[str, str] = Field({}, description="branches under other names: canonical name -> name in the files")
 
 
 class NormalizationConfig(_Section):
@@ -83,7 +85,7 @@ class TaskConfig(_Section):
     enabled: bool = Field(False, description="whether the quantity is predicted")
     loss_fn: LossName = Field(
         "smooth_l1",
-        description="loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (radians) for "
+        description="loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (rad) for "
         "angle and angleVec; cross_entropy for n_gamma",
     )
     loss_beta: Positive = Field(

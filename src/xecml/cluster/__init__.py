@@ -1,1 +1,1 @@
-
+"""Batch systems and searches."""

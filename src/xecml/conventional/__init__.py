@@ -1,1 +1,1 @@
-
+"""The reconstruction without learning."""

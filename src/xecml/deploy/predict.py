@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xecml import rootio
+from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, predict_chunks
 from xecml.progress import progress
@@ -32,7 +33,7 @@ def predict_files(
         InputError: input or output are unusable, or there are no events.
     """
     started = time.monotonic()
-    total = rootio.count_events(files, tree)
+    total = source.count_events(files, tree)
     if total == 0:
         raise InputError(f"{files[0]} holds no events; nothing was written.")
     with rootio.TreeWriter(out, PREDICTION_TREE) as writer, progress(total, "predict") as bar:

@@ -69,16 +69,16 @@ def _headline(report: CheckReport) -> list[str]:
 def _draw_detector(figure: SubFigure, sensors: SensorStatistics) -> None:
     left, right = figure.subplots(1, 2)
     lit = sensors.occupancy > 0
-    display._draw_sensors(
+    display.draw_sensors(
         left, sensors.occupancy, lit, Normalize(0, 1), MAP, "share of events in which the sensor has a count"
     )
     counts = np.nan_to_num(sensors.mean_count)
     scale = LogNorm(*_decades(counts[lit])) if lit.any() else LogNorm(1, 10)
-    display._draw_sensors(right, counts, lit, scale, "viridis", f"mean valid {sensors.branch}")
+    display.draw_sensors(right, counts, lit, scale, "viridis", f"mean valid {sensors.branch}")
     dead, hot = sensors.dead(), sensors.hot()
     for axes in (left, right):
         for ids, marker, colour in ((dead, "x", COLOURS[1]), (hot, "o", COLOURS[3])):
-            places = display._places()[ids]
+            places = display.places()[ids]
             axes.plot(*places.T, ls="", marker=marker, mfc="none", ms=6, color=colour, zorder=5)
     left.set_title(f"hatched: never lit; crosses: {len(dead)} dead; rings: {len(hot)} hot channels", loc="left")
 

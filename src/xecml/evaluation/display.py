@@ -94,7 +94,7 @@ def unfold(face: str, xyz: ArrayLike) -> Floats:
 
 
 @cache
-def _places() -> Floats:
+def places() -> Floats:
     """Centres (4760, 2) of all sensors in the picture."""
     places = np.empty((N_SENSORS, 2))
     for code, face in enumerate(FACES):
@@ -138,9 +138,9 @@ def draw_event(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(17.0, 8.2))
         left, right = figure.subplots(1, 2)
-        _draw_sensors(left, n, valid_counts(n), _count_scale(n), _COUNTS_MAP, _count_unit(n))
+        draw_sensors(left, n, valid_counts(n), _count_scale(n), _COUNTS_MAP, _count_unit(n))
         relative = relative_quantities(n, t)[1] * 1e9
-        _draw_sensors(
+        draw_sensors(
             right,
             relative,
             valid_times(n, t),
@@ -192,9 +192,10 @@ def _time_scale(npho: Floats, time: Floats, relative: Floats) -> Normalize:
     return Normalize(0.0, max(late, 1e-3), clip=True)
 
 
-def _draw_sensors(
+def draw_sensors(
     axes: Axes, values: Floats, valid: NDArray[np.bool_], scale: Normalize, colour_map: str, label: str
 ) -> None:
+    """Draw values (4760,) of the measured sensors in colour and the others hatched, at their places."""
     for ids, measured in ((np.flatnonzero(valid), True), (np.flatnonzero(~valid), False)):
         for shapes, part in zip(_shapes(axes, ids), _split(ids), strict=True):
             shapes.set(linewidth=0)
@@ -231,10 +232,10 @@ def _shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[PolyCollection, Ellipse
     """Squares of the SiPMs and circles of the PMTs among the sensors."""
     sipm, pmt = _split(ids)
     corner = _SIPM_SIDE / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    squares = PolyCollection(list(_places()[sipm][:, None] + corner))
+    squares = PolyCollection(list(places()[sipm][:, None] + corner))
     size = np.full(len(pmt), 2 * PMT_RADIUS)
     circles = EllipseCollection(
-        size, size, np.zeros(len(pmt)), units="xy", offsets=_places()[pmt], offset_transform=axes.transData
+        size, size, np.zeros(len(pmt)), units="xy", offsets=places()[pmt], offset_transform=axes.transData
     )
     return squares, circles
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import __version__, geometry, rootio
+from xecml.data import shards, source
 from xecml.errors import InputError
 
 _PACKAGES = ("torch", "numpy", "numba", "uproot", "onnxruntime", "lightning-fabric", "mlflow")
@@ -22,6 +23,8 @@ def describe_file(path: str) -> dict[str, Any]:
         InputError: the file is missing or of no kind that this package reads.
     """
     suffix = Path(path).suffix
+    if source.is_shard(path):
+        return {"file": path, "kind": "shards", **shards.read_manifest(path)}
     if suffix == ".pth":
         return _checkpoint(path)
     if suffix == ".onnx":

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry, rootio
 from xecml.config import Config
+from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
 from xecml.models import cpu
@@ -175,7 +176,7 @@ def predict_chunks(
     truths = sorted({TASKS[task].truth for task in TASKS})
     optional = ("run", "event", *truths, *_EXTRA_TRUTH)
     entry = 0
-    for chunk in rootio.read(files, model.branches, tree=tree, chunk_events=chunk_events, optional=optional):
+    for chunk in source.read(files, model.branches, tree=tree, chunk_events=chunk_events, optional=optional):
         events = len(chunk[model.branches[0]])
         numbers = np.arange(entry, entry + events, dtype=np.int32)
         entry += events

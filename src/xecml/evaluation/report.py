@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import rootio
+from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation import metrics, plots
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, load_model, predict_chunks
@@ -71,7 +72,7 @@ def evaluate_files(
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
     model = load_model(model_path)
-    total = rootio.count_events(files, tree)
+    total = source.count_events(files, tree)
     # names are those of files; two models of one name are told apart by their folder
     names = _distinct([Path(model_path), *map(Path, others)])
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:

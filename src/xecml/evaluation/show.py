@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import rootio
+from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation.display import draw_event, save_event
 from xecml.evaluation.predictions import load_model, table_columns, true_columns
@@ -41,7 +42,7 @@ def read_event(file: str, event: int, tree: str, branches: tuple[str, ...] | Non
     Raises:
         InputError: the file has no such entry.
     """
-    with rootio.open_tree(file, tree) as reader:
+    with source.open_events(file, tree) as reader:
         if not 0 <= event < reader.n_events:
             raise InputError(f"{file} has no entry {event}; its {reader.n_events} entries count from 0.")
         return reader.arrays(list(branches) if branches else reader.known(), event, event + 1)

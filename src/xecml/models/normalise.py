@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xecml.data.batch import validity as validity
 from xecml.errors import InputError
 
 COUNT_SCHEMES = ("log1p", "sqrt", "anscombe", "linear")
@@ -94,12 +95,3 @@ class Normaliser(nn.Module):
     def seconds(self, times: Tensor) -> Tensor:
         """Inverse of `times`: seconds."""
         return (times.float() + self.time_shift) * self.time_scale
-
-
-def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks of measured counts and of measured times, from raw values: the rule of `xecml.events` in torch.
-
-    For callers that hold raw values alone, such as an exported model; training carries the reader's masks.
-    """
-    valid = (npho > 0) & (npho < 9e9)
-    return valid, valid & (time.abs() < 9e9)

@@ -226,6 +226,7 @@ def streams(config: Config, fabric: Fabric | None, reweighting: Reweighting | No
         "npho_branch": data.npho_branch,
         "time_branch": data.time_branch,
         "tree": data.tree_name,
+        "names": data.branches,
         "seed": config.training.seed,
         "background": data.num_workers > 0,
         "workers": max(1, data.num_workers),
@@ -243,7 +244,7 @@ def _reweighting(config: Config) -> Reweighting | None:
     if not wanted:
         return None
     bins = {task: default_bins(task, o.nbins, o.nbins_2d) for task, o in wanted.items()}
-    return Reweighting.fit(config.data.train_path, bins, tree=config.data.tree_name)
+    return Reweighting.fit(config.data.train_path, bins, tree=config.data.tree_name, names=config.data.branches)
 
 
 def _augmentation(config: Config) -> Augmentation:
