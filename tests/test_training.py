@@ -14,6 +14,7 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config, load_config
 from xecml.errors import InputError
+from xecml.evaluation.predictions import load_model
 from xecml.training import checkpoint, loop, losses, regress
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate
@@ -203,3 +204,55 @@ def test_learned_balance_is_the_documented_sum() -> None:
     with torch.no_grad():
         learned.log_variance.copy_(torch.tensor([0.0, np.log(4.0)]))
     assert float(learned(parts).detach()) == pytest.approx(1 + 0.5 + 0.5 * np.log(4))
+
+
+def test_a_reweighted_run_keeps_its_weights(sample: Path, tmp_path: Path) -> None:
+    config = recipe(sample, tmp_path, "reweighting.energy.enabled=true", "training.epochs=1")
+    result = loop.train(config, name="flat", quiet=True)
+    assert result.reweighting is not None
+    state = checkpoint.load(result.best)["reweighting"]
+    assert list(state["tables"]) == ["energy"]
+    with pytest.raises(InputError, match="switch on tasks.energy"):
+        loop.train(recipe(sample, tmp_path, "reweighting.energy.enabled=true", "tasks.energy.enabled=false"), name="x")
+
+
+def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
+    """Widths, directions as vectors, learned balance, accumulation: one short run with all of them."""
+    settings = (
+        "tasks.energy.loss_fn=gaussian_nll",
+        "tasks.uvwFI.loss_fn=gaussian_nll",
+        "tasks.angle.loss_fn=opening_angle",
+        "tasks.angleVec.enabled=true",
+        "loss_balance=auto",
+        "training.accumulate=2",
+        "training.epochs=2",
+        "training.early_stop_epochs=1",
+        "checkpoint.best_metric=u_s68_mm",
+        "augmentation.mirror_z=0.5",
+        "augmentation.gain_jitter=0.01",
+    )
+    result = loop.train(recipe(sample, tmp_path, *settings), name="all", quiet=True)
+    content = checkpoint.load(result.best)
+    assert content["loss_state"]["balance.log_variance"].abs().sum() > 0
+    model = load_model(result.best)
+    events = point_sources(16, seed=12)
+    answers = model.predict(events["npho"], events["time"])
+    assert set(answers) == {"angle", "energy", "timing", "uvwFI", "angleVec", "sigma_energy", "sigma_uvwFI"}
+    np.testing.assert_allclose(np.linalg.norm(answers["angleVec"], axis=1), 1, atol=1e-5)
+    assert (answers["sigma_uvwFI"] > 0).all()
+    pull = (answers["uvwFI"] - events["uvwTruth"]) / answers["sigma_uvwFI"]
+    assert 0.2 < np.abs(pull).mean() < 5
+
+
+def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    """Other tasks: the encoder is taken whole, with its constants; the epoch is 1."""
+    start = f"checkpoint.resume_from={run.best}"
+    config = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "training.lr=1e-9", "training.epochs=1")
+    result = loop.train(config, name="tuned", quiet=True)
+    before, after = checkpoint.load(run.best)["ema_state"], checkpoint.load(result.best)["model_state"]
+    for name in ("encoder.features_mean", "encoder.numbers.weight"):
+        torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=0)
+    assert checkpoint.load(result.best)["tasks"] == ["angle", "energy", "uvwFI"]
+    other = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "model.preset=compact")
+    with pytest.raises(InputError, match="does not fit the configured encoder"):
+        loop.train(other, name="x", quiet=True)

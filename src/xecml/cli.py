@@ -233,6 +233,10 @@ def train(
     from xecml.training.loop import train as run
 
     result = run(recipe, name=run_name, quiet=as_json)
+    if result.reweighting is not None:
+        from xecml.evaluation.weights import save_reweighting
+
+        save_reweighting(result.reweighting, result.folder / "reweighting.pdf")
     values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics}
     _show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes).")
 

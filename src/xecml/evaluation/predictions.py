@@ -56,6 +56,7 @@ class TorchModel:
         self.truth_means = {
             column: float(mean)
             for task in self.tasks
+            if len(TASKS[task].columns) == TASKS[task].size and task != "n_gamma"
             for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
         }
 

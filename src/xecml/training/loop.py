@@ -41,6 +41,7 @@ class Result:
     metrics: dict[str, Any]
     seconds: float
     stopped: str | None = None
+    reweighting: Reweighting | None = None
 
 
 def train(config: Config, *, name: str, quiet: bool = False) -> Result:
@@ -210,7 +211,7 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
         for hint in tracker.hints():
             say(f"Curves: {hint}")
         tracker.close()
-    return Result(folder, best_path, metrics, time.monotonic() - started, stopped)
+    return Result(folder, best_path, metrics, time.monotonic() - started, stopped, reweighting)
 
 
 def streams(config: Config, fabric: Fabric | None, reweighting: Reweighting | None) -> tuple[EventStream, EventStream]:
