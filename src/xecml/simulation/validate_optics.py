@@ -134,8 +134,8 @@ def _beyond_statistics(
     return float(off.mean()), math.sqrt(max(float((off**2).mean() - (noise**2).mean()), 0))
 
 
-def light_checks(result: Comparison, kind: str, room: float = 1.0) -> list[Check]:
-    """Differences of single sensors, of faces, and of times; tolerances are the goals for showers times `room`."""
+def light_checks(result: Comparison, kind: str) -> list[Check]:
+    """Differences of single sensors, of faces, and of times; tolerances are the goals for showers."""
     checks = []
     sipm = np.arange(N_SENSORS) < N_SIPM
     for sensor, group in (("SiPM", sipm), ("PMT", ~sipm)):
@@ -143,15 +143,15 @@ def light_checks(result: Comparison, kind: str, room: float = 1.0) -> list[Check
         ours = _masked(result.fast, masks, "photons")
         name = f"{kind}, {sensor} above {_BRIGHT} photons: "
         off, beyond = _beyond_statistics(result, masks, "photons", ours)
-        checks.append(Check(f"{name}mean difference", off, 0.0, 0.01 * room))
-        checks.append(Check(f"{name}rms beyond statistics", beyond, 0.0, GOALS[sensor] * room))
+        checks.append(Check(f"{name}mean difference", off, 0.0, 0.01))
+        checks.append(Check(f"{name}rms beyond statistics", beyond, 0.0, GOALS[sensor]))
         for field in ("mean", "spread"):
             beyond = _beyond_statistics(result, masks, field, np.ones_like(ours))[1]
-            checks.append(Check(f"{name}{field} of arrival times, rms [ns]", beyond, 0.0, 0.2 * room))
-    return checks + _sum_checks(result, kind, room)
+            checks.append(Check(f"{name}{field} of arrival times, rms [ns]", beyond, 0.0, 0.2))
+    return checks + _sum_checks(result, kind)
 
 
-def _sum_checks(result: Comparison, kind: str, room: float) -> list[Check]:
+def _sum_checks(result: Comparison, kind: str) -> list[Check]:
     checks = []
     codes = geometry.face_codes()
     for code, face in enumerate(geometry.FACES):
@@ -160,5 +160,5 @@ def _sum_checks(result: Comparison, kind: str, room: float) -> list[Check]:
             for lights in (result.fast, result.traced, *result.halves)
         )
         error = 0.5 * abs(first - second) / theirs
-        checks.append(Check(f"{kind}, light on {face}: ratio", ours / theirs, 1.0, 0.01 * room, error))
+        checks.append(Check(f"{kind}, light on {face}: ratio", ours / theirs, 1.0, 0.01, error))
     return checks
