@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     beyond = {name: sum(not check.passed for check in group) for name, group in checks.items()}
     failed = sum(count for name, count in beyond.items() if name != _HARDER)
-    print(
-        f"{failed or 'none'} beyond tolerance, and {beyond.get(_HARDER, 0)} for points, which do not count; {time.monotonic() - start:.0f} s; report in {options.out}"
-    )
+    apart = f"{beyond.get(_HARDER, 0)} for points, which do not count"
+    seconds = time.monotonic() - start
+    print(f"{failed or 'none'} beyond tolerance ({apart}); {seconds:.0f} s; report in {options.out}")
     return 1 if failed else 0
 
 
