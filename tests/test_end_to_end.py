@@ -76,6 +76,13 @@ def test_the_whole_way(folder: Path, xec: Xec) -> None:
     np.testing.assert_array_equal(one["event"], np.arange(192))
     xec("display", folder / "test.root", "--event", 5, "--model", folder / "model.onnx", "--out", folder / "event.png")
     assert (folder / "event.png").read_bytes().startswith(b"\x89PNG")
+    xec("convert", folder / "test.root", "--out", folder / "shards")
+    xec("display", folder / "shards", "--event", 5, "--out", folder / "same.png")
+    xec("predict", best, folder / "shards", "--out", folder / "shards.root")
+    same = next(rootio.read(folder / "shards.root", columns, tree="predictions"))
+    np.testing.assert_array_equal(same["pred_u"], one["pred_u"])
+    assert xec.json("info", folder / "shards")["kind"] == "shards"
+    assert xec.json("check", folder / "shards")["usable"] is True
     assert xec.json("info", best)["tasks"] == ["angle", "energy", "timing", "uvwFI"]
     assert "npho" in xec("info", folder / "test.root")
     assert xec.json("info", folder / "model.onnx")["kind"] == "ONNX"

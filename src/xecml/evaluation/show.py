@@ -37,12 +37,16 @@ def display_event(
 
 
 def read_event(file: str, event: int, tree: str, branches: tuple[str, ...] | None = None) -> Chunk:
-    """One entry of a file, as a chunk of one event.
+    """One entry of a file, or of all files that the name stands for, as a chunk of one event.
 
     Raises:
-        InputError: the file has no such entry.
+        InputError: there is no such entry.
     """
-    with source.open_events(file, tree) as reader:
-        if not 0 <= event < reader.n_events:
-            raise InputError(f"{file} has no entry {event}; its {reader.n_events} entries count from 0.")
-        return reader.arrays(list(branches) if branches else reader.known(), event, event + 1)
+    first = 0
+    for path in source.expand(file):
+        with source.open_events(path, tree) as reader:
+            entry = event - first
+            if 0 <= entry < reader.n_events:
+                return reader.arrays(list(branches) if branches else reader.known(), entry, entry + 1)
+            first += reader.n_events
+    raise InputError(f"{file} has no entry {event}; its {first} entries count from 0.")

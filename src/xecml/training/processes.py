@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ def make_fabric(config: Config) -> Fabric:
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "0")) if "SLURM_PROCID" in os.environ else 0
     devices: Any = started or per_node or options.devices
     nodes = int(os.environ.get("WORLD_SIZE", "0")) // started if started else options.num_nodes
+    # what it says of itself is in our own first line
+    for name in ("lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
     return Fabric(
         accelerator=options.accelerator,
