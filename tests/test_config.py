@@ -87,3 +87,10 @@ def test_every_key_has_a_meaning() -> None:
     keys = list(describe())
     assert len(keys) > 40
     assert all(meaning for _, _, meaning in keys)
+
+
+def test_a_task_given_in_part_keeps_its_own_defaults() -> None:
+    names = ["energy", "timing", "uvwFI", "n_gamma"]
+    tasks = load_config(None, [f"tasks.{name}.enabled=true" for name in names]).tasks
+    assert [tasks.enabled()[name].loss_fn for name in names] == ["l1", "l1", "mse", "cross_entropy"]
+    assert load_config(None, ["tasks.angle.weight=2"]).tasks.angle.enabled

@@ -17,7 +17,7 @@ LAYERS = (
     ("geometry", "resolution", "progress", "files"),
     ("events",),
     ("rootio", "treewriter"),
-    ("config",),
+    ("config", "oldconfig"),
     ("simulation", "conventional"),
     ("data",),
     ("models",),

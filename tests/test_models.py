@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import point_sources
 from xecml import geometry
+from xecml.config import load_config
+from xecml.data.batch import Batch
+from xecml.deploy.export import TOLERANCE, export
 from xecml.errors import InputError
+from xecml.evaluation.metrics import pull
 from xecml.events import TASKS
-from xecml.models.compact import tiny
+from xecml.models.build import build_regressor
+from xecml.models.compact import PRESETS, tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
-from xecml.models.quicklook import N_FEATURES, QuickLook, _face_sums
+from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums
 from xecml.models.regressor import Regressor
+from xecml.training import checkpoint
+from xecml.training.regress import RegressionLoss
 
 ALL = ("angle", "energy", "timing", "uvwFI")
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -147,4 +159,144 @@ def test_unknown_tasks_are_refused() -> None:
 def test_face_sums_follow_the_face_codes() -> None:
     values = torch.rand(3, geometry.N_SENSORS, dtype=torch.float64)
     wanted = torch.stack([values[:, torch.from_numpy(geometry.face_sensors(f))].sum(1) for f in geometry.FACES], 1)
-    torch.testing.assert_close(_face_sums(values), wanted)
+    torch.testing.assert_close(face_sums(values), wanted)
+
+
+# ---------------------------------------------------------------------------- every preset and every kind of head
+
+# a head of every task, with widths where a task can have them
+HEADS = [
+    f"tasks.{t}={{enabled: true, loss_fn: {'cross_entropy' if t == 'n_gamma' else 'gaussian_nll'}}}" for t in TASKS
+]
+PARAMETERS = {"tiny": 114_056, "compact": 3_742_272, "base": 6_937_936, "large": 13_184_096}
+SIZES = [pytest.param(p, marks=() if p in ("tiny", "compact") else pytest.mark.slow) for p in PRESETS]
+
+
+def every_head(preset: str, sample: dict[str, np.ndarray]) -> Regressor:
+    """A model whose every layer does something: those that begin at zero are set to random numbers too."""
+    torch.manual_seed(0)
+    network = build_regressor(load_config(None, [f"model.preset={preset}", *HEADS]))
+    look = network.encoder.look(*inputs(sample["npho"], sample["time"]))
+    events = len(look.light_time)
+    truth = {t: torch.from_numpy(sample[info.truth]).reshape(events, -1) for t, info in TASKS.items()}
+    truth["n_gamma"] = truth["n_gamma"] + torch.arange(events)[:, None] % 2
+    # widths as of real photons: the anchors add terms of 500 of the ideal sources' widths, and float32 rounds those
+    for task, spread in {"angle": 3.0, "energy": 8e-4, "timing": 6.5e-11, "uvwFI": 0.3}.items():
+        truth[task] = truth[task] + spread * torch.randn(truth[task].shape)
+    truth["angleVec"] = torch.from_numpy(geometry.direction_from_angles(truth["angle"].numpy()).astype(np.float32))
+    network.fit_targets(look.features, look.light_time, truth)
+    for view in (network.encoder.window, network.encoder.surroundings):  # type: ignore[attr-defined]
+        view[-1].reset_parameters()
+        view[-1].weight.data /= getattr(view[-1], "scale", 1.0)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, np.ndarray]:
+    """Enough events to fit anchors of some eighty numbers."""
+    return point_sources(2000, seed=6, dead=0.02)
+
+
+def apart(network: Regressor, one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Largest difference of each answer, in widths of its target."""
+    widths = {name: network.get_buffer(f"{name.removeprefix('sigma_')}_width") for name in network.outputs()}
+    return {name: float(((one[name] - two[name]) / widths[name].squeeze()).abs().max()) for name in widths}
+
+
+def test_presets_have_their_sizes() -> None:
+    sizes = {
+        name: sum(p.numel() for p in make(Normaliser(**ABSOLUTE_DEFAULTS)).parameters())
+        for name, make in PRESETS.items()
+    }
+    assert sizes == PARAMETERS
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_sixteen_bits_agree_for_every_head(preset: str, sample: dict[str, np.ndarray]) -> None:
+    network, x = every_head(preset, sample), inputs(sample["npho"][:32], sample["time"][:32])
+    with torch.no_grad():
+        exact = network(*x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = network(*x)
+    assert set(exact) == {*TASKS, *(f"sigma_{t}" for t in TASKS if t != "n_gamma")}
+    assert all(a.isfinite().all() and a.dtype == torch.float32 for a in rough.values())
+    differences = apart(network, exact, rough)
+    assert max(differences.values()) < 0.02, differences
+    assert max(differences.values()) > 1e-5  # it did run in 16 bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
+    network = every_head(preset, sample)
+    recipe = load_config(None, [f"model.preset={preset}", *HEADS]).model_dump(mode="json")
+    checkpoint.save(tmp_path / "c.pth", {"kind": "regress", "config": recipe, "ema_state": network.state_dict()})
+    report = export(tmp_path / "c.pth", tmp_path / "m.onnx")
+    assert report.tasks == tuple(TASKS)
+    assert max(report.largest_difference.values()) < TOLERANCE  # sigmas too, at batches of 1, 2, 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
+)
+@pytest.mark.parametrize("preset", ["tiny", "compact"])
+def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.ndarray]) -> None:
+    network, x = every_head(preset, sample), inputs(sample["npho"][:4], sample["time"][:4])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        # one graph, or an error: nothing in a forward pass falls back to Python
+        compiled = torch.compile(network, dynamic=False, fullgraph=True)
+        differences = apart(network, compiled(*x), network(*x))
+    assert max(differences.values()) < 1e-4, differences
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]) -> None:
+    """Forward and backward are traced whole, and give the gradients of the plain way."""
+    network, x = every_head(preset, sample).train(), inputs(sample["npho"][:4], sample["time"][:4])
+    found = []
+    for forward in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
+        network.zero_grad()
+        sum(a.square().sum() for a in forward(*x).values()).backward()  # type: ignore[union-attr]
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() == dict(network.named_parameters()).keys()
+    for name, gradient in found[0].items():
+        assert float((found[1][name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-12, name
+
+
+@pytest.mark.slow
+def test_trained_sigmas_are_right() -> None:
+    """A short training of heads that say how sure they are: pulls on other events have width 1."""
+    train, test = point_sources(4000, seed=41), point_sources(1000, seed=42)
+    torch.manual_seed(0)
+    heads = [f"tasks.{t}={{enabled: true, loss_fn: gaussian_nll}}" for t in ("energy", "timing", "uvwFI")]
+    config = load_config(None, ["model.preset=tiny", "tasks.angle.enabled=false", "model.hidden_dim=32", *heads])
+    network, loss = build_regressor(config), RegressionLoss(config)
+
+    def batch(events: dict[str, np.ndarray], rows: torch.Tensor) -> Batch:
+        n, t = (torch.from_numpy(events[k])[rows] for k in ("npho", "time"))
+        truth = {k: torch.from_numpy(events[TASKS[k].truth]).reshape(-1, TASKS[k].size)[rows] for k in network.tasks}
+        return Batch(n, t, *validity(n, t), truth, rows, rows)
+
+    whole = batch(train, torch.arange(4000))
+    look = network.encoder.look(*whole.inputs())
+    network.fit_targets(look.features, look.light_time, whole.truth)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=5 * 32)
+    for _ in range(5):
+        for rows in torch.randperm(4000).split(125):
+            part = batch(train, rows)
+            loss(network, network(*part.inputs()), part)[0].backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    other = batch(test, torch.arange(1000))
+    with torch.no_grad():
+        answers = network.eval()(*other.inputs())
+    for task in network.tasks:
+        off = answers[task].reshape(1000, -1) - other.truth[task]
+        for component in (off / answers[f"sigma_{task}"].reshape(1000, -1)).T:
+            p = pull(component.numpy())
+            assert p.figures.s68 == pytest.approx(1.0, abs=0.15), task
+            assert p.coverage_95 == pytest.approx(0.95, abs=0.04), task

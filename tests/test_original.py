@@ -10,41 +10,37 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import SHARED
-from xecml import geometry
+import xecml
+from tests.conftest import SHARED, point_sources
+from tests.test_end_to_end import Xec
+from xecml import geometry, rootio
+from xecml.config import Config, load_config
 from xecml.errors import InputError
-from xecml.events import INVALID, TASKS
+from xecml.events import INVALID, TASKS, relative_quantities
+from xecml.models.build import build_regressor
 from xecml.models.normalise import RELATIVE_DEFAULTS, Normaliser, validity
 from xecml.models.original import OriginalModel, coarse_map, hex_neighbours, original
 from xecml.models.originalfiles import describe, load_original, recognise
 from xecml.models.reference import ReferenceEncoder
+from xecml.training import loop
+from xecml.training.starting import start
 
 State = dict[str, torch.Tensor]
 TABLES = {"top_hex_indices": [73], "bottom_hex_indices": [73], "hex_edge_index": [3, 431]}
+
+
+def numbers(text: str) -> list[float]:
+    return [float(x) for x in text.split()]
+
+
 # tokens, every 1024th number, and outputs of the network of that time on the recipe's weights and inputs
 CASES: dict[str, dict[str, Any]] = {
     "finegrid": {
         "seeds": (11, 12),
-        "tokens": [
-            1.029729,
-            -0.593426,
-            1.175199,
-            1.179945,
-            0.845169,
-            1.101586,
-            0.324641,
-            0.16726,
-            0.084447,
-            -0.078352,
-            0.88229,
-            1.22811,
-            -0.582005,
-            -0.228321,
-            0.368663,
-            0.284845,
-            0.640915,
-            0.745209,
-        ],
+        "tokens": numbers(
+            "1.029729 -0.593426 1.175199 1.179945 0.845169 1.101586 0.324641 0.16726 0.084447 "
+            "-0.078352 0.88229 1.22811 -0.582005 -0.228321 0.368663 0.284845 0.640915 0.745209"
+        ),
         "angle": [[0.491865, -0.404101], [0.490763, -0.101344], [0.597016, 0.017197]],
         "energy": [[-0.185381], [0.366626], [0.016866]],
         "timing": [[-0.363851], [0.099463], [0.103886]],
@@ -62,29 +58,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "split": {
         "seeds": (12, 13),
-        "tokens": [
-            -0.033993,
-            0.309595,
-            0.372724,
-            0.4715,
-            -0.646487,
-            -0.842419,
-            -0.745108,
-            -0.643763,
-            -0.691186,
-            1.73154,
-            -0.221788,
-            0.085988,
-            -0.719218,
-            -0.597507,
-            0.225725,
-            0.076328,
-            0.380619,
-            -0.521542,
-            -0.975154,
-            -0.855679,
-            -0.757016,
-        ],
+        "tokens": numbers(
+            "-0.033993 0.309595 0.372724 0.4715 -0.646487 -0.842419 -0.745108 -0.643763 -0.691186 1.73154 -0.221788 "
+            "0.085988 -0.719218 -0.597507 0.225725 0.076328 0.380619 -0.521542 -0.975154 -0.855679 -0.757016"
+        ),
         "angle": [[-0.575617, -0.37945], [-0.64772, -0.334573], [-0.249814, -0.333293]],
         "energy": [[-0.219436], [-0.014535], [0.23986]],
         "timing": [[-0.258178], [-0.336088], [-0.118385]],
@@ -284,3 +261,125 @@ def test_the_old_geometry_is_as_it_was() -> None:
     assert int((table >= 0).sum()) == 431
     # an even row's node 1 hears its right neighbour through the step to the left, and so on
     assert table[1].tolist()[:3] == [1, 2, 0]
+
+
+# ------------------------------------------------------------------------------------ the way through the commands
+
+
+@pytest.fixture(scope="module")
+def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = {"tasks": {"angle": {"enabled": True}, "uvwFI": {"enabled": True}, "angleVec": {"enabled": True}}}
+    return save(tmp_path_factory.mktemp("file") / "old.pth", recipe("finegrid"), "finegrid", config=config)
+
+
+@pytest.fixture(scope="module")
+def relative_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Events with relative branches alone, as the old network takes them."""
+    chunk = point_sources(48, seed=4, dead=0.02)
+    names = ("relative_npho", "relative_time")
+    chunk |= dict(zip(names, relative_quantities(chunk.pop("npho"), chunk.pop("time")), strict=True))
+    path = tmp_path_factory.mktemp("events") / "relative.root"
+    rootio.write(path, {k: v.astype(np.float32) if k in names else v for k, v in chunk.items()})
+    return path
+
+
+def columns(path: Path) -> dict[str, np.ndarray]:
+    with rootio.open_tree(path, "predictions") as reader:
+        return reader.arrays(sorted(reader.in_file), 0, reader.n_events)
+
+
+@pytest.mark.slow
+def test_an_old_file_is_evaluated_exported_and_predicted(
+    old_file: Path, relative_file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    xec = Xec(monkeypatch, capsys)
+    assert xec.json("info", old_file)["layout"] == "original"
+    first = next(rootio.read(relative_file, ["relative_npho", "relative_time", "energyTruth"], chunk_events=48))
+    inputs = first["relative_npho"], first["relative_time"]
+    wanted = xecml.load_model(old_file).predict(*inputs)
+    report = xec.json("evaluate", old_file, relative_file, "--out", tmp_path / "out")
+    bias = report["evaluations"][0]["figures"]["energy"]["all"]["bias"]
+    assert bias == pytest.approx(1e3 * float((wanted["energy"] - first["energyTruth"]).mean()), rel=1e-4)
+    assert (tmp_path / "out" / "resolution.pdf").stat().st_size > 10_000
+    exported = xec.json("export", old_file, tmp_path / "old.onnx")
+    assert exported["tasks"] == list(TASKS)
+    for model in (old_file, tmp_path / "old.onnx"):
+        assert xec.json("predict", model, relative_file, "--out", tmp_path / "p.root")["events"] == 48
+        table = columns(tmp_path / "p.root")
+        for name, answer in (("theta", wanted["angle"][:, 0]), ("w", wanted["uvwFI"][:, 2])):
+            np.testing.assert_allclose(table[f"pred_{name}"], answer, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(table["pred_emiVec"], wanted["angleVec"], atol=1e-4)
+        np.testing.assert_allclose(table["pred_n_gamma"].sum(1), 1, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- trained further
+
+
+def further(*settings: str) -> Config:
+    options = ("model.layout=original", "data.npho_branch=relative_npho", "data.time_branch=relative_time")
+    return load_config(None, (*options, *settings))
+
+
+def test_heads_keep_their_answers_when_targets_are_fitted(old_file: Path) -> None:
+    """Of the trained heads: those of other tasks begin anew, and a head that gives widths too keeps its answers."""
+    tasks = ("uvwFI", "angleVec", "energy")
+    config = further(*(f"tasks.{t}.enabled=true" for t in tasks[:2]), "tasks.uvwFI.loss_fn=gaussian_nll")
+    torch.manual_seed(0)
+    ours = build_regressor(config).eval()
+    names = list(ours.tasks)
+    begin = start(ours, str(old_file), kind="regress", tasks=names)
+    assert begin.line == (
+        f"Took the encoder and the heads of angle, uvwFI, angleVec of {old_file} (original layout); "
+        "epoch 1, a new optimizer."
+    )
+    assert (begin.resumed, begin.encoder_given, begin.targets_given) == (None, True, False)
+    truth = {t: 50 * torch.randn(500, TASKS[t].size) + 20 for t in names}
+    ours.fit_targets(torch.zeros(500, 0), torch.zeros(500), truth, keep_features=True)
+    assert float(ours.get_buffer("angle_width").min()) > 40
+    npho, time = events("finegrid")
+    with torch.no_grad():
+        was, now = (m(npho, time, *validity(npho, time)) for m in (load(old_file), ours))
+    for task in ("angle", "uvwFI"):
+        # float32 of numbers as large as the mean
+        assert float((now[task] - was[task]).abs().max()) < 1e-5 * 50
+    # the direction of a vector is kept; ours is a unit vector
+    torch.testing.assert_close(now["angleVec"], torch.nn.functional.normalize(was["angleVec"]), rtol=1e-3, atol=1e-3)
+    assert now["sigma_uvwFI"].shape == (3, 3)
+
+
+def test_heads_that_were_not_trained_begin_anew(old_file: Path, tmp_path: Path) -> None:
+    n_gamma = build_regressor(further("tasks.n_gamma={enabled: true, loss_fn: cross_entropy}"))
+    before = n_gamma.heads["n_gamma"].state_dict()["0.weight"].clone()
+    line = start(n_gamma, str(old_file), kind="regress", tasks=list(n_gamma.tasks)).line
+    assert line.endswith("heads of n_gamma from scratch.")
+    assert torch.equal(n_gamma.heads["n_gamma"].state_dict()["0.weight"], before)
+    inner = {k.removeprefix("backbone."): w for k, w in recipe("finegrid").items() if k.startswith("backbone.")}
+    single = save(tmp_path / "single.pth", inner, "finegrid")
+    assert "Took the encoder of" in start(n_gamma, str(single), kind="regress", tasks=["angle"]).line
+
+
+def test_an_old_file_that_does_not_fit_is_named(old_file: Path) -> None:
+    for settings, message in (
+        (("model.layout=standard", "model.preset=reference"), "set model.layout=original"),
+        (("model.outer_mode=split",), r"positions is \(1, 6, 1024\) instead of \(1, 7, 1024\)"),
+        (("model.outer_fine_pool=[5, 2]",), r"an outer grid of \(15, 24\) cells and the recipe one of \(9, 36\)"),
+        (("model.hidden_dim=128",), r"the configured head of angle: 0.weight is \(256, 6144\) instead of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            start(build_regressor(further(*settings)), str(old_file), kind="regress", tasks=["angle"])
+
+
+@pytest.mark.slow
+def test_training_further_begins_at_the_answers_of_the_old_file(
+    old_file: Path, relative_file: Path, tmp_path: Path
+) -> None:
+    """With a rate so small that no weight moves, what a training leaves answers as the file did."""
+    paths = [f"data.{k}_path={relative_file}" for k in ("train", "val")]
+    config = further(*paths, "tasks.uvwFI.enabled=true", "training.lr=1e-12", "training.lr_min=0", "training.epochs=1",
+                     "training.amp=false", "data.batch_size=24", f"checkpoint.resume_from={old_file}",
+                     f"checkpoint.save_dir={tmp_path}", "mlflow.enabled=false", "mlflow.tensorboard=null")  # fmt: skip
+    best = loop.train(config, name="further", quiet=True).best
+    events_ = next(rootio.read(relative_file, ["relative_npho", "relative_time"], chunk_events=48))
+    was, now = (xecml.load_model(p).predict(*events_.values()) for p in (old_file, best))
+    for task in ("angle", "uvwFI"):
+        assert np.abs(now[task] - was[task]).max() < 1e-5 * 90  # of float32 numbers as large as their mean

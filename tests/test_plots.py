@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from tests.test_metrics import prediction_table
+from tests.test_metrics import WIDTHS, prediction_table
 from xecml.errors import InputError
 from xecml.evaluation import metrics, plots
 
@@ -119,6 +119,73 @@ def test_opening_angle_marks_its_68_percent(pages: dict[str, Figure], tables: di
     assert f"net: 68 % below {q68:.3g} deg" in texts(page)
     lines = [np.asarray(line.get_xdata(), float) for line in page.axes[1].lines]
     assert any(np.allclose(x, q68) for x in lines)
+
+
+# ------------------------------------------------------------------------------------------------------- pulls
+
+# sigmas that are right, half of what they should be, and twice that: width of the pulls, fractions within 1 and 1.96
+PULLS = {"theta": (1.0, 1.0, 0.683, 0.950), "u": (0.5, 2.0, 0.383, 0.673), "w": (2.0, 0.5, 0.954, 0.9999)}
+
+
+@pytest.fixture(scope="module")
+def sure() -> Columns:
+    """Predictions with sigmas of known calibration, one without, and a vector with sigmas of its components."""
+    table = only(prediction_table(4000, seed=2), *PULLS, "v")
+    table |= {f"sigma_{q}": np.full(4000, factor * WIDTHS[q]) for q, (factor, *_) in PULLS.items()}
+    rng = np.random.default_rng(3)
+    vector = rng.normal(size=(4000, 3))
+    sigma = np.tile([0.1, 0.2, 0.3], (4000, 1))
+    return table | {"true_emiVec": vector, "pred_emiVec": vector + rng.normal(0, sigma), "sigma_emiVec": sigma}
+
+
+def test_pulls_have_the_width_and_coverage_that_were_put_in(sure: Columns) -> None:
+    found = metrics.evaluate(sure).pulls
+    assert sorted(found) == ["emiVec x", "emiVec y", "emiVec z", "theta", "u", "w"]
+    expected = PULLS | dict.fromkeys(("emiVec x", "emiVec y", "emiVec z"), PULLS["theta"])
+    for output, (_, width, one, two) in expected.items():
+        p = found[output]["all"]
+        assert p.figures.s68 == pytest.approx(width, abs=5 * p.figures.s68_error)
+        # four binomial errors
+        assert p.coverage_68 == pytest.approx(one, abs=4 * np.sqrt(one * (1 - one) / 4000))
+        assert p.coverage_95 == pytest.approx(two, abs=4 * np.sqrt(two * (1 - two) / 4000))
+    deep = found["u"]["w > 10 cm"]
+    assert deep.figures.n == (sure["true_w"] >= 10).sum()
+    written = metrics.evaluate(sure).as_dict()["pulls"]["u"]["all"]
+    assert written["coverage_68"] == found["u"]["all"].coverage_68
+    assert written["coverage_68_error"] == pytest.approx(np.sqrt(0.383 * 0.617 / 4000), rel=0.05)
+
+
+def test_a_sigma_of_nothing_is_left_out(sure: Columns) -> None:
+    sigma = np.where(np.arange(4000) < 1000, 0.0, sure["sigma_u"])
+    p = metrics.evaluate(sure | {"sigma_u": sigma}).pulls["u"]["all"]
+    assert (p.figures.n, p.figures.n_not_finite) == (3000, 1000)
+    assert p.coverage_68 == pytest.approx(0.383, abs=0.04)
+
+
+def test_the_table_and_the_page_show_pulls(sure: Columns) -> None:
+    results = metrics.compare({"net": sure, "mean": metrics.constant_table(sure, {"u": 0.0})})
+    headers, rows = metrics.summary(results)
+    assert headers[6:] == ["pull width", "in 1 sigma [%]", "in 1.96 sigma [%]", "s68 mean"]
+    by_name = {row[0]: row for row in rows}
+    p = results[0].pulls["u"]["all"]
+    width = metrics.with_error(p.figures.s68, p.figures.s68_error)
+    assert by_name["u"][6] == width
+    assert float(by_name["u"][7].split()[0]) == pytest.approx(38.3, abs=3)
+    assert by_name["v"][6:9] == by_name["opening angle"][6:9] == ["-"] * 3
+    assert by_name["emiVec z"][2:6] == ["-"] * 4
+    assert {len(row) for row in rows} == {len(headers)}
+    *_, page = plots.resolution_figures({"net": sure}, evaluations=results[:1])
+    page.draw_without_rendering()
+    assert page.get_suptitle() == "Pulls of net and the unit Gaussian"
+    panel = next(a for a in page.axes if a.get_xlabel() == "$u$ residual / sigma")
+    assert f"width {width}" in panel.get_title(loc="left")
+    ((counts, edges, _),) = (patch.get_data() for patch in panel.patches if isinstance(patch, StepPatch))
+    pulls = (sure["pred_u"] - sure["true_u"]) / sure["sigma_u"]
+    np.testing.assert_array_equal(counts[1:-1], np.histogram(pulls, edges)[0][1:-1])
+    assert counts.sum() == 4000  # what lies beyond is in the outermost bins
+    (line,) = panel.lines
+    x, y = (np.asarray(v, float) for v in line.get_data())
+    assert y.sum() * (x[1] - x[0]) / (edges[1] - edges[0]) == pytest.approx(4000, rel=0.01)
 
 
 def test_the_file_is_reproducible_and_whole(tmp_path: Path, tables: dict[str, Columns]) -> None:

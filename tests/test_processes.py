@@ -26,20 +26,20 @@ from xecml.training import loop, processes
 from xecml.training.sums import Sums
 out, double, settings = sys.argv[1], sys.argv[2] == "double", sys.argv[3:]
 losses, add = [], Sums.add
-def keep(self, values):
+def keep(self, values, events=1):
     if "loss" in values:
         losses.append(float(values["loss"].detach()))
-    add(self, values)
+    add(self, values, events)
 Sums.add = keep
 # streams give each process its own events; here each takes its slice of the batches that one process would have
 original = loop.streams
-def sliced(config, fabric, reweighting):
+def sliced(config, fabric, reweighting, **more):
     if fabric is None or fabric.world_size == 1:
-        return original(config, fabric, reweighting)
+        return original(config, fabric, reweighting, **more)
     whole = config.model_copy(deep=True)
     whole.data.batch_size *= fabric.world_size
-    training, _ = original(whole, None, reweighting)
-    _, validation = original(config, fabric, reweighting)
+    training, _ = original(whole, None, reweighting, **more)
+    _, validation = original(config, fabric, reweighting, **more)
     epoch, size = training.epoch, config.data.batch_size
     part = slice(fabric.global_rank * size, (fabric.global_rank + 1) * size)
     def epoch_of_slices(number, first=0):

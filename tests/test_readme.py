@@ -17,6 +17,9 @@ README = ROOT / "README.md"
 # the same commands at a size for tests
 SMALLER = {
     "configs/regress.yaml": "configs/tiny.yaml",
+    "configs/mae.yaml": "configs/tiny.yaml",
+    "configs/finetune.yaml": "configs/tiny.yaml --epochs 1",
+    "configs/inpaint.yaml": "configs/tiny.yaml --epochs 1",
     "-n 20000": "-n 320 --config quick.yaml",
     "-n 2000": "-n 128 --config quick.yaml",
     "--jobs 2": "--jobs 1",
@@ -54,6 +57,7 @@ def test_the_commands_of_the_readme_run(place: Path) -> None:
         "predict",
         "display",
         "info",
+        "inpaint",
     }
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in shown:

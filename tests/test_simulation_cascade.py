@@ -10,12 +10,13 @@ import pytest
 
 from xecml.simulation import crosssections as xs
 from xecml.simulation import validate
-from xecml.simulation.elastic import elastic_tables, hard_deflection, inverse_transport_path
+from xecml.simulation.elastic import CHARGE_RADIUS, elastic_tables, hard_deflection, inverse_transport_path
 from xecml.simulation.validate_cascade import (
     Check,
     SlabShowers,
     coefficient_checks,
     deposit_check,
+    mass_attenuation,
     shower_checks,
     slab,
 )
@@ -85,6 +86,38 @@ def test_validation_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(values["cascade"]) == 35
     assert sum(not c["passed"] for c in values["cascade"]) == 0 or status == 1
     assert "radiation length" in (tmp_path / "validation.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("E", "attenuation"),
+    [(3.0, 0.03681), (4.0, 0.03577), (5.0, 0.03583), (6.0, 0.03634), (8.0, 0.03797), (10.0, 0.03987), (20.0, 0.04815)],
+)
+def test_photon_coefficients(E: float, attenuation: float) -> None:
+    """Against the totals of Hubbell and Seltzer (NISTIR 5632, table 3, Z = 54), which include coherent scattering."""
+    assert mass_attenuation(E) == pytest.approx(attenuation, rel=0.005)
+
+
+def test_photons_between_the_points_of_the_table() -> None:
+    energies = np.array([0.9, 1.03, 1.3, 2.5, 7.5, 35.0, 70.0, 120.0])
+    found = xs.pair(energies) / xs.ATOM_DENSITY * 1e24
+    # the threshold, then a smooth rise that never falls below the chord of a concave curve
+    assert found[0] == 0
+    assert 0 < found[1] < 1e-4
+    assert (np.diff(found) > 0).all()
+    for E, low, high in ((7.5, 4.4725, 4.9926), (35.0, 10.5433, 11.6908), (70.0, 13.2182, 14.2031)):
+        value = float(xs.pair(np.array([E]))[0] / xs.ATOM_DENSITY * 1e24)
+        assert 0.5 * (low + high) <= value < 0.5 * (low + high) * 1.01
+    # binding takes 11 % of Compton scattering at 100 keV and nothing at 2 MeV (Klein-Nishina: 0.4927, 0.1464 barn)
+    for E, free, share in ((0.1, 0.4927, 0.886), (2.0, 0.1464, 1.0)):
+        bound = float(xs.compton(np.array([E]))[0] / xs.ELECTRON_DENSITY * 1e24)
+        assert bound / free == pytest.approx(share, abs=0.003)
+
+
+def test_charge_radius() -> None:
+    """The global formula of Nerlo-Pomorska and Pomorski 1993 for the mean mass of natural xenon."""
+    A, Z = xs.ATOMIC_MASS, xs.Z_XENON
+    radius = np.sqrt(3 / 5) * 1.2347 * (1 - 0.1428 * (A - 2 * Z) / A + 1.4378 / A) * A ** (1 / 3)
+    assert radius == pytest.approx(CHARGE_RADIUS * 197.327, rel=0.003)
 
 
 def test_photoelectric_table_has_the_k_edge() -> None:

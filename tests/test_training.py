@@ -15,6 +15,7 @@ from xecml import rootio
 from xecml.config import Config, load_config
 from xecml.errors import InputError
 from xecml.evaluation.predictions import load_model
+from xecml.models.build import build_regressor
 from xecml.training import checkpoint, loop, losses, regress
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate
@@ -55,7 +56,7 @@ def test_schedule_warms_up_and_falls_as_half_a_cosine() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    model = regress.build_model(load_config(TINY))
+    model = build_regressor(load_config(TINY))
     decayed, free = loop.parameter_groups(model, 0.1)
     names = {id(p): n for n, p in model.named_parameters()}
     assert decayed["weight_decay"] == 0.1
@@ -63,6 +64,23 @@ def test_only_matrices_decay() -> None:
     assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in decayed["params"])
     assert all(p.ndim == 1 for p in free["params"])
     assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_an_encoder_can_learn_more_slowly(sample: Path, tmp_path: Path) -> None:
+    model = build_regressor(load_config(TINY))
+    groups = loop.parameter_groups(model, 0.1, encoder_scale=0.2)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    for group in groups:
+        assert {names[id(p)].startswith("encoder.") for p in group["params"]} == {group["lr_scale"] == 0.2}
+    frozen = loop.train(
+        recipe(sample, tmp_path, "training.encoder_lr_scale=0", "training.epochs=1"), name="frozen", quiet=True
+    )
+    start = build_regressor(load_config(TINY))
+    weights = checkpoint.load(frozen.best)["model_state"]
+    last = f"encoder.window.{len(start.encoder.window) - 1}.weight"
+    # the last layer of a view begins at zero, and stays there
+    assert torch.equal(weights[last], start.state_dict()[last])
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +102,16 @@ def test_a_run_leaves_checkpoints_and_metrics(run: loop.Result) -> None:
                  "system/compute_efficiency", "system/avg_data_load_sec", "system/epoch_duration_sec"):  # fmt: skip
         assert all(np.isfinite(line[name]) for line in lines), name
     assert lines[1]["train/loss"] < lines[0]["train/loss"]
+
+
+def test_validation_can_be_rarer(sample: Path, tmp_path: Path) -> None:
+    result = loop.train(
+        recipe(sample, tmp_path, "training.epochs=3", "training.validate_every=2"), name="rare", quiet=True
+    )
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert ["val/loss" in line for line in lines] == [False, True, True]
+    assert all("train/loss" in line for line in lines)
+    assert checkpoint.load(result.best)["best"] == min(line["val/loss"] for line in lines[1:])
 
 
 def test_training_learns_point_sources(run: loop.Result) -> None:

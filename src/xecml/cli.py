@@ -6,11 +6,17 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xecml.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xecml.config import Config
+    from xecml.training.loop import Result
 
 app = typer.Typer(
     name="xec",
@@ -31,6 +37,8 @@ class Job(StrEnum):
     """What `xec train` trains."""
 
     regress = "regress"
+    mae = "mae"
+    inpaint = "inpaint"
 
 
 class Reference(StrEnum):
@@ -202,6 +210,14 @@ def train(
         str | None, typer.Option("--tasks", help="For example 'angle energy'; the others are off.")
     ] = None,
     resume_from: Annotated[str | None, typer.Option("--resume_from", help="Checkpoint to go on from.")] = None,
+    mae_checkpoint: Annotated[
+        str | None, typer.Option("--mae_checkpoint", help="Checkpoint whose encoder is taken.")
+    ] = None,
+    mask_ratio: Annotated[float | None, typer.Option("--mask_ratio", help="Share of sensors hidden.")] = None,
+    outer_mode: Annotated[str | None, typer.Option("--outer_mode", help="finegrid or split.")] = None,
+    outer_fine_pool: Annotated[
+        str | None, typer.Option("--outer_fine_pool", help="For example '3,3', or none.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     help_config: Annotated[bool, typer.Option("--help-config", help="Print every key and its meaning.")] = False,
     as_json: Json = False,
@@ -210,8 +226,11 @@ def train(
     from xecml.config import TasksConfig, describe, load_config
 
     if help_config:
-        for key, default, meaning in describe():
-            print(f"{key:<34} {default!s:<12} {meaning}")
+        print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
+        for key, default, meaning in describe(job.value):
+            unit, semicolon, text = meaning.partition("; ")
+            known = semicolon and len(unit) <= 8
+            print(f"{key:<34} {default!s:<14} {unit if known else '':<10} {text if known else meaning}")
         return
     flags: dict[str, Any] = {
         "data.train_path": train_path, "data.val_path": val_path, "data.batch_size": batch,
@@ -221,24 +240,48 @@ def train(
         "normalization.npho_scale": npho_scale, "normalization.npho_scale2": npho_scale2,
         "normalization.time_scale": time_scale, "normalization.time_shift": time_shift,
         "normalization.sentinel_value": sentinel_value, "checkpoint.resume_from": resume_from,
+        "training.mae_checkpoint": mae_checkpoint, "model.mask_ratio": mask_ratio, "model.outer_mode": outer_mode,
         "mlflow.run_name": name,
     }  # fmt: skip
     if tasks is not None:
         wanted = tasks.replace(",", " ").split()
         every = set(TasksConfig.model_fields) | set(wanted)  # an unknown one is then named as an unknown key
         flags |= {f"tasks.{task}.enabled": task in wanted for task in every}
-    recipe = load_config(config, settings or [], flags)
-    run_name = recipe.mlflow.run_name or (config.stem if config else "regress")
+    given = list(settings or [])
+    if outer_fine_pool is not None:
+        none = outer_fine_pool.lower() in ("none", "null")
+        given.append(f"model.outer_fine_pool={'null' if none else [int(n) for n in outer_fine_pool.split(',')]}")
+    recipe = load_config(config, given, flags, job=job.value)
+    run_name = recipe.mlflow.run_name or (config.stem if config else job.value)
 
     from xecml.training.loop import train as run
 
-    result = run(recipe, name=run_name, quiet=as_json)
-    if result.reweighting is not None:
-        from xecml.evaluation.weights import save_reweighting
+    result = run(recipe, name=run_name, kind=job.value, quiet=as_json)
+    files = _artifacts(recipe, result, run_name) if result.stopped is None and result.first_process else []
+    values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
+    more = f" and {len(files)} artifacts beside it" if files else ""
+    _show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")
 
-        save_reweighting(result.reweighting, result.folder / "reweighting.pdf")
-    values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics}
-    _show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes).")
+
+def _artifacts(recipe: Config, result: Result, run_name: str) -> list[Path]:
+    """Tables, plots and exports of a finished run, beside its checkpoints and in its MLflow run."""
+    from xecml.deploy.export import export as write_onnx
+    from xecml.evaluation.artifacts import write_artifacts, write_more
+    from xecml.evaluation.show import display_event
+    from xecml.evaluation.weights import save_reweighting
+
+    more: dict[str, Callable[[Path], object]] = {}
+    if result.reweighting is not None:
+        weights = result.reweighting
+        more["reweighting.pdf"] = lambda out: save_reweighting(weights, out)
+    if recipe.export.onnx:
+        more[Path(recipe.export.onnx).name] = lambda out: write_onnx(result.best, out)
+    if result.kind != "regress":
+        examples = sorted(result.folder.glob("mae_predictions_epoch_*.root"), key=lambda path: path.stat().st_mtime)
+        if examples:
+            more["rebuilt_event.png"] = lambda out: display_event(str(examples[-1]), 0, out)
+        return write_more(result.best, result.folder, more)
+    return write_artifacts(result.best, recipe, result.folder, run_name=run_name, more=more)
 
 
 # ------------------------------------------------------------------------------- evaluate, export, predict, display
@@ -256,9 +299,21 @@ def evaluate(
     tree: Tree = "tree",
     as_json: Json = False,
 ) -> None:
-    """Measure a model on files with truth: table, plots, predictions."""
+    """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
+    from xecml.evaluation.fillers import is_repair
     from xecml.evaluation.report import evaluate_files
 
+    if is_repair(checkpoint):
+        from xecml.evaluation.repair_report import evaluate_repairs
+
+        repaired, written = evaluate_repairs(checkpoint, files, out, others=others or [], tree=tree)
+        if as_json:
+            print(json.dumps(repaired.as_dict()))
+        else:
+            for title, headers, rows in repaired.tables():
+                _table(title, headers, rows)
+            print("Wrote " + ", ".join(map(str, written)) + ".")
+        return
     report = evaluate_files(checkpoint, files, out, others=others or [], reference=reference.value, tree=tree)
     if as_json:
         print(json.dumps(report.as_dict()))
@@ -316,6 +371,42 @@ def predict(
         "events_per_second": rate,
     }
     _show(as_json, values, f"Wrote predictions of {report.events} events to {report.out} ({rate:.0f} events/s).")
+
+
+@app.command()
+def inpaint(
+    repair: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Checkpoint of 'inpaint' or 'mae', ONNX file, or neighbour_mean, solid_angle, point_source.",
+        ),
+    ],
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
+    dead_list: Annotated[
+        Path | None,
+        typer.Option("--dead-list", help="Dead channels, one id a line; else the branch 'dead', else found by sight."),
+    ] = None,
+    tree: Tree = "tree",
+    as_json: Json = False,
+) -> None:
+    """Fill dead channels of files; everything else passes unchanged."""
+    from xecml.deploy.inpaint import inpaint_files
+    from xecml.evaluation.fillers import load_repair
+
+    filler = load_repair(repair)
+    branches = getattr(filler, "branches", ("npho", "time"))
+    report = inpaint_files(filler, files, out, dead_list=dead_list, tree=tree, branches=branches)
+    known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
+    left = f"; left out {', '.join(report.left_out)}, which have no fixed length" if report.left_out else ""
+    empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
+    _show(
+        as_json,
+        report.as_dict(),
+        f"Filled {report.filled} values of {len(report.sensors)} sensors ({known}{empty}) in {report.events} events to "
+        f"{out} ({report.events / report.seconds:.0f} events/s{left}).",
+    )
 
 
 @app.command()

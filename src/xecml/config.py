@@ -5,6 +5,7 @@ A recipe is read, `--set a.b=v` and named flags are laid over it, and the whole 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,14 +14,31 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xecml.errors import InputError, nearest
+from xecml.oldconfig import modernise
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
+JOBS = ("regress", "mae", "inpaint")
+JOB_DEFAULTS: dict[str, dict[str, Any]] = {
+    "regress": {},
+    # masking is augmentation enough, and a dropped sensor could not be learnt
+    "mae": {"data.batch_size": 1024, "training.channel_dropout_rate": 0.0},
+    "inpaint": {
+        "data.batch_size": 1024,
+        "model.mask_ratio": 0.05,
+        "training.channel_dropout_rate": 0.0,
+        "training.loss_fn": "smooth_l1",
+        "training.epochs": 50,
+        "training.lr": 1e-4,
+    },
+}
+"""Defaults of a job that differ from those of the keys."""
 
 
 class _Section(BaseModel):
@@ -60,7 +78,7 @@ class NormalizationConfig(_Section):
 class ModelConfig(_Section):
     """The network."""
 
-    preset: Literal["compact", "tiny", "reference"] = Field("compact", description="named sizes of the network")
+    preset: Literal["tiny", "compact", "base", "large", "reference"] = Field("compact", description="named sizes")
     layout: Literal["standard", "original"] = Field(
         "standard", description="original: the sensor maps of the replaced system, to go on from its files"
     )
@@ -77,32 +95,65 @@ class ModelConfig(_Section):
     hidden_dim: Count = Field(256, description="width of the heads")
     head_dropout: Fraction | None = Field(None, description="dropout in the heads; default 0, for reference 0.2")
     drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
+    mask_ratio: Positive = Field(
+        0.6, lt=1, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
+    )
+    decoder: Literal["light", "reference"] = Field("light", description="mae: what rebuilds the sensors")
+    decoder_width: Count = Field(128, description="mae: patterns over the detector of the light decoder")
+    inpaint_heads: Literal["nearest", "faces", "both"] = Field(
+        "nearest", description="inpaint: from the nearest sensors in three dimensions, from maps of the faces, or both"
+    )
+    freeze_encoder: bool = Field(
+        True, description="inpaint: leave the encoder as it is; false without one to start from"
+    )
+
+
+_ENABLED = "whether the quantity is predicted"
+_LOSS = (
+    "loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (rad) for angle and "
+    "angleVec; cross_entropy for n_gamma"
+)
 
 
 class TaskConfig(_Section):
     """One predicted quantity."""
 
-    enabled: bool = Field(False, description="whether the quantity is predicted")
-    loss_fn: LossName = Field(
-        "smooth_l1",
-        description="loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (rad) for "
-        "angle and angleVec; cross_entropy for n_gamma",
-    )
+    enabled: bool = Field(False, description=_ENABLED)
+    loss_fn: LossName = Field("smooth_l1", description=_LOSS)
     loss_beta: Positive = Field(
         1.0, description="where smooth_l1 and huber turn from square to linear, in target widths"
     )
-    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="factor of the loss in the sum")
+    weight: Weight = Field(1.0, description="factor of the loss in the sum")
+
+
+# a task that is given in part keeps the rest of its own defaults
+
+
+class _AngleConfig(TaskConfig):
+    enabled: bool = Field(True, description=_ENABLED)
+
+
+class _ScalarConfig(TaskConfig):
+    loss_fn: LossName = Field("l1", description=_LOSS)
+
+
+class _PositionConfig(TaskConfig):
+    loss_fn: LossName = Field("mse", description=_LOSS)
+
+
+class _ClassConfig(TaskConfig):
+    loss_fn: LossName = Field("cross_entropy", description=_LOSS)
 
 
 class TasksConfig(_Section):
     """What is predicted."""
 
-    angle: TaskConfig = TaskConfig(enabled=True, loss_fn="smooth_l1")
-    energy: TaskConfig = TaskConfig(loss_fn="l1")
-    timing: TaskConfig = TaskConfig(loss_fn="l1")
-    uvwFI: TaskConfig = TaskConfig(loss_fn="mse")
-    angleVec: TaskConfig = TaskConfig(loss_fn="smooth_l1")
-    n_gamma: TaskConfig = TaskConfig(loss_fn="cross_entropy")
+    angle: _AngleConfig = _AngleConfig()
+    energy: _ScalarConfig = _ScalarConfig()
+    timing: _ScalarConfig = _ScalarConfig()
+    uvwFI: _PositionConfig = _PositionConfig()
+    angleVec: TaskConfig = TaskConfig()
+    n_gamma: _ClassConfig = _ClassConfig()
 
     def enabled(self) -> dict[str, TaskConfig]:
         """Enabled tasks by name, in the order of the vocabulary."""
@@ -117,6 +168,9 @@ class TrainingConfig(_Section):
     lr_min: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the end")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="AdamW decay, on matrices only")
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(2, description="epochs of linear rise from lr / 100")
+    encoder_lr_scale: Share = Field(
+        1.0, description="factor of the encoder's learning rate, below 1 to keep what it knows; 0 keeps it as it is"
+    )
     use_scheduler: bool = Field(True, description="cosine decay; false keeps lr after the warm-up")
     amp: bool = Field(True, description="16-bit arithmetic where the processor has it")
     ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
@@ -127,11 +181,41 @@ class TrainingConfig(_Section):
     early_stop_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="stop after so many epochs without a better one; 0 never"
     )
+    validate_every: Count = Field(1, description="epochs from one validation to the next; the last is validated too")
     deterministic: bool = Field(False, description="only algorithms that give the same bits every time, on GPUs too")
+    loss_fn: Literal["mse", "l1", "smooth_l1"] = Field(
+        "mse", description="mae, inpaint: loss on standardised differences; inpaint smooth_l1"
+    )
+    loss_beta: Positive = Field(1.0, description="mae, inpaint: where smooth_l1 turns from square to linear, in widths")
+    count_scale: Literal["transformed", "sqrt"] = Field(
+        "transformed",
+        description="mae, inpaint: what counts are compared as; sqrt weighs bright sensors as their statistics allow",
+    )
+    npho_weight: Weight = Field(1.0, description="mae, inpaint: factor of the counts' loss")
+    time_weight: Weight = Field(1.0, description="mae, inpaint: factor of the times' loss")
+    auto_channel_weight: bool = Field(False, description="mae, inpaint: learn the balance of counts and times")
+    mae_checkpoint: str | None = Field(None, description="inpaint, regress: checkpoint whose encoder is taken")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="what to train on")
     devices: Count = Field(1, description="processes on this machine; torchrun and srun stand above it")
     num_nodes: Count = Field(1, description="machines; torchrun and srun stand above it")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout, augmentation")
+
+
+class MaskingConfig(_Section):
+    """Which sensors are hidden in mae and inpaint; shares of events by pattern, in any sum."""
+
+    random: Weight = Field(1.0, description="every valid sensor alike")
+    light: Weight = Field(0.0, description="flat in the logarithm of the light")
+    clusters: Weight = Field(0.0, description="round patches of 4 to 24 neighbours, across faces too")
+    boards: Weight = Field(0.0, description="whole blocks of 4 x 4")
+    face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
+    ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
+    ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
+    time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")
+
+    def patterns(self) -> dict[str, float]:
+        """Share of events of each pattern."""
+        return {name: getattr(self, name) for name in ("random", "light", "clusters", "boards", "face")}
 
 
 class AugmentationConfig(_Section):
@@ -178,6 +262,9 @@ class CheckpointConfig(_Section):
     save_every_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="steps between savings of checkpoint_last; 0 only after epochs"
     )
+    save_predictions: Annotated[int, Field(ge=0)] = Field(
+        10, description="epochs between files of rebuilt sensors of mae and inpaint; 0 for none"
+    )
     weights_only: bool = Field(False, description="take only the weights of resume_from, and begin at epoch 1")
     best_metric: str = Field(
         "loss", description="validation metric that makes a checkpoint the best; lower is better, but for accuracies"
@@ -193,6 +280,12 @@ class MlflowConfig(_Section):
     tensorboard: str | None = Field("runs", description="folder of TensorBoard's files; null for none")
 
 
+class ExportConfig(_Section):
+    """What is exported after a training."""
+
+    onnx: str | None = Field(None, description="name of an ONNX file in the run's folder; none for no export")
+
+
 class Config(_Section):
     """A whole recipe."""
 
@@ -202,10 +295,12 @@ class Config(_Section):
     tasks: TasksConfig = TasksConfig()
     loss_balance: Literal["manual", "auto"] = Field("manual", description="weights of tasks: as given, or learned")
     training: TrainingConfig = TrainingConfig()
+    masking: MaskingConfig = MaskingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     reweighting: ReweightingConfig = ReweightingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -217,6 +312,8 @@ class Config(_Section):
                     f"tasks.{task} cannot be learnt from relative inputs, which carry no absolute scale; "
                     f"set data.{key} to an absolute branch or switch the task off"
                 )
+        if not any(self.masking.patterns().values()):
+            raise ValueError("masking has no pattern; set the share of at least one above 0")
         if not self.tasks.enabled():
             raise ValueError(
                 f"no task is enabled; switch on at least one of tasks.{', '.join(TasksConfig.model_fields)}"
@@ -230,7 +327,11 @@ class Config(_Section):
 
 
 def load_config(
-    path: str | Path | None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    path: str | Path | None,
+    settings: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    job: str = "regress",
 ) -> Config:
     """Read a recipe and lay settings over it.
 
@@ -238,11 +339,18 @@ def load_config(
         path: YAML file; none for the defaults.
         settings: `section.key=value` with the value in YAML.
         flags: `section.key` to value, laid over last; None values are skipped.
+        job: whose defaults lie below the recipe.
 
     Raises:
         InputError: the file cannot be read, or a key or value is wrong; names key, place and nearest right key.
     """
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
+    tree, notices = modernise(tree, lines)
+    for notice in notices:
+        print(f"xec: {notice}", file=sys.stderr)
+    for key, value in JOB_DEFAULTS[job].items():
+        if key not in lines:
+            _lay(tree, key, value)
     where = dict.fromkeys(lines, "")
     where |= {key: f"{path}, line {line}" for key, line in lines.items()}
     for setting in settings:
@@ -325,9 +433,10 @@ def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
     return f"{message}{more}."
 
 
-def describe() -> Iterator[tuple[str, Any, str]]:
-    """Every key with its default and its meaning."""
-    yield from _describe(Config(), "")
+def describe(job: str = "regress") -> Iterator[tuple[str, Any, str]]:
+    """Every key with its default in a job and its meaning."""
+    for key, default, meaning in _describe(Config(), ""):
+        yield key, JOB_DEFAULTS[job].get(key, default), meaning
 
 
 def _describe(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:

@@ -21,6 +21,7 @@ class Batch:
         run: run numbers (B,).
         event: event numbers (B,).
         weight: of the event in a loss, (B,); 1 unless the sample is reweighted.
+        hidden: flat positions in (B, 4760) of sensors that a network does not see and rebuilds, (n,).
     """
 
     npho: Tensor
@@ -31,6 +32,7 @@ class Batch:
     run: Tensor
     event: Tensor
     weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         if len(self.weight) != len(self.run):
@@ -45,9 +47,16 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device; numbers of events stay where they are."""
-        npho, time, valid, timed, weight = (x.to(device, non_blocking=True) for x in (*self.inputs(), self.weight))
+        npho, time, valid, timed, weight, hidden = (
+            x.to(device, non_blocking=True) for x in (*self.inputs(), self.weight, self.hidden)
+        )
         truth = {task: y.to(device, non_blocking=True) for task, y in self.truth.items()}
-        return replace(self, npho=npho, time=time, valid=valid, timed=timed, truth=truth, weight=weight)
+        return replace(self, npho=npho, time=time, valid=valid, timed=timed, truth=truth, weight=weight, hidden=hidden)
+
+
+def full(x: Tensor) -> Tensor:
+    """Values in float32 at least: 16-bit numbers are widened, 64-bit ones stay."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

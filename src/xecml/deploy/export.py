@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 import xecml
 from xecml import geometry
 from xecml.errors import InputError, nearest
+from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import OnnxModel, TorchModel, load_model
 from xecml.events import INVALID, TASKS
 from xecml.files import atomic_path
-from xecml.models.normalise import validity
+from xecml.models.normalise import Normaliser, validity
 from xecml.models.original import OriginalModel
 from xecml.models.regressor import Regressor
 
@@ -64,6 +65,10 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> R
     Raises:
         InputError: bad checkpoint or task, or ONNX Runtime and PyTorch differ by more than the tolerance.
     """
+    if Path(out).suffix != ".onnx":
+        raise InputError(f"The output {out} must end in .onnx.")
+    if is_repair(path):
+        return _export_repair(path, Path(out), tasks)
     model = load_model(path)
     if not isinstance(model, TorchModel):
         raise InputError(f"{path} is exported already; give a checkpoint.")
@@ -73,8 +78,6 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> R
                 f"{path} has no task '{task}'{nearest(task, model.tasks)}; it has {', '.join(model.tasks)}."
             )
     chosen = tuple(tasks) or model.tasks
-    if Path(out).suffix != ".onnx":
-        raise InputError(f"The output {out} must end in .onnx.")
     with atomic_path(out) as temporary:
         _write(model, chosen, temporary)
         differences = _compare(model, OnnxModel(temporary), chosen)
@@ -82,28 +85,55 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> R
     return Report(Path(out), chosen, size, differences)
 
 
+def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
+    """Export an autoencoder or inpainter as a repair: counts, times and `dead` in, counts and times out."""
+    if tasks:
+        raise InputError(f"{path} fills dead sensors and has no tasks; leave --tasks out.")
+    repair = load_repair(path)
+    assert isinstance(repair, NetworkRepair)
+    with atomic_path(out) as temporary:
+        arguments = tuple(torch.from_numpy(a) for a in (*example_events(2), _example_dead(2)))
+        names = ["npho_filled", "time_filled"]
+        proto = _program(repair.filler, arguments, ["npho", "time", "dead"], names)
+        _save(proto, _constants(repair.network.encoder.normaliser, repair.branches, repair.content)
+              | {"xecml.repairs": json.dumps(["npho", "time"])}, temporary)  # fmt: skip
+        differences = _compare_repairs(repair, OnnxRepair(temporary))
+        size = temporary.stat().st_size
+    return Report(out, ("repair",), size, differences)
+
+
 def _write(model: TorchModel, tasks: Sequence[str], out: Path) -> None:
+    raw = RawModel(model.network, tasks).eval()
+    arguments = tuple(torch.from_numpy(a) for a in example_events(2))
+    _save(_program(raw, arguments, ["npho", "time"], list(raw.outputs)), _metadata(model, tasks), out)
+
+
+def _program(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> Any:
+    """An ONNX model of a module whose arguments all have the batch as their first axis."""
     try:
-        import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it and says so late
     except ImportError as error:
         raise InputError("Export needs ONNX; install it with: pip install 'xecml[onnx]'.") from error
-    raw = RawModel(model.network, tasks).eval()
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         # an example batch of 1 would freeze the batch size
         program = torch.onnx.export(
-            raw,
-            tuple(torch.from_numpy(a) for a in example_events(2)),
+            module,
+            arguments,
             dynamo=True,
-            input_names=["npho", "time"],
-            output_names=list(raw.outputs),
-            dynamic_shapes={"npho": {0: batch}, "time": {0: batch}},
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in arguments),
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, _metadata(model, tasks))
+    return program.model_proto
+
+
+def _save(proto: Any, metadata: dict[str, str], out: Path) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(out))
 
@@ -124,21 +154,34 @@ def _quiet() -> Iterator[None]:
 
 def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
     """Everything that a reader of the file must know, as strings; structures are JSON."""
-    constants = model.network.encoder.normaliser
     values: dict[str, Any] = {
         "tasks": list(tasks),
         "units": {task: TASKS[task].unit for task in tasks},
-        "branches": list(model.branches),
         "truth_means": model.truth_means,
-        "normalization": {name: float(buffer) for name, buffer in constants.named_buffers()}
-        | {"npho_scheme": constants.scheme},
+    }
+    constants = _constants(model.network.encoder.normaliser, model.branches, model.content)
+    return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
+
+
+def _constants(normaliser: Normaliser, branches: tuple[str, str], content: Mapping[str, Any]) -> dict[str, str]:
+    """What every exported file says of itself."""
+    values: dict[str, Any] = {
+        "branches": list(branches),
+        "normalization": {name: float(buffer) for name, buffer in normaliser.named_buffers()}
+        | {"npho_scheme": normaliser.scheme},
         "invalid_value": INVALID,
         "geometry_hash": geometry.geometry_hash(),
         "version": xecml.__version__,
-        "run_name": str(model.content.get("run_name", "")),
-        "revision": str(model.content.get("revision", "")),
+        "run_name": str(content.get("run_name", "")),
+        "revision": str(content.get("revision", "")),
     }
     return {f"xecml.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+
+
+def _example_dead(events: int, seed: int = 0) -> np.ndarray:
+    """Dead sensors (events, 4760), one in twenty."""
+    dead: np.ndarray = np.random.default_rng(seed).random((events, geometry.N_SENSORS)) < 0.05
+    return dead
 
 
 def example_events(events: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +211,26 @@ def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> di
             width = model.network.get_buffer(f"{name.removeprefix('sigma_')}_width").numpy()
             away = np.abs(ours[name] - theirs[name]) / width.reshape(ours[name].shape[1:] or ())
             differences[batch] = max(differences[batch], float(away.max()))
+    return _accepted(differences)
+
+
+def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, float]:
+    """Largest difference for each test batch size, in widths of counts (transformed) and times over the sample."""
+    ground = repair.network.ground
+    differences: dict[int, float] = {}
+    for batch in TEST_BATCHES:
+        npho, time = example_events(batch, seed=batch)
+        dead = _example_dead(batch, batch)
+        (n, t), (n2, t2) = repair.fill(npho, time, dead), exported.fill(npho, time, dead)
+        some = torch.ones((), dtype=torch.bool)
+        counts, counts2 = (ground.normaliser.counts(torch.from_numpy(x[dead]), some) for x in (n, n2))
+        away = float((counts - counts2).abs().max() / ground.width[0])
+        differences[batch] = max(away, float(np.abs(t[dead] - t2[dead]).max() * 1e9 / ground.width[1]))
+    return _accepted(differences)
+
+
+def _accepted(differences: dict[int, float]) -> dict[int, float]:
+    """The differences, if they are small enough."""
     worst = max(differences.values())
     if not worst <= TOLERANCE:
         raise InputError(

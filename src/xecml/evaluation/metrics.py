@@ -24,6 +24,7 @@ from xecml.evaluation.tables import (
     find_column,
     n_events,
     opening_angles,
+    pulls,
     quantities,
     residuals,
     same_events,
@@ -32,7 +33,7 @@ from xecml.evaluation.tables import (
 )
 from xecml.events import Chunk, valid_counts
 from xecml.geometry import N_SIPM, positions, uvw_from_xyz
-from xecml.resolution import Containment, Floats, Resolution, containment, figures_of_merit
+from xecml.resolution import Containment, Floats, Resolution, containment, figures_of_merit, without_nan
 
 ALL = "all"
 DEPTHS = {"w < 2 cm": (-math.inf, 2.0), "w 2-10 cm": (2.0, 10.0), "w > 10 cm": (10.0, math.inf)}
@@ -47,12 +48,37 @@ AGAINST = ("theta", "phi", "energy", "u", "v", "w")
 """What bias and resolution are profiled against: columns in the units of files."""
 
 
+_CENTRAL_95 = 1.959964  # half width of the central 95 % of a Gaussian, in sigmas
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How far predicted sigmas are right: residuals over sigmas, of width 1 where they are.
+
+    `coverage_68` and `coverage_95` are the fractions within 1 and 1.96 sigma: 0.683 and 0.95 for right Gaussian ones.
+    """
+
+    figures: Resolution
+    coverage_68: float = math.nan
+    coverage_95: float = math.nan
+
+    def coverages(self) -> dict[str, tuple[float, float]]:
+        """Both with their binomial errors."""
+        pairs = {"coverage_68": self.coverage_68, "coverage_95": self.coverage_95}
+        return {name: (c, math.sqrt(c * (1 - c) / max(self.figures.n, 1))) for name, c in pairs.items()}
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Everything by name, ready for JSON."""
+        both = {n: v for name, (c, e) in self.coverages().items() for n, v in ((name, c), (f"{name}_error", e))}
+        return self.figures.as_dict() | without_nan(both)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Resolutions of one predictor on one sample.
 
-    `figures[quantity][bin]` and `opening[bin]`, where bin is "all" or one of `DEPTHS`. `pulls[quantity]` is
-    the distribution of residual over predicted sigma, where the model predicts one.
+    `figures[quantity][bin]`, `opening[bin]` and, where the model predicts sigmas, `pulls[output][bin]`, where bin is
+    "all" or one of `DEPTHS`.
     """
 
     name: str
@@ -60,7 +86,7 @@ class Evaluation:
     n_events: int
     figures: dict[str, dict[str, Resolution]]
     opening: dict[str, Containment] = field(default_factory=dict)
-    pulls: dict[str, Resolution] = field(default_factory=dict)
+    pulls: dict[str, dict[str, Pull]] = field(default_factory=dict)
     n_gamma_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
 
@@ -77,7 +103,7 @@ class Evaluation:
             "reference": self.reference,
             "n_events": self.n_events,
             "figures": figures,
-            "pulls": {q: r.as_dict() for q, r in self.pulls.items()},
+            "pulls": {q: {b: p.as_dict() for b, p in bins.items()} for q, bins in self.pulls.items()},
             "n_gamma_accuracy": self.n_gamma_accuracy,
             "warnings": list(self.warnings),
         }
@@ -100,10 +126,10 @@ def evaluate(table: Table, name: str = "model", *, reference: Reference = "truth
     figures = {q: {b: figures_of_merit(x[m], seed=seed) for b, m in bins.items()} for q, x in values.items()}
     angles = opening_angles(table, reference)
     opening = {} if angles is None else {b: containment(angles[m], seed=seed) for b, m in bins.items()}
-    pulls = {q: figures_of_merit(p, seed=seed) for q, x in values.items() if (p := _pull(table, q, x)) is not None}
+    widths = {q: {b: pull(x[m], seed=seed) for b, m in bins.items()} for q, x in pulls(table, reference).items()}
     right = _n_gamma_accuracy(table, reference)
     warnings = leak_warnings(figures) if has_signal_vertices(table) else ()
-    return Evaluation(name, reference, n_events(table), figures, opening, pulls, right, warnings)
+    return Evaluation(name, reference, n_events(table), figures, opening, widths, right, warnings)
 
 
 def depth_bins(table: Table, reference: Reference = "truth") -> dict[str, NDArray[np.bool_]]:
@@ -115,10 +141,12 @@ def depth_bins(table: Table, reference: Reference = "truth") -> dict[str, NDArra
     return masks | {name: (w >= low) & (w < high) for name, (low, high) in DEPTHS.items()}
 
 
-def _pull(table: Table, quantity: str, residual: Floats) -> Floats | None:
-    what = QUANTITIES[quantity]
-    sigma = None if what.relative else find_column(table, "sigma_" + what.column)
-    return None if sigma is None else residual / np.where(sigma > 0, sigma * what.scale, np.nan)
+def pull(values: ArrayLike, *, seed: int = 0) -> Pull:
+    """Width and coverage of pulls, any shape; those not finite are counted and left out."""
+    x = np.asarray(values, np.float64)
+    size = np.abs(x[np.isfinite(x)])
+    inside = [float((size <= limit).mean()) if len(size) else math.nan for limit in (1.0, _CENTRAL_95)]
+    return Pull(figures_of_merit(x, seed=seed), *inside)
 
 
 def _n_gamma_accuracy(table: Table, reference: Reference) -> float | None:
@@ -253,27 +281,32 @@ def summary(evaluations: Sequence[Evaluation], depth: str = ALL) -> tuple[list[s
     bias exceeds its s68, the bias stands beside: a constant is narrow on a sample of one energy.
     """
     model, *others = evaluations
-    headers = [
-        "quantity",
-        "unit",
-        "bias",
-        "s68",
-        "FWHM/2.355",
-        "tail [%]",
-        *(f"s68 {o.name}" for o in others),
-    ]
+    sure = ["pull width", "in 1 sigma [%]", "in 1.96 sigma [%]"] if model.pulls else []
+    headers = ["quantity", "unit", "bias", "s68", "FWHM/2.355", "tail [%]", *sure, *(f"s68 {o.name}" for o in others)]
     rows = []
     for q, bins in model.figures.items():
         if (r := bins.get(depth)) is not None:
             pairs = ((r.bias, r.bias_error), (r.s68, r.s68_error), (r.fwhm, r.fwhm_error))
-            own = [*(with_error(*p) for p in pairs), with_error(r.tail, r.tail_error, 100)]
+            own = [*(with_error(*p) for p in pairs), with_error(r.tail, r.tail_error, 100), *_sureness(model, q, depth)]
             cells = [_beside(o.figures.get(q, {}).get(depth)) for o in others]
             rows.append([QUANTITIES[q].label, QUANTITIES[q].unit, *own, *cells])
+    for q in sorted(model.pulls.keys() - model.figures.keys()):
+        rows.append([q, "", "-", "-", "-", "-", *_sureness(model, q, depth), *("-" for _ in others)])
     if (c := model.opening.get(depth)) is not None:
         angles = [o.opening.get(depth) for o in others]
         cells = [with_error(a.q68) if a else "-" for a in angles]
-        rows.append(["opening angle", "deg", "-", with_error(c.q68, c.q68_error), "-", "-", *cells])
+        row = ["opening angle", "deg", "-", with_error(c.q68, c.q68_error), "-", "-", *("-" for _ in sure), *cells]
+        rows.append(row)
     return headers, rows
+
+
+def _sureness(model: Evaluation, output: str, depth: str) -> list[str]:
+    """Pull width and coverages of an output; nothing where the model predicts no sigma at all."""
+    p = model.pulls.get(output, {}).get(depth)
+    if p is None:
+        return ["-"] * 3 if model.pulls else []
+    coverages = [with_error(*pair, 100) for pair in p.coverages().values()]
+    return [with_error(p.figures.s68, p.figures.s68_error), *coverages]
 
 
 def _beside(r: Resolution | None) -> str:

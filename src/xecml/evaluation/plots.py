@@ -1,8 +1,8 @@
 """Resolution plots: a PDF of several pages from prediction tables.
 
 One page a quantity (residuals, prediction against truth, bias and s68 against every true quantity), then the
-energy resolution against energy and the opening angle. All numbers come from `xecml.evaluation.metrics`; here
-they are only drawn.
+energy resolution against energy and the opening angle, and the pulls where sigmas are predicted. All numbers come
+from `xecml.evaluation.metrics`; here they are only drawn.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from xecml.evaluation.metrics import (
     DEPTHS,
     Evaluation,
     Profile,
+    Pull,
     compare,
     depth_bins,
     energy_resolution_fit,
@@ -39,6 +40,7 @@ from xecml.evaluation.tables import (
     Table,
     column,
     opening_angles,
+    pulls,
     residuals,
     same_events,
 )
@@ -109,6 +111,9 @@ def resolution_figures(
     if "energy_relative" in results[0].figures or results[0].opening:
         with mpl.rc_context(STYLE):
             yield _energy_and_angle_page(common, results, title)
+    if results[0].pulls:
+        with mpl.rc_context(STYLE):
+            yield _pulls_page(next(iter(common.values())), results[0], title)
 
 
 def _page(title: str, what: str, height: float = _PAGE_SIZE[1]) -> Figure:
@@ -372,3 +377,24 @@ def _draw_opening_by_depth(axes: Axes, table: Table, model: Evaluation) -> None:
     axes.axhline(0.68, color="0.4", lw=0.8, ls=":")
     axes.set(xlim=(0, 3.5 * max(model.opening[ALL].q68, 1e-3)), ylim=(0, 1.02))
     axes.legend(loc="lower right")
+
+
+def _pulls_page(table: Table, model: Evaluation, title: str) -> Figure:
+    """Residual over predicted sigma of every output, beside the unit Gaussian that right sigmas give."""
+    rows = -(-len(found := pulls(table, model.reference)) // 3)
+    figure = _page(title, f"Pulls of {model.name} and the unit Gaussian", height=0.8 + 3.1 * rows)
+    for i, (output, values) in enumerate(found.items(), 1):
+        axes = figure.add_subplot(rows, 3, i, xlabel=f"{_SYMBOL.get(output, output)} residual / sigma", xlim=(-5, 5))
+        _draw_pull(axes, values, model.pulls[output][ALL])
+    return figure
+
+
+def _draw_pull(axes: Axes, values: Floats, p: Pull) -> None:
+    edges, grid = np.linspace(-5, 5, 51), np.linspace(-5, 5, 300)
+    axes.stairs(np.histogram(np.clip(values, -5, 5), edges)[0], edges, fill=True, color=COLOURS[0], alpha=0.4)
+    unit = p.figures.n * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * grid**2)
+    axes.plot(grid, unit, color="k", lw=1)
+    one, two = (with_error(*pair, 100) for pair in p.coverages().values())
+    words = f"width {with_error(p.figures.s68, p.figures.s68_error)}\nin 1 sigma {one} %, in 1.96 sigma {two} %"
+    axes.set_title(words, fontsize=8.5, loc="left")
+    axes.set(ylabel="events (outermost bins: all beyond)")

@@ -17,11 +17,12 @@ from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
 from xecml.models import cpu
+from xecml.models.build import build_regressor
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
 from xecml.models.originalfiles import load_original, recognise
 from xecml.models.regressor import Regressor
-from xecml.training import checkpoint, regress
+from xecml.training import checkpoint
 
 PREDICTION_TREE = "predictions"
 _BATCH = 256
@@ -71,23 +72,35 @@ class TorchModel:
         return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
 
 
+def onnx_session(path: str | Path) -> tuple[Any, dict[str, str]]:
+    """A session of ONNX Runtime on a file that this package exported, and the file's metadata.
+
+    Raises:
+        InputError: missing runtime, damaged file, a file of another origin or geometry.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has its own exception types
+        raise InputError(f"{path} cannot be loaded as an ONNX model; it is damaged or something else.") from error
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if "xecml.geometry_hash" not in metadata:
+        raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
+    if metadata["xecml.geometry_hash"] != geometry.geometry_hash():
+        raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
+    return session, metadata
+
+
 class OnnxModel:
     """An exported file, run by ONNX Runtime."""
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime has its own exception types
-            raise InputError(f"{path} cannot be loaded as an ONNX model; it is damaged or something else.") from error
-        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.session, self.metadata = onnx_session(path)
         if "xecml.tasks" not in self.metadata:
-            raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
-        if self.metadata["xecml.geometry_hash"] != geometry.geometry_hash():
-            raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
+            raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
         self.tasks = tuple(json.loads(self.metadata["xecml.tasks"]))
         self._outputs = [output.name for output in self.session.get_outputs()]
         npho, time = json.loads(self.metadata["xecml.branches"])
@@ -118,7 +131,12 @@ def load_model(path: str | Path) -> Model:
     if recognise(path) is not None:
         return _original(path)
     content = checkpoint.load(path)
-    network = regress.build_model(Config.model_validate(content["config"]))
+    if content["kind"] != "regress":
+        raise InputError(
+            f"{path} is a checkpoint of '{content['kind']}', which predicts no physical quantities; train a regression "
+            f"from it with: xec train regress --resume_from {path}"
+        )
+    network = build_regressor(Config.model_validate(content["config"]))
     network.load_state_dict(content["ema_state"])
     return TorchModel(network, content)
 

@@ -10,6 +10,7 @@ from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation.display import draw_event, save_event
 from xecml.evaluation.predictions import load_model, table_columns, true_columns
+from xecml.evaluation.rebuilt import BRANCHES, draw_rebuilt
 from xecml.events import TASKS, Chunk
 
 
@@ -21,6 +22,9 @@ def display_event(
     Raises:
         InputError: file, entry, model or output are unusable.
     """
+    if rebuilt := _rebuilt(file, event, tree):
+        save_event(draw_rebuilt(rebuilt, title=f"{Path(file).name}, entry {event}: counts above, times below"), out)
+        return
     chunk = read_event(file, event, tree)
     prediction: dict[str, Any] | None = None
     if model is not None:
@@ -34,6 +38,17 @@ def display_event(
     prefix = "" if "npho" in chunk else "relative_"
     npho, time = chunk[f"{prefix}npho"][0], chunk[f"{prefix}time"][0]
     save_event(draw_event(npho, time, truth=truth, prediction=prediction, title=title), out)
+
+
+def _rebuilt(file: str, event: int, tree: str) -> dict[str, Any] | None:
+    """One event of an autoencoder's file of examples; none if the file is another."""
+    if not file.endswith(".root"):
+        return None
+    wanted = (*BRANCHES, "mask")
+    with rootio.open_tree(file, tree) as reader:
+        if not all(branch in reader.in_file for branch in wanted) or event >= reader.n_events:
+            return None
+        return {name: values[0] for name, values in reader.arrays(list(wanted), event, event + 1).items()}
 
 
 def read_event(file: str, event: int, tree: str, branches: tuple[str, ...] | None = None) -> Chunk:

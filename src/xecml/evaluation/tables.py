@@ -100,7 +100,8 @@ def find_column(table: Table, name: str) -> Floats | None:
         values = np.asarray(table[name], np.float64)
         return np.where(np.abs(values) < _NOT_MEASURED_ABOVE, values, np.nan)
     prefix, _, bare = name.partition("_")
-    if bare in ("theta", "phi") and f"{prefix}_emiVec" in table:
+    # the widths of a vector's components are no direction
+    if bare in ("theta", "phi") and prefix != "sigma" and f"{prefix}_emiVec" in table:
         vector = column(table, f"{prefix}_emiVec")
         return angles_from_direction(vector)[:, ("theta", "phi").index(bare)]
     return None
@@ -143,6 +144,26 @@ def residuals(table: Table, quantity: str, reference: Reference = "truth") -> Fl
     if what.relative:
         difference = difference / np.where(known > 0, known, np.nan)
     return difference * what.scale
+
+
+def pulls(table: Table, reference: Reference = "truth") -> dict[str, Floats]:
+    """Residual over predicted sigma (N,) of every output that has both; NaN where sigma is not above zero.
+
+    Returns:
+        Quantity to pulls; the components of a predicted vector are `emiVec x`, `emiVec y`, `emiVec z`.
+    """
+    found = {}
+    for quantity in quantities(table, reference):
+        what = QUANTITIES[quantity]
+        sigma = None if what.relative else find_column(table, f"sigma_{what.column}")
+        if sigma is not None:
+            found[quantity] = residuals(table, quantity, reference) / np.where(sigma > 0, sigma * what.scale, np.nan)
+    vectors = [find_column(table, f"{prefix}emiVec") for prefix in ("pred_", PREFIX[reference], "sigma_")]
+    predicted, known, sigma = vectors
+    if predicted is not None and known is not None and sigma is not None:
+        components = ((predicted - known) / np.where(sigma > 0, sigma, np.nan)).T
+        found |= {f"emiVec {axis}": values for axis, values in zip("xyz", components, strict=True)}
+    return found
 
 
 def opening_angles(table: Table, reference: Reference = "truth") -> Floats | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xecml.data.batch import full as full
 from xecml.data.batch import validity as validity
 from xecml.errors import InputError
 
@@ -63,7 +64,7 @@ class Normaliser(nn.Module):
 
     def counts(self, npho: Tensor, valid: Tensor) -> Tensor:
         """Normalised counts of photons `npho`; 0 where not `valid`. Same shape, float32."""
-        n = torch.where(valid, npho.float(), 0.0) / self.npho_scale
+        n = torch.where(valid, full(npho), 0.0) / self.npho_scale
         if self.scheme == "log1p":
             transformed = torch.log1p(n)
         elif self.scheme == "sqrt":
@@ -77,7 +78,7 @@ class Normaliser(nn.Module):
 
     def photons(self, counts: Tensor) -> Tensor:
         """Inverse of `counts`: photons."""
-        c = counts.float() * self.npho_scale2
+        c = full(counts) * self.npho_scale2
         if self.scheme == "log1p":
             n = torch.expm1(c)
         elif self.scheme == "sqrt":
@@ -90,8 +91,8 @@ class Normaliser(nn.Module):
 
     def times(self, time: Tensor, timed: Tensor) -> Tensor:
         """Normalised times of seconds `time`; the sentinel where not `timed`. Same shape, float32."""
-        return torch.where(timed, time.float() / self.time_scale - self.time_shift, self.sentinel)
+        return torch.where(timed, full(time) / self.time_scale - self.time_shift, self.sentinel)
 
     def seconds(self, times: Tensor) -> Tensor:
         """Inverse of `times`: seconds."""
-        return (times.float() + self.time_shift) * self.time_scale
+        return (full(times) + self.time_shift) * self.time_scale

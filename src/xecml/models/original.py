@@ -7,7 +7,7 @@ made so. Outputs are those of the network: degrees, GeV, s, cm, unscaled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from xecml import geometry
 from xecml.events import TASKS
 from xecml.models.normalise import Normaliser
-from xecml.models.reference import Glance, ReferenceEncoder
+from xecml.models.reference import ReferenceEncoder
+from xecml.models.regressor import Regressor
 from xecml.models.views import FaceViews, Views, cut, fine_grid_members
 
+HIDDEN = 256
+"""Width of the heads."""
 _ROWS = (11, 12, 11, 12, 13, 14)
 _FINE_CENTRE = (slice(15, 30), slice(30, 42))
 
@@ -82,54 +85,21 @@ def original(
     drop_path: float = 0.0,
 ) -> ReferenceEncoder:
     """The encoder of the original layout; times are taken as they are."""
-    return ReferenceEncoder(
-        normaliser,
-        outer_mode=outer_mode,
-        event_time=False,
-        drop_path=drop_path,
-        views=OriginalViews(normaliser, outer_mode=outer_mode, outer_fine_pool=outer_fine_pool),
-        hex_neighbours=hex_neighbours(),
-    )
+    views = OriginalViews(normaliser, outer_mode=outer_mode, outer_fine_pool=outer_fine_pool)
+    return ReferenceEncoder(views, event_time=False, drop_path=drop_path, hex_neighbours=hex_neighbours())
 
 
-class OriginalModel(nn.Module):
-    """An encoder of the original layout and its heads; raw relative counts and times in, physical answers out.
+class OriginalModel(Regressor):
+    """A model of the original layout: raw relative counts and times in, the numbers of its heads out as they are.
 
-    Its buffers have the names of `xecml.models.regressor.Regressor`, with means of 0 and widths of 1.
+    Its means are 0 and its widths 1, until it is trained further as a `Regressor`.
+
+    Args:
+        encoder: of the original layout.
+        heads: task to head; by default one of the reference's form for every task.
     """
 
-    def __init__(self, encoder: ReferenceEncoder, heads: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.tasks = tuple(heads)
-        self.heads = nn.ModuleDict(dict(heads))
-        for task in self.tasks:
-            size = TASKS[task].size
-            for name, value in (("slope", torch.zeros(0, size)), ("mean", torch.zeros(size))):
-                self.register_buffer(f"{task}_{name}", value)
-            self.register_buffer(f"{task}_width", torch.ones(size))
-            self.register_buffer(f"{task}_truth_mean", torch.zeros(size))
+    unit_vectors = False
 
-    def outputs(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Names of the answers."""
-        return self.tasks if tasks is None else tuple(tasks)
-
-    def standardised(
-        self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor
-    ) -> tuple[dict[str, Tensor], Glance]:
-        """Answers (B, size) as the heads give them (logits for `n_gamma`), float32."""
-        code, look = self.encoder(npho, time, valid, timed)
-        with torch.autocast(code.device.type, enabled=False):
-            return {task: self.heads[task](code.float()) for task in self.tasks}, look
-
-    def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> dict[str, Tensor]:
-        """Task to (B, size), or (B,) for scalars, from raw relative counts, times (s) and masks, each (B, 4760)."""
-        answers, _ = self.standardised(npho, time, valid, timed)
-        return {task: physical(task, y) for task, y in answers.items()}
-
-
-def physical(task: str, answer: Tensor) -> Tensor:
-    """A head's answer (B, size) as it is given out: probabilities for classes, scalars as (B,), the rest unchanged."""
-    if task == "n_gamma":
-        return answer.softmax(1)
-    return answer.squeeze(1) if TASKS[task].size == 1 else answer
+    def __init__(self, encoder: ReferenceEncoder, heads: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__(encoder, tuple(heads or TASKS), hidden_dim=HIDDEN, heads=heads)

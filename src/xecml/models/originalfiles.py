@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.normalise import RELATIVE_DEFAULTS, SENTINEL, Normaliser
-from xecml.models.original import OriginalModel, original
-from xecml.models.reference import TOKENS, ReferenceEncoder, reference_head
+from xecml.models.original import HIDDEN, OriginalModel, original
+from xecml.models.reference import TOKENS, ReferenceEncoder
 
 Weights = dict[str, Tensor]
 
@@ -25,7 +25,6 @@ KINDS = {
     "mae": "original masked autoencoder: gives its encoder",
     "encoder": "original encoder",
 }
-HIDDEN = 256
 # part of the encoder in old files -> here
 _PARTS = {
     "pos_embed": "positions",
@@ -62,7 +61,8 @@ def load_original(
         normalization: constants (`npho_scale`, ...) in place of those in the file's configuration.
 
     Returns:
-        A model; or an encoder, where the file holds no head that was trained.
+        A model, its `trained_heads` those of the tasks that the file says were enabled, or all where it does not say;
+        or an encoder, where the file holds no head that was trained.
 
     Raises:
         InputError: not such a file, or weights are missing, left over or of the wrong shape; they are listed.
@@ -79,9 +79,9 @@ def load_original(
     if kind in ("mae", "encoder"):
         _fill(encoder, {k.removeprefix("encoder."): w for k, w in renamed.items()}, left, path)
         return encoder
-    heads = _heads(encoder) if kind == "model" else _single_head(encoder, weights, content, path)
-    model = OriginalModel(encoder, heads)
+    model = OriginalModel(encoder, None if kind == "model" else _single_head(encoder, weights, content, path))
     _fill(model, renamed, left, path)
+    model.trained_heads = _trained(model, content)
     return model
 
 
@@ -203,10 +203,6 @@ def _renamed(weights: Weights, prefix: str, kind: str) -> tuple[Weights, list[st
     return renamed, left
 
 
-def _heads(encoder: ReferenceEncoder) -> dict[str, nn.Module]:
-    return {task: reference_head(encoder.out_width, info.size, hidden_dim=HIDDEN) for task, info in TASKS.items()}
-
-
 def _single_head(
     encoder: ReferenceEncoder, weights: Weights, content: Mapping[str, Any], path: str | Path
 ) -> dict[str, nn.Module]:
@@ -221,13 +217,26 @@ def _single_head(
     return {task: head}
 
 
+def _trained(model: OriginalModel, content: Mapping[str, Any]) -> frozenset[str]:
+    """Tasks whose heads took part in the training; the others are in the file as they were made."""
+    sections = _task_sections(content)
+    if not sections or len(model.tasks) == 1:
+        return frozenset(model.tasks)
+    # only angles are enabled where nothing is said
+    return frozenset(t for t in model.tasks if sections.get(t, {}).get("enabled", t == "angle"))
+
+
+def _task_sections(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    config = content.get("config")
+    tasks = (config.get("tasks") or {}) if isinstance(config, Mapping) else {}
+    return {t: section for t, section in tasks.items() if isinstance(section, Mapping)}
+
+
 def _single_task(size: int, content: Mapping[str, Any]) -> str | None:
     """The task of a single head: two outputs are angles; else the file's configuration must enable one task."""
     if size == TASKS["angle"].size:
         return "angle"
-    config = content.get("config")
-    tasks = (config.get("tasks") or {}) if isinstance(config, Mapping) else {}
-    enabled = [t for t, section in tasks.items() if isinstance(section, Mapping) and section.get("enabled")]
+    enabled = [t for t, section in _task_sections(content).items() if section.get("enabled")]
     fits = [t for t in enabled if t in TASKS and TASKS[t].size == size]
     return fits[0] if len(fits) == 1 else None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xecml import geometry
+from xecml.data.batch import full
 from xecml.events import PDE_SIPM, QE_PMT
 
 GROUP_VELOCITY = 8.0
@@ -24,6 +25,7 @@ _PAD = WINDOW // 2
 _SQUARES = (1, 3, 5, 9, 15, 23)
 _RINGS = (0, 5, 9, 15, WINDOW)
 _FACES = len(geometry.FACES)
+_INNER_SHAPE = geometry.inner_map().shape
 _TIME_NOISE_STATISTICAL, _TIME_NOISE_CONSTANT = 6.25, 0.04
 """Variance of a sensor's time is 6.25 / photoelectrons + 0.04 ns2."""
 _DEPTHS = np.array([0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0])
@@ -82,7 +84,7 @@ class QuickLook(nn.Module):
         xyz = geometry.positions() if positions is None else positions
         efficiency = np.where(geometry.face_codes() == 0, PDE_SIPM, QE_PMT)
         i, j = np.mgrid[:WINDOW, :WINDOW]
-        index = i * (geometry.inner_map().shape[1] + WINDOW) + j
+        index = i * (_INNER_SHAPE[1] + WINDOW) + j
         # distance in rows or columns, whichever is larger, from the hot spot at (12, 12)
         away = np.maximum(np.abs(i - _PAD), np.abs(j - _PAD)).ravel()
         squares = np.stack([away <= size // 2 for size in _SQUARES], 1)
@@ -113,13 +115,13 @@ class QuickLook(nn.Module):
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Look:
         """Look at raw counts (photons), times (s) and their validity masks, each (B, 4760)."""
-        counts = self._filled(torch.where(valid, npho.float(), 0.0), valid.float())
-        inner = counts[:, : geometry.N_SIPM].reshape(-1, *geometry.inner_map().shape)
+        counts = self._filled(torch.where(valid, full(npho), 0.0), valid.to(full(npho).dtype))
+        inner = counts[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE)
         row, column = self._peak(inner)
         light = self.window(inner, row, column)
         u, v = self._centroid(light, row, column)
         depth = self._depth(light)
-        seconds = torch.where(timed, time.float(), 0.0)
+        seconds = torch.where(timed, full(time), 0.0)
         weight = torch.where(timed, counts, 0.0)
         total = weight.sum(1, keepdim=True).clamp_min(1e-6)
         rough = (seconds * weight).sum(1, keepdim=True) / total
@@ -149,8 +151,7 @@ class QuickLook(nn.Module):
 
     def _filled(self, counts: Tensor, valid: Tensor) -> Tensor:
         """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it."""
-        shape = geometry.inner_map().shape
-        n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *shape) for a in (counts, valid))
+        n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *_INNER_SHAPE) for a in (counts, valid))
         around = F.avg_pool2d(n, 3, 1, 1) / F.avg_pool2d(ok, 3, 1, 1).clamp_min(0.1)
         inner = torch.where(ok > 0, n, around).flatten(1)
         return torch.cat([inner, counts[:, geometry.N_SIPM :]], 1)
@@ -165,9 +166,9 @@ class QuickLook(nn.Module):
         """Local u, v (cm) of the hot spot: mean over the 5 x 5 sensors about the peak, weighted by npho squared."""
         weight = light.square() * self.square_masks[:, 2]
         shift = weight @ self.lever / weight.sum(1, keepdim=True).clamp_min(1e-6)
-        rows, columns = geometry.inner_map().shape
-        v = -(row.float() - (rows - 1) / 2) * 1.5305 + shift[:, 0]
-        u = (column.float() - (columns - 1) / 2) * 1.5098 + shift[:, 1]
+        rows, columns = _INNER_SHAPE
+        v = -(row.to(shift.dtype) - (rows - 1) / 2) * 1.5305 + shift[:, 0]
+        u = (column.to(shift.dtype) - (columns - 1) / 2) * 1.5098 + shift[:, 1]
         return u, v
 
     def _depth(self, light: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class QuickLook(nn.Module):
         return torch.where(timed, nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe), 0.0)
 
     def _sums(self, counts: Tensor, light: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        faces = _face_sums(counts)
+        faces = face_sums(counts)
         total = faces.sum(1, keepdim=True) + 1.0
         squares = light @ self.square_masks
         return faces / 1e5, torch.log((squares + 1.0) / total), torch.log((faces + 1.0) / total)
@@ -213,20 +214,19 @@ class QuickLook(nn.Module):
         self, residual: Tensor, precision: Tensor, row: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Precision-weighted mean residual (ns) and log of the precision, in rings about the peak and on faces."""
-        shape = geometry.inner_map().shape
         both = torch.stack([residual * precision, precision])
-        maps = both[..., : geometry.N_SIPM].reshape(2, -1, *shape)
+        maps = both[..., : geometry.N_SIPM].reshape(2, -1, *_INNER_SHAPE)
         windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
-        weighted, weight = torch.cat([windows @ self.ring_masks, _face_sums(both)], 2).unbind(0)
+        weighted, weight = torch.cat([windows @ self.ring_masks, face_sums(both)], 2).unbind(0)
         return weighted / (weight + 1e-3), torch.log1p(weight) / 5
 
 
-def _face_sums(values: Tensor) -> Tensor:
+def face_sums(values: Tensor) -> Tensor:
     """Sums (..., 6) over the faces of (..., 4760), in the order of face codes.
 
     In slices, and the inner face row by row: one long float32 sum would lose digits, and differently in every library.
     """
-    inner = values[..., : geometry.N_SIPM].reshape(*values.shape[:-1], *geometry.inner_map().shape).sum(-1).sum(-1)
+    inner = values[..., : geometry.N_SIPM].reshape(*values.shape[:-1], *_INNER_SHAPE).sum(-1).sum(-1)
     outer = values[..., 4092:4308].sum(-1) + values[..., 4742:].sum(-1)
     others = [values[..., a:b].sum(-1) for a, b in ((4308, 4452), (4452, 4596), (4596, 4669), (4669, 4742))]
     return torch.stack([inner, others[0], others[1], outer, others[2], others[3]], -1)

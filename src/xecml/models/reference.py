@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xecml.data.batch import full
 from xecml.models.cpu import linear
 from xecml.models.faces import FaceNetwork
 from xecml.models.fusion import Fusion
@@ -34,9 +35,9 @@ class Glance(NamedTuple):
 
 def light_weighted_time(npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Tensor:
     """Mean time (B,) in seconds of the timed sensors (B, 4760), weighted by their counts; 0 without any."""
-    weight = torch.where(timed & valid, npho.float(), 0.0)
+    weight = torch.where(timed & valid, full(npho), 0.0)
     total = weight.sum(1, keepdim=True).clamp_min(1e-6)
-    seconds = torch.where(timed, time.float(), 0.0)
+    seconds = torch.where(timed, full(time), 0.0)
     rough = (seconds * weight).sum(1, keepdim=True) / total
     # about the rough mean, so that the sum of 4760 absolute times in float32 does not lose digits
     beyond = (torch.where(timed, seconds - rough, 0.0) * 1e9 * weight).sum(1, keepdim=True) / total
@@ -47,16 +48,12 @@ class ReferenceEncoder(nn.Module):
     """Raw counts and times to one token a face, side by side.
 
     Args:
-        normaliser: transform of counts and times.
-        outer_mode: `finegrid` or `split`, see `FaceViews`.
-        outer_fine_pool: pooled cells (z, phi) of the fine grid, or None.
-        validity_channel: give validity as a third channel.
+        views: how sensors become maps.
         hex_mixing: `depthwise` or `attention`.
         event_time: see times relative to the event's light-weighted time; false takes them as they are, as is right
             for relative inputs.
         drop_path: rate in the blocks of the faces.
         dropout: rate in the transformer.
-        views: replaces how sensors become maps.
         hex_neighbours: table (73, 7) in place of the detector's.
     """
 
@@ -64,28 +61,19 @@ class ReferenceEncoder(nn.Module):
 
     def __init__(
         self,
-        normaliser: Normaliser,
+        views: FaceViews,
         *,
-        outer_mode: str = "finegrid",
-        outer_fine_pool: tuple[int, int] | None = (3, 3),
-        validity_channel: bool = False,
         hex_mixing: str = "depthwise",
         event_time: bool = True,
         drop_path: float = 0.0,
         dropout: float = 0.1,
-        views: FaceViews | None = None,
         hex_neighbours: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.event_time = event_time
-        self.views = views or FaceViews(
-            normaliser,
-            outer_mode=outer_mode,
-            outer_fine_pool=outer_fine_pool,
-            validity_channel=validity_channel,
-        )
-        self.token_names = TOKENS[outer_mode]
-        channels = self.views.channels
+        self.views = views
+        self.token_names = TOKENS[views.outer_mode]
+        channels = views.channels
         self.faces = FaceNetwork(channels=channels, drop_path=drop_path)
         width = self.faces.out_width
         self.hexagons = HexNetwork(
@@ -106,7 +94,7 @@ class ReferenceEncoder(nn.Module):
             if self.event_time:
                 origin = light_weighted_time(npho, time, valid, timed)
             else:
-                origin = torch.zeros_like(npho[:, 0], dtype=torch.float32)
+                origin = torch.zeros_like(full(npho)[:, 0])
             return Glance(origin.new_zeros(npho.shape[0], 0), origin)
 
     def fit_features(self, features: Tensor) -> None:
@@ -129,7 +117,7 @@ class ReferenceEncoder(nn.Module):
         """Tokens (B, T, width) in the order of `token_names`; a hidden sensor enters as invalid."""
         origin = (look or self.look(npho, time, valid, timed)).light_time
         with torch.no_grad(), torch.autocast(npho.device.type, enabled=False):
-            views = self.views(npho.float(), time.float() - origin[:, None], valid, timed)
+            views = self.views(full(npho), full(time) - origin[:, None], valid, timed)
         return self.fuse(views)
 
     def fuse(self, views: Views) -> Tensor:
@@ -175,13 +163,8 @@ def reference(
     event_time: bool = True,
     drop_path: float = 0.0,
 ) -> ReferenceEncoder:
-    """The preset `reference`: 25,743,104 parameters."""
-    return ReferenceEncoder(
-        normaliser,
-        outer_mode=outer_mode,
-        outer_fine_pool=outer_fine_pool,
-        validity_channel=validity_channel,
-        hex_mixing=hex_mixing,
-        event_time=event_time,
-        drop_path=drop_path,
+    """The preset `reference`: 25,743,104 parameters; see `FaceViews` and `ReferenceEncoder`."""
+    views = FaceViews(
+        normaliser, outer_mode=outer_mode, outer_fine_pool=outer_fine_pool, validity_channel=validity_channel
     )
+    return ReferenceEncoder(views, hex_mixing=hex_mixing, event_time=event_time, drop_path=drop_path)

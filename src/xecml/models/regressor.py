@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xecml.data.batch import full
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.normalise import Normaliser
@@ -74,7 +75,11 @@ class Regressor(nn.Module):
         hidden_dim: width of the heads.
         dropout: rate in the heads.
         with_sigma: tasks whose heads predict a width too.
+        heads: task to head, in place of the encoder's own.
     """
+
+    unit_vectors = True
+    """Whether the answer of `angleVec` is made a unit vector."""
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class Regressor(nn.Module):
         hidden_dim: int = 256,
         dropout: float = 0.0,
         with_sigma: Sequence[str] = (),
+        heads: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         unknown = [t for t in tasks if t not in TASKS]
@@ -93,20 +99,22 @@ class Regressor(nn.Module):
             raise InputError("n_gamma has probabilities, not a width; leave it out of gaussian_nll.")
         self.encoder: Encoder = cast(Encoder, encoder)
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
-        features = self.encoder.n_features
-        heads = {}
+        # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers
+        self.trained_heads: frozenset[str] = frozenset()
+        own = {}
         for task in tasks:
             size = TASKS[task].size
-            answers = 2 * size if task in self.with_sigma else size
-            heads[task] = self.encoder.head(answers, hidden_dim=hidden_dim, dropout=dropout)
+            if heads is None:
+                answers = 2 * size if task in self.with_sigma else size
+                own[task] = self.encoder.head(answers, hidden_dim=hidden_dim, dropout=dropout)
             for name, values in (
-                ("slope", torch.zeros(features, size)),
+                ("slope", torch.zeros(self.encoder.n_features, size)),
                 ("mean", torch.zeros(size)),
                 ("width", torch.ones(size)),
                 ("truth_mean", torch.zeros(size)),
             ):
                 self.register_buffer(f"{task}_{name}", values)
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict(own if heads is None else dict(heads))
 
     # ------------------------------------------------------------------------------------------ targets
 
@@ -147,8 +155,21 @@ class Regressor(nn.Module):
             rest = y - mean - x @ slope
             low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=torch.float64), dim=0)
             width = torch.maximum((high - low) / 2, _TINY * spread)
+            if task in self.trained_heads:
+                self._keep_answers(task, mean, width)
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
+
+    def _keep_answers(self, task: str, mean: Tensor, width: Tensor) -> None:
+        """Rescale the last layer of a head so that its answers stay under the mean and width (size,) to come.
+
+        Right for encoders without numbers of their own, whose anchor is the mean.
+        """
+        last, size = cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]), len(mean)
+        was_mean, was_width = (self.get_buffer(f"{task}_{name}").double() for name in ("mean", "width"))
+        bias = (last.bias[:size] * was_width + was_mean - mean) / width
+        last.bias[:size].copy_(bias)
+        last.weight[:size].copy_(last.weight[:size] * (was_width / width)[:, None])
 
     def _anchor(self, task: str, look: Glance) -> Tensor:
         """What the quick look alone says of a task, (B, size) in physical units."""
@@ -158,7 +179,9 @@ class Regressor(nn.Module):
             anchor: Tensor = torch.zeros_like(look.light_time)[:, None] + self.get_buffer(f"{task}_mean")
             if self.encoder.n_features:
                 x = self.encoder.standard_features(look.features)
-                anchor = x @ self.get_buffer(f"{task}_slope") + anchor
+                # its terms nearly cancel: in float32 libraries would differ by 1e-4 widths
+                product = x.double() @ self.get_buffer(f"{task}_slope").double()
+                anchor = product.to(anchor.dtype) + anchor
         return anchor + look.light_time[:, None] if task == "timing" else anchor
 
     # ------------------------------------------------------------------------------------------ answers
@@ -169,7 +192,7 @@ class Regressor(nn.Module):
         """Answers of the heads in float32, (B, size) or (B, 2 size) with widths, and what they refer to."""
         code, look = self.encoder(npho, time, valid, timed)
         with torch.autocast(code.device.type, enabled=False):
-            return {task: self.heads[task](code.float()) for task in self.tasks}, look
+            return {task: self.heads[task](full(code)) for task in self.tasks}, look
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> dict[str, Tensor]:
         """Predict from raw counts, times (s) and masks, each (B, 4760).
@@ -188,7 +211,7 @@ class Regressor(nn.Module):
                 continue
             width, size = self.get_buffer(f"{task}_width"), TASKS[task].size
             y = z[:, :size] * width + self._anchor(task, look)
-            answers[task] = F.normalize(y, dim=1) if task == "angleVec" else _scalar(y)
+            answers[task] = F.normalize(y, dim=1) if task == "angleVec" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
                 answers[f"sigma_{task}"] = _scalar(torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width)
         return answers

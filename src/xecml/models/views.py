@@ -144,7 +144,7 @@ class FaceViews(nn.Module):
     def channels_of(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Tensor:
         """Normalised channels (..., C), float32."""
         normed = [self.normaliser.counts(npho, valid), self.normaliser.times(time, timed)]
-        return torch.stack([*normed, valid.float()] if self.validity_channel else normed, -1)
+        return torch.stack([*normed, valid.to(normed[0].dtype)] if self.validity_channel else normed, -1)
 
 
 def cut(x: Tensor, outer: tuple[Tensor, ...]) -> Views:

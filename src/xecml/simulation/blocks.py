@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xecml.simulation.cascade import CALORIMETER, new_buffers, photon_coefficient, shower
+from xecml.simulation.cascade import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
 from xecml.simulation.clusters import Clusters, cluster, new_clusters
 from xecml.simulation.compiled import compiled, inner
-from xecml.simulation.crosssections import Floats
+from xecml.simulation.crosssections import Floats, radiation_length
 from xecml.simulation.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
 from xecml.simulation.indirect import indirect_light
 from xecml.simulation.lightmap import LightMap
 from xecml.simulation.optics import N_SENSORS, PHOTONS_PER_MEV, Floats32, NearField, Optics
+from xecml.simulation.particles import Vector
 from xecml.simulation.photons import Raster, trace_point
 from xecml.simulation.response import Response, respond
 from xecml.simulation.tables import CascadeTables
@@ -38,6 +39,12 @@ from xecml.simulation.volume import inside_calorimeter
 
 MAX_GAMMA = 4
 _CONVERSIONS_PER_RADIATION_LENGTH = 7.0 / 9.0
+_RADIATION_LENGTH = radiation_length()
+_MAGNET_SHARE = 0.197 / 0.45
+"""Of the material: the coil of the magnet, 0.197 radiation lengths (MEG 2013). It is far before the xenon, in its
+field, which takes electrons away: photons that convert there are lost. The rest, windows and sensors, is close."""
+PASSES, CONVERTS, LOST = range(3)
+"""Fates of a photon in the material in front."""
 
 
 class Physics(NamedTuple):
@@ -69,7 +76,7 @@ class Source(NamedTuple):
     min_deposit: float
     time_offset: float
     material: float
-    """radiation lengths in front of the xenon"""
+    """radiation lengths in front of the xenon, the magnet included"""
     gammas: Floats
     """(5,) probabilities of 0 to 4 photons, summed up"""
     pileup_energy_low: float
@@ -149,13 +156,61 @@ def _point(rng: np.random.Generator, source: Source, work: Work, vertex: Floats,
 
 
 @inner
-def _passes_material(rng: np.random.Generator, source: Source, entry: Floats, direction: Floats) -> bool:
-    """Whether a photon comes through what lies in front of the xenon without converting."""
-    if source.material <= 0.0:
-        return True
+def _through_material(rng: np.random.Generator, source: Source, entry: Floats, direction: Floats) -> tuple[int, float]:
+    """Draw what becomes of a photon in the material in front of the xenon.
+
+    Returns:
+        PASSES, CONVERTS or LOST, and the way (cm) left to the inner face where it converts.
+    """
     radius = math.sqrt(entry[0] ** 2 + entry[1] ** 2)
     cosine = max((entry[0] * direction[0] + entry[1] * direction[1]) / radius, 0.05)
-    return bool(rng.standard_exponential() > _CONVERSIONS_PER_RADIATION_LENGTH * source.material / cosine)
+    thickness = source.material / cosine
+    way = rng.standard_exponential() / _CONVERSIONS_PER_RADIATION_LENGTH
+    if way >= thickness:
+        return PASSES, 0.0
+    return LOST if way < _MAGNET_SHARE * thickness else CONVERTS, _RADIATION_LENGTH * (thickness - way)
+
+
+@inner
+def _forget_front(deposits: Floats, n: int, first: Floats) -> int:
+    """Keep the deposits in the xenon; the earliest of them is the first interaction. Returns their number."""
+    kept = 0
+    first[3] = -1.0
+    for k in range(n):
+        if inside_calorimeter(deposits[k, 0], deposits[k, 1], deposits[k, 2]):
+            deposits[kept, :] = deposits[k, :]
+            if first[3] < 0.0 or deposits[k, 3] < first[3]:
+                first[:] = deposits[k, :4]
+            kept += 1
+    return kept
+
+
+@inner
+def _shower(
+    rng: np.random.Generator,
+    physics: Physics,
+    work: Work,
+    E: float,
+    place: Vector,
+    u: Vector,
+    free_path: float,
+    thickness: float,
+) -> tuple[int, float]:
+    """Shower of one photon, with a layer of material (cm) before the xenon if it has a thickness.
+
+    Returns:
+        Number of deposits in the xenon, their times relative to the first interaction there, and their energy (MeV).
+    """
+    volume = FRONTED if thickness > 0.0 else CALORIMETER
+    deposits, first = work.deposits, work.first
+    n, _ = shower(rng, physics.tables, E, place, u, volume, thickness, deposits, work.stack, first, free_path)
+    if thickness > 0.0:
+        n = _forget_front(deposits, n, first)
+    deposited = 0.0
+    for k in range(n):
+        deposits[k, 3] -= first[3]
+        deposited += deposits[k, 4]
+    return n, deposited
 
 
 @inner
@@ -184,34 +239,23 @@ def _photon(
         if not inside_calorimeter(entry[0], entry[1], entry[2]):
             continue
         tried += is_fiducial(entry[0], entry[1], entry[2])
-        if not _passes_material(rng, source, entry, direction):
+        fate, way = PASSES, 0.0
+        if source.material > 0.0:
+            fate, way = _through_material(rng, source, entry, direction)
+        if fate == LOST:
             continue
-        # the first interaction decides most rejections, so it comes before the shower
-        s = rng.standard_exponential() / photon_coefficient(physics.tables, E)
+        s = -way
+        if fate == PASSES:
+            s = rng.standard_exponential() / photon_coefficient(physics.tables, E)
         x, y, z = entry[0] + s * direction[0], entry[1] + s * direction[1], entry[2] + s * direction[2]
-        if not inside_calorimeter(x, y, z) or (interest and not is_fiducial(x, y, z)):
+        # the first interaction decides most rejections, so it comes before the shower
+        if fate == PASSES and not (inside_calorimeter(x, y, z) and (not interest or is_fiducial(x, y, z))):
             continue
-        n, _ = shower(
-            rng,
-            physics.tables,
-            E,
-            entry[0],
-            entry[1],
-            entry[2],
-            direction[0],
-            direction[1],
-            direction[2],
-            CALORIMETER,
-            0.0,
-            work.deposits,
-            work.stack,
-            work.first,
-            s,
-        )
-        deposited = 0.0
-        for k in range(n):
-            work.deposits[k, 3] -= work.first[3]
-            deposited += work.deposits[k, 4]
+        thickness = (1.0 - _MAGNET_SHARE) * _RADIATION_LENGTH * source.material if fate == CONVERTS else 0.0
+        u = (direction[0], direction[1], direction[2])
+        n, deposited = _shower(rng, physics, work, E, (x, y, z), u, 0.0, thickness)
+        if fate == CONVERTS and (n == 0 or (interest and not is_fiducial(work.first[0], work.first[1], work.first[2]))):
+            continue
         if deposited > (source.min_deposit if interest else 0.0):
             return n, E, tried
 

@@ -37,10 +37,11 @@ from xecml.simulation.finalstates import (
     radiation_cosine,
     rotate,
 )
-from xecml.simulation.particles import CALORIMETER, SLAB, at, cell, deposit, inside, push
+from xecml.simulation.particles import CALORIMETER, FRONTED, SLAB, Vector, at, cell, deposit, inside, particle, push
 from xecml.simulation.tables import CascadeTables
+from xecml.simulation.volume import inside_calorimeter
 
-__all__ = ["CALORIMETER", "MAX_DEPOSITS", "SLAB", "new_buffers", "photon_coefficient", "shower"]
+__all__ = ["CALORIMETER", "FRONTED", "MAX_DEPOSITS", "SLAB", "new_buffers", "photon_coefficient", "shower"]
 
 LIGHT_SPEED = 29.9792458  # cm/ns
 PHOTON, ELECTRON, POSITRON = 0, 1, 2
@@ -48,6 +49,9 @@ PHOTON, ELECTRON, POSITRON = 0, 1, 2
 MAX_DEPOSITS = 40000
 _MAX_STACK = 4000
 _MAX_STEP = 0.3  # cm
+MATERIAL_LOSS = 3.0
+"""Collision loss in a radiation length of the material in front (aluminium, steel, quartz) over that in xenon: light
+nuclei come with more electrons a radiation length. Radiation and scattering scale with the radiation length."""
 _K_SHELL = k_shell_fraction()
 _K_YIELD = 0.888  # fluorescence yield of the K shell (Krause 1979)
 _K_ALPHA, _K_BETA, _K_ALPHA_SHARE = 0.02967, 0.03370, 0.81  # MeV
@@ -85,12 +89,11 @@ def _photon(
 
     `free_path` (cm) fixes the first step unless it is negative.
     """
+    E, x, y, z, ux, uy, uz, t = particle(stack, top)
     top -= 1
-    E, x, y, z = stack[top, 1], stack[top, 2], stack[top, 3], stack[top, 4]
-    ux, uy, uz, t = stack[top, 5], stack[top, 6], stack[top, 7], stack[top, 8]
     while True:
         if E < PHOTON_CUT:
-            return deposit(deposits, n, x, y, z, t, E), top, 0.0
+            return deposit(deposits, n, (x, y, z), t, E), top, 0.0
         i, f = cell(E)
         m_photo, m_compton = at(tables.photoelectric, i, f), at(tables.compton, i, f)
         total = m_photo + m_compton + at(tables.pair, i, f)
@@ -100,7 +103,7 @@ def _photon(
         y += s * uy
         z += s * uz
         t += s / LIGHT_SPEED
-        if not inside(volume, depth, x, y, z):
+        if not inside(volume, depth, (x, y, z)):
             return n, top, E
         if first[3] < 0.0:
             first[0], first[1], first[2], first[3] = x, y, z, t
@@ -116,12 +119,12 @@ def _photon(
                     rest -= k
                     c = 2.0 * rng.random() - 1.0
                     vx, vy, vz = rotate(ux, uy, uz, c, 2.0 * math.pi * rng.random())
-                    top = push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
-                n = deposit(deposits, n, x, y, z, t, rest)
+                    top = push(stack, top, PHOTON, k, (x, y, z), (vx, vy, vz), t)
+                n = deposit(deposits, n, (x, y, z), t, rest)
             if T < ELECTRON_CUT:
-                return deposit(deposits, n, x, y, z, t, T), top, 0.0
+                return deposit(deposits, n, (x, y, z), t, T), top, 0.0
             vx, vy, vz = rotate(ux, uy, uz, photoelectron_cosine(rng, T), phi)
-            return n, push(stack, top, ELECTRON, T, x, y, z, vx, vy, vz, t), 0.0
+            return n, push(stack, top, ELECTRON, T, (x, y, z), (vx, vy, vz), t), 0.0
         if which >= m_photo + m_compton:
             share = pair_share(rng, E)
             if rng.random() < 0.5:
@@ -131,53 +134,42 @@ def _photon(
                 c = radiation_cosine(rng, total_energy)
                 vx, vy, vz = rotate(ux, uy, uz, c, phi if kind == ELECTRON else phi + math.pi)
                 T = max(total_energy - ELECTRON_MASS, 0.0)
-                top = push(stack, top, kind, T, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, kind, T, (x, y, z), (vx, vy, vz), t)
             return n, top, 0.0
         share, one_minus_cos = compton_photon(rng, E)
         vx, vy, vz = rotate(ux, uy, uz, 1.0 - one_minus_cos, phi)
         T = E * (1.0 - share)
         if T < ELECTRON_CUT:
-            n = deposit(deposits, n, x, y, z, t, T)
+            n = deposit(deposits, n, (x, y, z), t, T)
         else:
             ex, ey, ez = E * ux - share * E * vx, E * uy - share * E * vy, E * uz - share * E * vz
             norm = math.sqrt(ex * ex + ey * ey + ez * ez)
-            top = push(stack, top, ELECTRON, T, x, y, z, ex / norm, ey / norm, ez / norm, t)
+            top = push(stack, top, ELECTRON, T, (x, y, z), (ex / norm, ey / norm, ez / norm), t)
         E *= share
         ux, uy, uz = vx, vy, vz
 
 
 @inner
-def _annihilate(
-    rng: np.random.Generator,
-    stack: Floats,
-    top: int,
-    x: float,
-    y: float,
-    z: float,
-    ux: float,
-    uy: float,
-    uz: float,
-    t: float,
-    T: float,
-) -> int:
+def _annihilate(rng: np.random.Generator, stack: Floats, top: int, place: Vector, u: Vector, t: float, T: float) -> int:
     """Push the two photons of a positron of kinetic energy T along u (at rest: back to back, isotropic)."""
     phi = 2.0 * math.pi * rng.random()
+    ux, uy, uz = u
     if T < 1e-3:
         vx, vy, vz = rotate(ux, uy, uz, 2.0 * rng.random() - 1.0, phi)
         half = ELECTRON_MASS + 0.5 * T
-        top = push(stack, top, PHOTON, half, x, y, z, vx, vy, vz, t)
-        return push(stack, top, PHOTON, half, x, y, z, -vx, -vy, -vz, t)
+        top = push(stack, top, PHOTON, half, place, (vx, vy, vz), t)
+        return push(stack, top, PHOTON, half, place, (-vx, -vy, -vz), t)
     g = T / ELECTRON_MASS + 1.0
     p = math.sqrt(T * (T + 2.0 * ELECTRON_MASS))
     share = annihilation_share(rng, g)
     k1 = share * (T + 2.0 * ELECTRON_MASS)
     c = (share * (g + 1.0) - 1.0) / (share * math.sqrt(g * g - 1.0))
     vx, vy, vz = rotate(ux, uy, uz, min(max(c, -1.0), 1.0), phi)
-    top = push(stack, top, PHOTON, k1, x, y, z, vx, vy, vz, t)
+    top = push(stack, top, PHOTON, k1, place, (vx, vy, vz), t)
     wx, wy, wz = p * ux - k1 * vx, p * uy - k1 * vy, p * uz - k1 * vz
     norm = math.sqrt(wx * wx + wy * wy + wz * wz)
     k2 = T + 2.0 * ELECTRON_MASS - k1
-    return push(stack, top, PHOTON, k2, x, y, z, wx / norm, wy / norm, wz / norm, t)
+    return push(stack, top, PHOTON, k2, place, (wx / norm, wy / norm, wz / norm), t)
 
 
 @inner
@@ -192,13 +184,12 @@ def _electron(
     top: int,
 ) -> tuple[int, int, float]:
     """Follow the electron or positron on top of the stack; returns deposits, stack height, escaped energy."""
+    E, x, y, z, ux, uy, uz, t = particle(stack, top)
     top -= 1
     positron = stack[top, 0] == POSITRON
     row = 1 if positron else 0
     loss, delta, elastic = tables.loss[row], tables.delta[row], tables.elastic
     soft, hard_turn, turn_limit = elastic.soft[row], elastic.hard[row], elastic.limit[row]
-    E, x, y, z = stack[top, 1], stack[top, 2], stack[top, 3], stack[top, 4]
-    ux, uy, uz, t = stack[top, 5], stack[top, 6], stack[top, 7], stack[top, 8]
     while E >= ELECTRON_CUT:
         i, f = cell(E)
         rate, m_brems, m_delta, i1 = (
@@ -207,6 +198,8 @@ def _electron(
             at(delta, i, f),
             at(soft, i, f),
         )
+        extra = MATERIAL_LOSS if volume == FRONTED and not inside_calorimeter(x, y, z) else 1.0
+        rate *= extra
         m_annihilation = at(tables.annihilation, i, f) if positron else 0.0
         m_hard = m_brems + m_delta + m_annihilation
         s = rng.standard_exponential() / (m_hard + 1e-12)
@@ -217,7 +210,7 @@ def _electron(
         lost = rate * s
         if lost > 0.25 * E:
             j, q = cell(max(E - 0.5 * lost, 0.01))
-            lost = at(loss, j, q) * s
+            lost = extra * at(loss, j, q) * s
         hard = hard and lost < E
         g = E / ELECTRON_MASS + 1.0
         b2 = 1.0 - 1.0 / (g * g)
@@ -246,14 +239,14 @@ def _electron(
             half_turn = hard_deflection(rng, E, positron, at(turn_limit, i, f), at(elastic.screening, i, f))
             ux, uy, uz = rotate(ux, uy, uz, 1.0 - 2.0 * half_turn, 2.0 * math.pi * rng.random())
         escaped = E
-        if inside(volume, depth, x, y, z):
-            n = deposit(deposits, n, x, y, z, t, lost)
+        if inside(volume, depth, (x, y, z)):
+            n = deposit(deposits, n, (x, y, z), t, lost)
             escaped = E - lost
         x += (s - hinge) * ux
         y += (s - hinge) * uy
         z += (s - hinge) * uz
         t += s / (LIGHT_SPEED * math.sqrt(b2))
-        if not inside(volume, depth, x, y, z):
+        if not inside(volume, depth, (x, y, z)):
             return n, top, escaped + (2.0 * ELECTRON_MASS if positron else 0.0)
         if escaped == E:
             # left and came back within one step: the loss stays with the particle
@@ -272,7 +265,7 @@ def _electron(
             k = math.exp(at(tables.brems_log_k[i], j, q - j))
             if 0.9 * BREMS_CUT < k < E:
                 vx, vy, vz = rotate(ux, uy, uz, radiation_cosine(rng, E + ELECTRON_MASS), phi)
-                top = push(stack, top, PHOTON, k, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, PHOTON, k, (x, y, z), (vx, vy, vz), t)
                 E -= k
         elif which < m_brems + m_delta:
             if E * (1.0 if positron else 0.5) > DELTA_CUT:
@@ -280,16 +273,16 @@ def _electron(
                 p, pw = math.sqrt(E * (E + 2.0 * ELECTRON_MASS)), math.sqrt(w * (w + 2.0 * ELECTRON_MASS))
                 c = min(w * (E + 2.0 * ELECTRON_MASS) / (p * pw), 1.0)
                 vx, vy, vz = rotate(ux, uy, uz, c, phi)
-                top = push(stack, top, ELECTRON, w, x, y, z, vx, vy, vz, t)
+                top = push(stack, top, ELECTRON, w, (x, y, z), (vx, vy, vz), t)
                 ux, uy, uz = p * ux - pw * vx, p * uy - pw * vy, p * uz - pw * vz
                 norm = math.sqrt(ux * ux + uy * uy + uz * uz)
                 ux, uy, uz = ux / norm, uy / norm, uz / norm
                 E -= w
         else:
-            return n, _annihilate(rng, stack, top, x, y, z, ux, uy, uz, t, E), 0.0
-    n = deposit(deposits, n, x, y, z, t, E)
+            return n, _annihilate(rng, stack, top, (x, y, z), (ux, uy, uz), t, E), 0.0
+    n = deposit(deposits, n, (x, y, z), t, E)
     if positron:
-        top = _annihilate(rng, stack, top, x, y, z, ux, uy, uz, t, 0.0)
+        top = _annihilate(rng, stack, top, (x, y, z), (ux, uy, uz), t, 0.0)
     return n, top, 0.0
 
 
@@ -298,12 +291,8 @@ def shower(
     rng: np.random.Generator,
     tables: CascadeTables,
     E: float,
-    x: float,
-    y: float,
-    z: float,
-    ux: float,
-    uy: float,
-    uz: float,
+    place: Vector,
+    u: Vector,
     volume: int,
     depth: float,
     deposits: Floats,
@@ -311,20 +300,16 @@ def shower(
     first: Floats,
     free_path: float = -1.0,
 ) -> tuple[int, float]:
-    """Simulate the shower of a photon of energy E that starts at (x, y, z) with direction u at time 0.
+    """Simulate the shower of a photon of energy E that starts at `place` with direction u at time 0.
 
     Args:
         rng: numpy Generator.
         tables: `CascadeTables`.
         E: MeV.
-        x: start, cm, in the volume.
-        y: the same.
-        z: the same.
-        ux: direction, unit vector.
-        uy: the same.
-        uz: the same.
-        volume: SLAB or CALORIMETER.
-        depth: thickness of the slab, cm.
+        place: x, y, z, cm, in the volume.
+        u: unit vector.
+        volume: SLAB, CALORIMETER or FRONTED.
+        depth: thickness of the slab or of the layer in front, cm.
         deposits: filled with rows x, y, z (cm), t (ns), E (MeV).
         stack: work space.
         first: filled with x, y, z, t of the first interaction; t = -1 if there was none.
@@ -334,7 +319,7 @@ def shower(
         Number of deposits, and energy (MeV) that left the volume.
     """
     first[3] = -1.0
-    n, top, escaped = 0, push(stack, 0, PHOTON, E, x, y, z, ux, uy, uz, 0.0), 0.0
+    n, top, escaped = 0, push(stack, 0, PHOTON, E, place, u, 0.0), 0.0
     while top > 0:
         if stack[top - 1, 0] == PHOTON:
             n, top, gone = _photon(rng, tables, volume, depth, deposits, n, stack, top, first, free_path)

@@ -1,10 +1,9 @@
 """Interaction coefficients of photons, electrons and positrons in liquid xenon, per cm.
 
-Sources: photoelectric effect: table beside this file; Compton: Klein and Nishina 1929; pair production: fit
-to Hubbell, Gimm and Overbo 1980 with the coefficients that Geant4's manual lists, corrected to NIST's totals;
-collision loss: Berger and Seltzer (ICRU 37) with Sternheimer's density effect; delta rays: Moller 1932,
-Bhabha 1936; bremsstrahlung: screened Bethe-Heitler spectrum (Tsai 1974; Butcher and Messel 1960) normalised
-to the radiative stopping powers of ICRU 37; annihilation in flight: Heitler 1954. Elastic scattering is in `elastic`.
+Sources: photons: XCOM of NIST (table beside this file), with Klein and Nishina 1929 between its points of Compton;
+collision loss: Berger and Seltzer (ICRU 37) with Sternheimer's density effect; delta rays: Moller 1932, Bhabha 1936;
+bremsstrahlung: screened Bethe-Heitler spectrum (Tsai 1974; Butcher and Messel 1960) normalised to the radiative
+stopping powers of ICRU 37; annihilation in flight: Heitler 1954. Elastic scattering is in `elastic`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ DENSITY = 2.953  # g/cm3
 MEAN_EXCITATION = 482e-6  # MeV (ICRU 37)
 ATOM_DENSITY = DENSITY * AVOGADRO / ATOMIC_MASS  # per cm3
 ELECTRON_DENSITY = ATOM_DENSITY * Z_XENON
-K_EDGE = 0.034561  # MeV
+_PER_BARN = 1e-24 * ATOM_DENSITY
+K_EDGE = 0.0345614  # MeV
 
 # production and tracking cuts, MeV
 DELTA_CUT = 0.10
@@ -59,56 +60,60 @@ SCREENING = 136.0 / Z_XENON ** (1 / 3)
 # ------------------------------------------------------------------------------------------------- photons
 
 
+class _PhotonTable(NamedTuple):
+    """XCOM's points: energies (MeV) and cross-sections (barn an atom)."""
+
+    energy: Floats
+    incoherent: Floats
+    photoelectric: Floats
+    pair: Floats
+    """in the fields of nucleus and electrons"""
+
+
 @cache
-def _photoelectric_table() -> tuple[Floats, Floats]:
-    text = files("xecml.simulation").joinpath("xenon_photoelectric.csv").read_text(encoding="utf-8")
-    table = np.loadtxt(text.splitlines(), delimiter=",")
-    return table[:, 0], table[:, 1]
+def _photon_table() -> _PhotonTable:
+    text = files("xecml.simulation").joinpath("xenon_photons.csv").read_text(encoding="utf-8")
+    energy, incoherent, absorption, nucleus, electrons = np.loadtxt(text.splitlines(), delimiter=",").T
+    return _PhotonTable(energy, incoherent, absorption, nucleus + electrons)
 
 
 def photoelectric(E: Floats) -> Floats:
-    """Photoelectric coefficient, per cm; log-log interpolation, E^-1.25 above the table."""
-    energy, mass_coefficient = _photoelectric_table()
-    inside = np.exp(np.interp(np.log(E), np.log(energy), np.log(mass_coefficient)))
-    above = mass_coefficient[-1] * (energy[-1] / E) ** 1.25
-    return np.asarray(np.where(energy[-1] < E, above, inside) * DENSITY)
+    """Photoelectric coefficient, per cm: powers of the energy between the points."""
+    table = _photon_table()
+    log = np.interp(np.log(E), np.log(table.energy), np.log(table.photoelectric))
+    return np.asarray(np.exp(log) * _PER_BARN)
 
 
 @cache
 def k_shell_fraction() -> float:
     """Share of absorptions above the K edge that eject a K electron, from the jump at the edge."""
-    energy, mass_coefficient = _photoelectric_table()
-    above = int(np.searchsorted(energy, K_EDGE))
-    return float(1 - mass_coefficient[above - 1] / mass_coefficient[above])
+    table = _photon_table()
+    above = int(np.searchsorted(table.energy, K_EDGE))
+    return float(1 - table.photoelectric[above - 1] / table.photoelectric[above])
 
 
-def compton(E: Floats) -> Floats:
-    """Klein-Nishina coefficient, per cm."""
+def _klein_nishina(E: Floats) -> Floats:
+    """Cross-section of free electrons, barn an atom."""
     a = E / ELECTRON_MASS
     log = np.log1p(2 * a)
     sigma = (1 + a) / a**2 * (2 * (1 + a) / (1 + 2 * a) - log / a) + log / (2 * a) - (1 + 3 * a) / (1 + 2 * a) ** 2
-    return np.asarray(ELECTRON_DENSITY * 2 * math.pi * ELECTRON_RADIUS**2 * sigma)
+    return np.asarray(1e24 * Z_XENON * 2 * math.pi * ELECTRON_RADIUS**2 * sigma)
 
 
-_PAIR_FIT = (
-    (8.7842e2, -1.9625e3, 1.2949e3, -2.0028e2, 1.2575e1, -2.8333e-1),
-    (-1.0342e1, 1.7692e1, -8.2381, 1.3063, -9.0815e-2, 2.3586e-3),
-    (-4.5263e2, 1.1161e3, -8.6749e2, 2.1773e2, -2.0467e1, 6.5372e-1),
-)
-# what brings the fit, 2 % off, to the total attenuation coefficients of xenon that NIST tabulates; MeV
-_PAIR_CORRECTION_E = (3.0, 5.0, 10.0, 20.0, 52.8, 100.0)
-_PAIR_CORRECTION = (0.972, 0.985, 0.996, 1.013, 1.021, 1.019)
+def compton(E: Floats) -> Floats:
+    """Coefficient of Compton scattering, per cm: Klein and Nishina's, less what binding suppresses."""
+    table = _photon_table()
+    bound = np.interp(np.log(E), np.log(table.energy), table.incoherent / _klein_nishina(table.energy))
+    return np.asarray(_klein_nishina(E) * bound * _PER_BARN)
 
 
 def pair(E: Floats) -> Floats:
-    """Pair production coefficient, per cm, nucleus and electrons; quadratic below 1.5 MeV."""
-    x = np.log(np.maximum(E, 1.5) / ELECTRON_MASS)
-    f1, f2, f3 = (sum(c * x**i for i, c in enumerate(row)) for row in _PAIR_FIT)
-    microbarn = (Z_XENON + 1) * Z_XENON * (f1 + f2 * Z_XENON + f3 / Z_XENON)
-    threshold = 2 * ELECTRON_MASS
-    rise = np.clip((E - threshold) / (1.5 - threshold), 0, 1) ** 2
-    correction = np.interp(np.log(E), np.log(_PAIR_CORRECTION_E), _PAIR_CORRECTION)
-    return np.asarray(microbarn * rise * correction * 1e-30 * ATOM_DENSITY)
+    """Pair production coefficient, per cm, nucleus and electrons; its rise above the threshold is cubic."""
+    table = _photon_table()
+    known = table.pair > 0
+    slow = table.pair[known] / (1 - 2 * ELECTRON_MASS / table.energy[known]) ** 3
+    rise = np.maximum(1 - 2 * ELECTRON_MASS / E, 0) ** 3
+    return np.asarray(np.interp(np.log(E), np.log(table.energy[known]), slow) * rise * _PER_BARN)
 
 
 # ------------------------------------------------------------------------------------ electrons and positrons

@@ -30,7 +30,8 @@ from xecml.simulation.crosssections import (
 
 HARD_PER_TRANSPORT = 2.5
 CHARGE_RADIUS = 4.79 / 197.327
-"""Root mean square charge radius of the xenon nucleus, 4.79 fm (Angeli and Marinova 2013), in 1/MeV."""
+"""Root mean square charge radius of the xenon nucleus, 4.79 fm, in 1/MeV: Angeli and Marinova 2013, natural mixture of
+isotopes; the global formula of Nerlo-Pomorska and Pomorski 1993 gives the same."""
 _FORM = CHARGE_RADIUS**2 / 12
 _AZ = FINE_STRUCTURE * Z_XENON
 _ENVELOPE = 1.25

@@ -216,7 +216,11 @@ def event_blocks(
         finally:
             free.append(work)
 
-    numbers = iter(range(first // BLOCK, (last + BLOCK - 1) // BLOCK))
+    numbers = range(first // BLOCK, (last + BLOCK - 1) // BLOCK)
+    if jobs == 1:
+        # no thread beside: one job keeps one core busy, writing included
+        yield from map(one, numbers)
+        return
     with ThreadPoolExecutor(jobs) as pool:
         running: deque[Future[Arrays]] = deque()
         for block in numbers:

@@ -31,13 +31,13 @@ from xecml.files import atomic_path, cache_dir
 from xecml.simulation.mapbuilding import Quality, build, unfold
 from xecml.simulation.optics import Floats32, Optics
 
-_FORMAT = 7
+_FORMAT = 8
 _CLEARED_BITS = (2, 3, 3)
 """Last bits not stored of shares, paths and squared paths: relative steps of 0.4 and 0.8 %, rounded."""
 
 QUALITIES = {
     "quick": Quality((7, 13, 7), (12, 6), 10_000),
-    "standard": Quality((13, 33, 17), (24, 12), 150_000),
+    "standard": Quality((13, 33, 17), (24, 12), 300_000),
     "fine": Quality((15, 41, 21), (24, 12), 2_000_000),
 }
 

@@ -22,14 +22,25 @@ from xecml.simulation.crosssections import Floats
 from xecml.simulation.optics import AREA, N_SIPM, Floats32, Optics, near_field, sensor_table
 from xecml.simulation.photons import raster
 
-_SMOOTHING_WIDTHS = (6.0, 3.0, 1.8, 1.0, 0.6, 2.5)
-"""Widths (sigma) of the Gaussians of `smoothed`, in boxes; the last takes out what distrust of few counts has left."""
-_PATH_WIDTHS = (6.0, 3.0, 1.5, 2.5)
-"""The same for paths, which vary less."""
 _DEPTH_SHARE = 0.5
-"""Of these widths, in depth."""
-_TRUSTED_POINTS = 300.0
-"""Points of tracks at which counts weigh as much as the model."""
+"""Of the smoothing's widths, in depth."""
+
+
+class Smoothing(NamedTuple):
+    """How the statistical noise of a place is taken out (`smoothed`)."""
+
+    share: tuple[float, ...]
+    """widths (sigma) of the Gaussians in turn, in boxes; the last takes out what distrust of few counts has left"""
+    path: tuple[float, ...]
+    """the same for paths and their squares, which vary less"""
+    trusted: float
+    """points of tracks at which counts weigh as much as the model"""
+
+
+SIPM_SMOOTHING = Smoothing((6.0, 3.0, 1.8, 1.0, 0.6, 2.5), (6.0, 3.0, 1.5, 2.5), 300.0)
+"""Sources can be close: what light changes over short distances is to stay."""
+PMT_SMOOTHING = Smoothing((6.0, 3.0, 1.8, 1.0, 0.6, 2.5), (6.0, 3.0, 2.0), 900.0)
+"""Sources are mostly far, and the noise of the spread of times is what is seen: it is a difference of squares."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,8 @@ def one_column(optics: Optics, quality: Quality, place: int, seed: int = 1) -> F
     near_field_in_boxes(optics, near_field(optics), xyz, normal, area, near)
     distance = np.linalg.norm(_box_centres(volume.shape) - xyz[:, None, None, None], axis=0)
     points = quality.photons * 4 / area / SPACING
-    smooth = smoothed(sums, volume, -near[0], distance, points)
+    smoothing = SIPM_SMOOTHING if where.face[place] == 0 else PMT_SMOOTHING
+    smooth = smoothed(sums, volume, -near[0], distance, points, smoothing)
     return _projection(quality.nodes, volume)(smooth + near)
 
 
@@ -210,7 +222,9 @@ def _one_place(optics: Optics, volume: Floats, where: Places, s: int, photons: i
 # -------------------------------------------------------------------------------------------------- smoothing
 
 
-def smoothed(sums: Floats, volume: Floats, near: Floats, distance: Floats, points: float) -> Floats:
+def smoothed(
+    sums: Floats, volume: Floats, near: Floats, distance: Floats, points: float, smoothing: Smoothing
+) -> Floats:
     """Take the statistical noise from the means over boxes of one place.
 
     Not the light is smoothed, which has a peak at the sensor, but its ratio to a model with that peak: smoothed
@@ -224,12 +238,14 @@ def smoothed(sums: Floats, volume: Floats, near: Floats, distance: Floats, point
         near: (boxes) means of the near field's share.
         distance: (boxes) cm to the sensor.
         points: points of tracks that one unit of share times cm3 stands for.
+        smoothing: widths and trust.
     """
     broad = np.exp(-distance / 20) / (distance + 8)
     broad *= max(float((sums[0] * volume).sum() - (near * volume).sum()), 0.0) / float((broad * volume).sum())
-    share = _ratio_smoothed(sums[0], near + broad, volume, points, _SMOOTHING_WIDTHS)
-    path = _ratio_smoothed(sums[1], share * (1.15 * distance + 6), volume, points / 100, _PATH_WIDTHS)
-    square = _ratio_smoothed(sums[2], path**2 / np.maximum(share, 1e-30), volume, points / 1e4, _PATH_WIDTHS)
+    n, widths = points / smoothing.trusted, smoothing.path
+    share = _ratio_smoothed(sums[0], near + broad, volume, n, smoothing.share)
+    path = _ratio_smoothed(sums[1], share * (1.15 * distance + 6), volume, n / 100, widths)
+    square = _ratio_smoothed(sums[2], path**2 / np.maximum(share, 1e-30), volume, n / 1e4, widths)
     return np.stack([share, path, square])
 
 
@@ -240,7 +256,7 @@ def _blurred(values: Floats, widths: tuple[float, float, float]) -> Floats:
 
 
 def _ratio_smoothed(
-    counted: Floats, model: Floats, volume: Floats, points: float, all_widths: tuple[float, ...]
+    counted: Floats, model: Floats, volume: Floats, trust: float, all_widths: tuple[float, ...]
 ) -> Floats:
     for width in all_widths:
         # there is no symmetry at the inner face: smooth less in depth
@@ -249,6 +265,6 @@ def _ratio_smoothed(
         found = _blurred(counted * volume, widths)
         ratio = found / np.maximum(expected, 1e-30)
         # counts wrong in either direction must be able to correct the model; then the squared Gaussian's volume
-        n = points * np.maximum(expected, found) * (2 * math.sqrt(math.pi) * width) ** 3 * _DEPTH_SHARE
-        model = np.maximum(model * (1 + n / (n + _TRUSTED_POINTS) * (ratio - 1)), 1e-30)
+        n = trust * np.maximum(expected, found) * (2 * math.sqrt(math.pi) * width) ** 3 * _DEPTH_SHARE
+        model = np.maximum(model * (1 + n / (n + 1) * (ratio - 1)), 1e-30)
     return model

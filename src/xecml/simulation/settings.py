@@ -34,12 +34,13 @@ CALIBRATION_LINES: dict[str, dict[str, Any]] = {
 """What a calibration line stands for: protons on lithium; the two ends of the flat spectrum of pi0 -> 2 gamma and the
 radiative capture of pions, both in liquid hydrogen; alpha sources on wires. Any of these can be set beside it."""
 
-
 ALPHA_SOURCES_UVW: tuple[tuple[float, float, float], ...] = tuple(
     (u, v, w)
     for v, w in ((-45.0, 12.0), (-22.0, 25.0), (0.0, 12.0), (22.0, 25.0), (45.0, 12.0))
     for u in (-24.8, -12.4, 0.0, 12.4, 24.8)
 )
+"""Five wires along z with five sources each, as the experiment has; their places are our choice, for want of a survey
+that is published: `points_uvw_cm` takes the real ones."""
 
 
 class _Section(BaseModel):
@@ -113,9 +114,10 @@ class SimulationSettings(_Section):
     points_uvw_cm: tuple[tuple[float, float, float], ...] = ALPHA_SOURCES_UVW
     """where points of light are; by default 25 alpha sources, five on each of five wires along z"""
     points_light_ratio: Positive = 1.2
-    """their light over that of an electron of their energy"""
+    """their light over that of an electron of their energy: W is 17.9 and 21.6 eV a photon (Doke et al. 2002)"""
     material_radiation_lengths: Annotated[float, Field(ge=0, le=3)] = 0.0
-    """in front of the xenon, radially; photons that convert there are lost. The detector has about 0.45"""
+    """in front of the xenon, radially; the detector has about 0.45. Photons that convert in the magnet's part are lost,
+    the showers of the others go on into the xenon"""
     energy_mev: float | tuple[float, float] | None = None
     """one energy or a range, uniform; by default 52.83 for signal, 15 to 60 for decoupled vertices, 5.486 for points"""
     min_deposit_mev: NotNegative = 1.0

@@ -87,7 +87,7 @@ def _run_slab(
 ) -> None:
     """Showers in a slab: out (n, 4) deposited, escaped, energy-weighted depth, first interaction."""
     for i in range(out.shape[0]):
-        n, escaped = shower(rng, tables, E, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, SLAB, DEPTH, deposits, stack, first)
+        n, escaped = shower(rng, tables, E, (0.0, 0.0, 0.0), (0.0, 0.0, 1.0), SLAB, DEPTH, deposits, stack, first)
         out[i, :] = 0.0
         out[i, 1] = escaped
         out[i, 3] = first[2] if first[3] >= 0.0 else -1.0

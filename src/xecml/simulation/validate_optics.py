@@ -1,7 +1,8 @@
 """The fast optics held against photons traced one by one, on the same deposits.
 
 Photons are traced in two halves. Differences count beyond statistics: the mean square of the differences to the whole,
-less that of half the differences between the halves.
+less that of half the differences between the halves, which show the statistics of the traced photons; how far these two
+means are known is the error of the result.
 """
 
 from __future__ import annotations
@@ -80,10 +81,8 @@ def shower_deposits(seed: int, energy: float = 52.8) -> Floats:
     while True:
         entry = geometry.xyz_from_uvw([rng.uniform(-23, 23), rng.uniform(-66, 66), 1e-6])
         u = entry / np.linalg.norm(entry)
-        x, y, z = entry
-        n, _ = shower(
-            rng, cascade_tables(), energy, x, y, z, u[0], u[1], u[2], CALORIMETER, 0.0, deposits, stack, first
-        )
+        place, direction = (entry[0], entry[1], entry[2]), (u[0], u[1], u[2])
+        n, _ = shower(rng, cascade_tables(), energy, place, direction, CALORIMETER, 0.0, deposits, stack, first)
         if n and deposits[:n, 4].sum() > 0.85 * energy:
             return deposits[:n].copy()
 
@@ -126,28 +125,34 @@ def _masked(lights: Sequence[Light], masks: Sequence[NDArray[np.bool_]], field: 
 
 def _beyond_statistics(
     result: Comparison, masks: Sequence[NDArray[np.bool_]], field: str, unit: Floats
-) -> tuple[float, float]:
-    """Mean difference, fast less traced, and its root mean square beyond statistics, in units of `unit`."""
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Mean difference, fast less traced, and its root mean square beyond statistics, in `unit`; each with its error."""
     off = (_masked(result.fast, masks, field) - _masked(result.traced, masks, field)) / unit
     first, second = (_masked(half, masks, field) for half in result.halves)
     noise = 0.5 * (first - second) / unit
-    return float(off.mean()), math.sqrt(max(float((off**2).mean() - (noise**2).mean()), 0))
+    n = len(off)
+    square = float((off**2 - noise**2).mean())
+    square_error = float((off**2 - noise**2).std()) / math.sqrt(n)
+    beyond = math.sqrt(max(square, 0.0))
+    # of a root: where the square is not seen, its error is all that is known
+    error = math.sqrt(max(square, 0.0) + square_error) - beyond
+    return (float(off.mean()), math.sqrt(float((noise**2).mean()) / n)), (beyond, error)
 
 
 def light_checks(result: Comparison, kind: str) -> list[Check]:
-    """Differences of single sensors, of faces, and of times; tolerances are the goals for showers."""
+    """Differences of single sensors, of faces, and of times; tolerances are the goals."""
     checks = []
     sipm = np.arange(N_SENSORS) < N_SIPM
     for sensor, group in (("SiPM", sipm), ("PMT", ~sipm)):
         masks = [group & (light.photons > _BRIGHT) for light in result.fast]
         ours = _masked(result.fast, masks, "photons")
         name = f"{kind}, {sensor} above {_BRIGHT} photons: "
-        off, beyond = _beyond_statistics(result, masks, "photons", ours)
-        checks.append(Check(f"{name}mean difference", off, 0.0, 0.01))
-        checks.append(Check(f"{name}rms beyond statistics", beyond, 0.0, GOALS[sensor]))
+        (off, off_error), (beyond, error) = _beyond_statistics(result, masks, "photons", ours)
+        checks.append(Check(f"{name}mean difference", off, 0.0, 0.01, off_error))
+        checks.append(Check(f"{name}rms beyond statistics", beyond, 0.0, GOALS[sensor], error))
         for field in ("mean", "spread"):
-            beyond = _beyond_statistics(result, masks, field, np.ones_like(ours))[1]
-            checks.append(Check(f"{name}{field} of arrival times, rms [ns]", beyond, 0.0, 0.2))
+            beyond, error = _beyond_statistics(result, masks, field, np.ones_like(ours))[1]
+            checks.append(Check(f"{name}{field} of arrival times, rms [ns]", beyond, 0.0, 0.2, error))
     return checks + _sum_checks(result, kind)
 
 
@@ -155,10 +160,11 @@ def _sum_checks(result: Comparison, kind: str) -> list[Check]:
     checks = []
     codes = geometry.face_codes()
     for code, face in enumerate(geometry.FACES):
+        on_face = [codes == code] * len(result.fast)
         ours, theirs, first, second = (
-            sum(float(light.photons[codes == code].sum()) for light in lights)
-            for lights in (result.fast, result.traced, *result.halves)
+            _masked(lights, on_face, "photons") for lights in (result.fast, result.traced, *result.halves)
         )
-        error = 0.5 * abs(first - second) / theirs
-        checks.append(Check(f"{kind}, light on {face}: ratio", ours / theirs, 1.0, 0.01, error))
+        total = float(theirs.sum())
+        error = 0.5 * math.sqrt(float(((first - second) ** 2).sum())) / total
+        checks.append(Check(f"{kind}, light on {face}: ratio", float(ours.sum()) / total, 1.0, 0.01, error))
     return checks

@@ -33,6 +33,14 @@ def inside_calorimeter(x: float, y: float, z: float) -> bool:
 
 
 @inner
+def in_front(x: float, y: float, z: float, thickness: float) -> bool:
+    """Whether a point lies less than `thickness` (cm) before the inner face."""
+    if x >= 0.0 or abs(z) > HALF_LENGTH_INNER or abs(y) * COS_OPENING + x * SIN_OPENING > 0.0:
+        return False
+    return 0.0 < INNER_RADIUS - math.sqrt(x * x + y * y) <= thickness
+
+
+@inner
 def _cylinder_distance(b: float, a: float, c: float, outward: bool) -> float:
     """Distance to a cylinder from inside or outside: root of a t^2 + 2 b t + c = 0."""
     root = b * b - a * c

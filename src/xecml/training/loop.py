@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,9 +19,11 @@ from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError
 from xecml.models import cpu
-from xecml.models.regressor import Regressor
 from xecml.progress import progress
-from xecml.training import checkpoint, processes, regress
+from xecml.training import checkpoint, processes
+from xecml.training.job import Job
+from xecml.training.rebuild import Rebuilding
+from xecml.training.regress import Regression
 from xecml.training.schedule import learning_rate
 from xecml.training.starting import start
 from xecml.training.stopping import StopRequest
@@ -34,7 +37,18 @@ _NOTE_STEPS = 20
 
 @dataclass
 class Result:
-    """What a training leaves: its folder, its best checkpoint, the last epoch's metrics, its time, why it stopped."""
+    """What a training leaves.
+
+    Attributes:
+        folder: of the run.
+        best: checkpoint of the best epoch; the last one where none was validated.
+        metrics: of the last epoch.
+        seconds: it took.
+        stopped: why, if before its end.
+        reweighting: of the training sample, if any.
+        kind: of job.
+        first_process: whether this is the one of several processes that writes files.
+    """
 
     folder: Path
     best: Path
@@ -42,13 +56,21 @@ class Result:
     seconds: float
     stopped: str | None = None
     reweighting: Reweighting | None = None
+    kind: str = "regress"
+    first_process: bool = True
 
 
-def train(config: Config, *, name: str, quiet: bool = False) -> Result:
-    """Train a regression as a recipe says, from the start or from `checkpoint.resume_from`.
+def make_job(config: Config, kind: str) -> Job:
+    """The job of a name: `regress`, `mae` or `inpaint`."""
+    return Regression(config) if kind == "regress" else Rebuilding(config, kind)
+
+
+def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = False) -> Result:
+    """Train a network as a recipe says, from the start or from `checkpoint.resume_from`.
 
     Args:
         config: the recipe.
+        kind: of job: `regress`, `mae` or `inpaint`.
         name: of the run; it lives in `checkpoint.save_dir`/name.
         quiet: print nothing but progress.
 
@@ -65,32 +87,36 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
     torch.manual_seed(options.seed)
     cpu.keep_memory()
     say = print if fabric.global_rank == 0 and not quiet else _silent
-    reweighting = _reweighting(config)
-    training, validation = streams(config, fabric, reweighting)
-    model = regress.build_model(config)
-    tasks = list(model.tasks)
+    job = make_job(config, kind)
+    model = job.model
+    reweighting = _reweighting(config) if job.tasks else None
+    training, validation = streams(config, fabric, reweighting, tasks=job.tasks)
     begin = start(
         model,
-        config.checkpoint.resume_from,
-        kind="regress",
-        tasks=tasks,
+        config.checkpoint.resume_from or options.mae_checkpoint,
+        kind=kind,
+        tasks=job.tasks,
         weights_only=config.checkpoint.weights_only,
     )
-    if begin.resumed is None and not (begin.encoder_given and config.checkpoint.weights_only):
+    if kind == "inpaint" and config.model.freeze_encoder and not begin.encoder_given:
+        raise InputError(
+            "model.freeze_encoder needs an encoder to start from; name one with --mae_checkpoint, or set it to false."
+        )
+    if not begin.targets_given:
         # every process fits to the same events, those of a single process
-        regress.fit_targets(model, streams(config, None, None)[0].epoch(0), keep_features=begin.encoder_given)
-    step_module = regress.TrainingStep(model, regress.RegressionLoss(config))
-    optimizer = torch.optim.AdamW(parameter_groups(step_module, options.weight_decay), lr=options.lr)
-    step, optimizer = fabric.setup(processes.compiled(step_module, options.compile), optimizer)
+        alone = streams(config, None, None, tasks=job.tasks)[0]
+        job.fit(alone.epoch(0), keep_features=begin.encoder_given)
+    groups = parameter_groups(job.step, options.weight_decay, encoder_scale=options.encoder_lr_scale)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr)
+    step, optimizer = fabric.setup(processes.compiled(job.step, options.compile), optimizer)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))  # type: ignore[no-untyped-call]
-    averaged = cast(Regressor, average.module)
     augment, watch = _augmentation(config), Watch(fabric.device)
     torch.manual_seed(options.seed + 1 + fabric.global_rank)  # processes drop different things
     epoch, batch_in_epoch, best, since_best, sums = 1, 0, float("inf"), 0, Sums()
     run_id, metrics, rate = None, dict[str, Any](), 0.0
     if (saved := begin.resumed) is not None:
         optimizer.load_state_dict(saved["optimizer_state"])
-        step_module.loss.load_state_dict(saved["loss_state"])
+        job.loss.load_state_dict(saved["loss_state"])
         average.module.load_state_dict(saved["ema_state"])
         average.n_averaged.fill_(saved["ema_updates"])
         processes.restore_random_state(fabric, saved["random_states"])
@@ -98,16 +124,16 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
         since_best, metrics, run_id, sums = saved["since_best"], saved["metrics"], saved["run_id"], Sums(saved["sums"])
         _check_position(saved, training, str(config.checkpoint.resume_from))
     tracker = _tracker(config, folder, epoch, name, run_id) if fabric.global_rank == 0 else None
-    say(_announcement(config, model, training, validation, folder, fabric))
+    say(_announcement(config, job, training, validation, folder, fabric))
     say(begin.line) if begin.line else None
 
     def state() -> dict[str, Any]:
         return {
-            "kind": "regress",
+            "kind": kind,
             "config": config.model_dump(mode="json"),
-            "tasks": tasks,
+            "tasks": job.tasks,
             "model_state": model.state_dict(),
-            "loss_state": step_module.loss.state_dict(),
+            "loss_state": job.loss.state_dict(),
             "ema_state": average.module.state_dict(),
             "ema_updates": int(average.n_averaged),
             "optimizer_state": optimizer.state_dict(),
@@ -132,14 +158,15 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
     stopped: str | None = None
     with StopRequest() as stop:
         while epoch <= options.epochs and stopped is None:
-            step_module.train()
+            job.step.train()
             clock = Clock()
             events = training.n_batches * training.batch_size * fabric.world_size
             with progress(events, f"epoch {epoch}/{options.epochs}") as bar:
                 bar.advance(batch_in_epoch * training.batch_size * fabric.world_size)
                 for batch in clock.waiting(training.epoch(epoch, batch_in_epoch)):
+                    elapsed = epoch - 1 + batch_in_epoch / training.n_batches
                     rate = learning_rate(
-                        epoch - 1 + batch_in_epoch / training.n_batches,
+                        elapsed,
                         epochs=options.epochs,
                         lr_max=options.lr,
                         lr_min=options.lr_min,
@@ -147,19 +174,19 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
                         cosine=options.use_scheduler,
                     )
                     for group in optimizer.param_groups:
-                        group["lr"] = rate
+                        group["lr"] = rate * group["lr_scale"]
                     last = (batch_in_epoch + 1) % options.accumulate == 0 or batch_in_epoch + 1 == training.n_batches
                     number = batch_in_epoch * fabric.world_size + fabric.global_rank
-                    moved = batch.to(fabric.device)
+                    moved = job.prepare(batch, (options.seed, epoch, number), elapsed).to(fabric.device)
                     moved = augment(moved, step_generator(options.seed, epoch, number, fabric.device))
                     with fabric.no_backward_sync(step, enabled=not last):
                         total, parts = step(moved)
                         fabric.backward(total / options.accumulate)
                     batch_in_epoch += 1
-                    sums.add({"loss": total} | {f"loss_{t}": v for t, v in parts.items()})
+                    sums.add({"loss": total, **parts}, len(batch))
                     if last:
                         limit = options.grad_clip or float("inf")
-                        norm = nn.utils.clip_grad_norm_(step_module.parameters(), limit)
+                        norm = nn.utils.clip_grad_norm_(job.step.parameters(), limit)
                         try:
                             watch.step(norm, batch)
                         except FloatingPointError as error:
@@ -184,14 +211,20 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
                 break
             watch.look()
             reduced = sums.all_reduced(lambda value: processes.mean_over_processes(fabric, value))
-            valued = regress.validate(averaged, step_module.loss, validation.epoch(0), fabric)
             metrics = {"epoch": epoch, "train/lr": rate, **{f"train/{k}": v for k, v in reduced.means().items()}}
-            metrics |= {f"val/{k}": v for k, v in valued.items()} | clock.system() | memory_metrics(fabric.device)
-            say(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
-                + regress.summary_line(valued, tasks), flush=True)  # fmt: skip
-            score = _score(valued, config.checkpoint.best_metric)
-            improved = score < best
-            best, since_best = (score, 0) if improved else (best, since_best + 1)
+            metrics |= clock.system() | memory_metrics(fabric.device)
+            improved = False
+            if epoch % options.validate_every == 0 or epoch == options.epochs:
+                valued = job.validate(average.module, validation.epoch(0), fabric)
+                metrics |= {f"val/{k}": v for k, v in valued.items()}
+                score = _score(valued, config.checkpoint.best_metric)
+                improved = score < best
+                best, since_best = (score, 0) if improved else (best, since_best + options.validate_every)
+                say(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
+                    + job.summary(valued), flush=True)  # fmt: skip
+            every = config.checkpoint.save_predictions
+            if every and fabric.global_rank == 0 and (epoch % every == 0 or epoch == options.epochs):
+                job.save_examples(average.module, validation.epoch(0), folder, epoch)
             if tracker:
                 tracker.epoch(metrics)
             epoch, batch_in_epoch, sums = epoch + 1, 0, Sums()
@@ -207,21 +240,25 @@ def train(config: Config, *, name: str, quiet: bool = False) -> Result:
     if stopped:
         say(f"Stopped ({stopped}); go on with --resume_from {last_path}.")
     if tracker:
-        tracker.artifacts([best_path, tracker.file.path])
+        tracker.artifacts([path for path in (best_path, tracker.file.path) if path.exists()])
         for hint in tracker.hints():
             say(f"Curves: {hint}")
         tracker.close()
-    return Result(folder, best_path, metrics, time.monotonic() - started, stopped, reweighting)
+    best_path = best_path if best_path.exists() else last_path
+    seconds, first = time.monotonic() - started, fabric.global_rank == 0
+    return Result(folder, best_path, metrics, seconds, stopped, reweighting, kind, first)
 
 
-def streams(config: Config, fabric: Fabric | None, reweighting: Reweighting | None) -> tuple[EventStream, EventStream]:
-    """Training and validation events of a recipe, for this process; for a single one without Fabric."""
+def streams(
+    config: Config, fabric: Fabric | None, reweighting: Reweighting | None, *, tasks: Sequence[str]
+) -> tuple[EventStream, EventStream]:
+    """Training and validation events of a recipe, with the truth of tasks, for this process or for a single one."""
     data = config.data
     for key in ("train_path", "val_path"):
         if not getattr(data, key):
             raise InputError(f"data.{key} is not set; give it in the recipe or with --{key}.")
     common: dict[str, Any] = {
-        "tasks": list(config.tasks.enabled()),
+        "tasks": list(tasks),
         "batch_size": data.batch_size,
         "buffer_events": buffer_events(data.chunksize, data.buffer_mb, data.batch_size),
         "npho_branch": data.npho_branch,
@@ -254,14 +291,24 @@ def _augmentation(config: Config) -> Augmentation:
     return Augmentation(**given, channel_dropout=config.training.channel_dropout_rate, relative=relative)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and everything else (biases, norms, GRN, positions), which does not."""
+def parameter_groups(module: nn.Module, weight_decay: float, *, encoder_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Matrices, which decay, and everything else (biases, norms, GRN, positions), which does not.
+
+    Where the encoder learns at another rate than the rest, its matrices and its others are groups of their own.
+    """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    decays = {name: p.ndim >= 2 and name.endswith("weight") for name, p in named}
-    return [
-        {"params": [p for name, p in named if decays[name]], "weight_decay": weight_decay},
-        {"params": [p for name, p in named if not decays[name]], "weight_decay": 0.0},
-    ]
+
+    def group(encoder: bool | None, decays: bool) -> dict[str, Any]:
+        chosen = [
+            p
+            for name, p in named
+            if (p.ndim >= 2 and name.endswith("weight")) == decays and encoder in (None, "encoder." in name)
+        ]
+        scale = encoder_scale if encoder else 1.0
+        return {"params": chosen, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+
+    parts = (None,) if encoder_scale == 1 else (False, True)
+    return [group(encoder, decays) for encoder in parts for decays in (True, False)]
 
 
 def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | None) -> Tracker:
@@ -274,9 +321,7 @@ def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | 
         tensorboard=Path(board) if board else None,
         run_id=run_id,
     )
-    sections = {k: v for k, v in config.model_dump(mode="json").items() if k != "mlflow"}
-    flat = {f"{s}.{k}": v for s, values in sections.items() if isinstance(values, dict) for k, v in values.items()}
-    tracker.parameters(flat)
+    tracker.parameters(config.model_dump(mode="json"))
     return tracker
 
 
@@ -297,13 +342,13 @@ def _check_position(saved: dict[str, Any], training: EventStream, path: str) -> 
 
 
 def _announcement(
-    config: Config, model: Regressor, training: EventStream, validation: EventStream, folder: Path, fabric: Fabric
+    config: Config, job: Job, training: EventStream, validation: EventStream, folder: Path, fabric: Fabric
 ) -> str:
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in job.model.parameters())
     several = f" x {fabric.world_size}" if fabric.world_size > 1 else ""
     arithmetic = processes.precision(config.training.amp, config.training.accelerator)
     return (
-        f"Training {', '.join(model.tasks)} with '{config.model.preset}' ({parameters:,} parameters, "
+        f"Training {job.aim} with '{config.model.preset}' ({parameters:,} parameters, "
         f"{fabric.device.type}{several}, {arithmetic}) on {training.n_events} events, "
         f"validating on {validation.n_events}; run folder {folder}"
     )

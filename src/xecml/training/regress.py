@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,13 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xecml import geometry, resolution
-from xecml.config import RELATIVE_BRANCHES, Config, TaskConfig
+from xecml.config import Config, TaskConfig
 from xecml.data.batch import Batch
 from xecml.events import TASKS
-from xecml.models import compact
-from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
-from xecml.models.original import original
-from xecml.models.reference import reference
+from xecml.models.build import build_regressor
 from xecml.models.regressor import Regressor
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
@@ -29,61 +27,46 @@ _FIT_EVENTS = 20_000
 """Training events from which means, widths and anchors are fitted."""
 
 
-def normaliser(config: Config) -> Normaliser:
-    """Input transform of a recipe: its constants, or the defaults of the branches it reads."""
-    given = config.normalization
-    counts = RELATIVE_DEFAULTS if config.data.npho_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
-    times = RELATIVE_DEFAULTS if config.data.time_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
+class Regression:
+    """The job that learns physical quantities from their truth; see `xecml.training.job.Job`."""
 
-    def constant(name: str, defaults: Mapping[str, float]) -> float:
-        value = getattr(given, name)
-        return defaults[name] if value is None else float(value)
+    kind = "regress"
 
-    return Normaliser(
-        npho_scale=constant("npho_scale", counts),
-        npho_scale2=constant("npho_scale2", counts),
-        time_scale=constant("time_scale", times),
-        time_shift=constant("time_shift", times),
-        sentinel=given.sentinel_value,
-        scheme=given.npho_scheme,
-    )
+    def __init__(self, config: Config) -> None:
+        self.model = build_regressor(config)
+        self.tasks = list(self.model.tasks)
+        self.loss = RegressionLoss(config)
+        self.step = TrainingStep(self.model, self.loss)
+        self.aim = ", ".join(self.tasks)
 
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
+        """Fit means, widths and anchors of the targets."""
+        fit_targets(self.model, batches, keep_features=keep_features)
 
-def build_encoder(config: Config) -> nn.Module:
-    """The encoder of a recipe, with random weights."""
-    options, inputs = config.model, normaliser(config)
-    if options.layout == "original":
-        return original(
-            inputs,
-            outer_mode=options.outer_mode,
-            outer_fine_pool=options.outer_fine_pool,
-            drop_path=options.drop_path_rate,
-        )
-    if options.preset == "reference":
-        return reference(
-            inputs,
-            outer_mode=options.outer_mode,
-            outer_fine_pool=options.outer_fine_pool,
-            validity_channel=options.validity_channel,
-            hex_mixing=options.hex_mixing,
-            event_time=config.data.time_branch not in RELATIVE_BRANCHES,
-            drop_path=options.drop_path_rate,
-        )
-    preset: Callable[..., nn.Module] = {"compact": compact.compact, "tiny": compact.tiny}[options.preset]
-    return preset(inputs, drop_path=options.drop_path_rate)
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
+        """Leave the batch as it is."""
+        return batch
 
+    def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+        """Validation loss, biases and resolutions."""
+        return validate(cast(Regressor, model), self.loss, batches, fabric)
 
-def build_model(config: Config) -> Regressor:
-    """The regressor of a recipe, with random weights and unfitted targets."""
-    wide = config.model.layout == "original" or config.model.preset == "reference"
-    dropout = config.model.head_dropout
-    return Regressor(
-        build_encoder(config),
-        list(config.tasks.enabled()),
-        hidden_dim=config.model.hidden_dim,
-        dropout=(0.2 if wide else 0.0) if dropout is None else dropout,
-        with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
-    )
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """The physics of an epoch in one line."""
+        parts = []
+        if "angle" in self.tasks:
+            parts.append(f"opening angle {metrics['val_resolution_deg']:.2f} deg")
+        if "uvwFI" in self.tasks:
+            parts.append("u v w " + " ".join(f"{metrics[f'{c}_s68_mm']:.2f}" for c in "uvw") + " mm")
+        if "energy" in self.tasks:
+            parts.append(f"energy {metrics['energy_s68_MeV']:.3f} MeV")
+        if "timing" in self.tasks:
+            parts.append(f"time {metrics['timing_s68_ps']:.0f} ps")
+        return ", ".join(parts)
+
+    def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
+        """Write nothing: predictions come with the artifacts of the run."""
+        return None
 
 
 @torch.no_grad()
@@ -111,11 +94,11 @@ class TrainingStep(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of a batch, and the loss of each task."""
+        """Total loss of a batch, and its parts by name."""
         answers = self.model(*batch.inputs())
         with torch.autocast(batch.npho.device.type, enabled=False):
             total, parts = self.loss(self.model, answers, batch)
-        return total, parts
+        return total, {f"loss_{task}": value for task, value in parts.items()}
 
 
 class RegressionLoss(nn.Module):
@@ -232,17 +215,3 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
     means = {name: sum(share[0][name] for share in shares) / total_events for name in sums}
     joined = [{t: np.concatenate([share[i][t] for share in shares]) for t in model.tasks} for i in (2, 3)]
     return means | resolution_metrics(joined[0], joined[1])
-
-
-def summary_line(metrics: Mapping[str, float], tasks: Sequence[str]) -> str:
-    """The physics of an epoch in one line."""
-    parts = []
-    if "angle" in tasks:
-        parts.append(f"opening angle {metrics['val_resolution_deg']:.2f} deg")
-    if "uvwFI" in tasks:
-        parts.append("u v w " + " ".join(f"{metrics[f'{c}_s68_mm']:.2f}" for c in "uvw") + " mm")
-    if "energy" in tasks:
-        parts.append(f"energy {metrics['energy_s68_MeV']:.3f} MeV")
-    if "timing" in tasks:
-        parts.append(f"time {metrics['timing_s68_ps']:.0f} ps")
-    return ", ".join(parts)

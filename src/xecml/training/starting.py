@@ -1,13 +1,20 @@
-"""What a training starts from: nothing, its own checkpoint, or the encoder of another."""
+"""What a training starts from: nothing, its own checkpoint, the encoder of another, or an original model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xecml.errors import InputError
+from xecml.events import TASKS
+from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
+from xecml.models.original import OriginalModel, OriginalViews
+from xecml.models.originalfiles import load_original, recognise
+from xecml.models.reference import ReferenceEncoder
+from xecml.models.regressor import Regressor
 from xecml.training import checkpoint
 
 _MOST_NAMES = 6
@@ -21,36 +28,41 @@ class Start:
         resumed: content of the checkpoint that is gone on from; none where the epoch is 1.
         encoder_given: whether the encoder came from elsewhere, and keeps its constants.
         line: what was taken and left, in one line; empty for a start from nothing.
+        targets_given: whether means, widths and anchors of the targets came too, and are not to be fitted.
     """
 
     resumed: dict[str, Any] | None
     encoder_given: bool
     line: str
+    targets_given: bool = False
 
 
 def start(model: nn.Module, path: str | None, *, kind: str, tasks: list[str], weights_only: bool = False) -> Start:
     """Load into a model what a checkpoint has for it.
 
     The same job with the same tasks is gone on with, or gives its weights alone; of anything else the encoder is
-    taken, exactly or not at all.
+    taken, exactly or not at all. A model of the original layout gives its encoder, and its trained heads where the
+    job has them too; fitting the targets then keeps their answers.
 
     Raises:
         InputError: unusable checkpoint, or one that does not fit; names the layers.
     """
     if path is None:
         return Start(None, False, "")
+    if recognise(path) is not None:
+        return _from_original(model, path)
     content = checkpoint.load(path)
     same = content["kind"] == kind and list(content["tasks"]) == tasks
     if same and not weights_only:
         load_exactly(model, content["model_state"], path, "the configured model")
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
         return Start(
-            content, True, f"Going on from {path} at {at}: weights, average, optimizer, schedule, random state."
+            content, True, f"Going on from {path} at {at}: weights, average, optimizer, schedule, random state.", True
         )
     weights = averaged_weights(content)
     if same:
         load_exactly(model, weights, path, "the configured model")
-        return Start(None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.")
+        return Start(None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.", True)
     encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
     if not encoder:
         raise InputError(f"{path} ({content['kind']}) has no encoder; start from a regression or an autoencoder.")
@@ -62,6 +74,55 @@ def start(model: nn.Module, path: str | None, *, kind: str, tasks: list[str], we
         f"Took the encoder ({len(encoder)} tensors) of {path}{_source(content)}; left {', '.join(left) or 'nothing'}; "
         "epoch 1, a new optimizer, heads from scratch.",
     )
+
+
+def _from_original(model: nn.Module, path: str) -> Start:
+    """Load the encoder of a file of the original layout, and its heads where they serve."""
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, ReferenceEncoder) or not isinstance(encoder.views, OriginalViews):
+        raise InputError(f"{path} is of the original layout; set model.layout=original to go on from it.")
+    found = load_original(path, normalization=_set_by_hand(encoder.normaliser))
+    other = found.encoder if isinstance(found, OriginalModel) else found
+    assert isinstance(other, ReferenceEncoder)
+    load_exactly(encoder, other.state_dict(), path, "the configured encoder")
+    _same_grid(encoder, other, path)
+    heads = _take_heads(model, found, path) if isinstance(model, Regressor) else []
+    fresh = [task for task in getattr(model, "tasks", ()) if task not in heads]
+    taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (original layout)"
+    scratch = f", heads of {', '.join(fresh)} from scratch" if fresh else ""
+    return Start(None, True, f"{taken}; epoch 1, a new optimizer{scratch}.")
+
+
+def _set_by_hand(normaliser: Normaliser) -> dict[str, float]:
+    """Constants of a recipe that are not defaults; they go before those of a file."""
+    values = {name: float(normaliser.get_buffer(name)) for name in RELATIVE_DEFAULTS}
+    defaults = [{n: float(torch.tensor(v)) for n, v in d.items()} for d in (RELATIVE_DEFAULTS, ABSOLUTE_DEFAULTS)]
+    return {name: value for name, value in values.items() if all(value != d[name] for d in defaults)}
+
+
+def _same_grid(ours: ReferenceEncoder, theirs: ReferenceEncoder, path: str) -> None:
+    """The fine grid has no weights that could fail to fit, so its pooling is compared by itself."""
+    sizes = [e.views.grid for e in (ours, theirs) if isinstance(e.views, OriginalViews)]
+    if ours.views.outer_mode == "finegrid" and sizes[0] != sizes[1]:
+        raise InputError(
+            f"{path} has an outer grid of {sizes[1]} cells and the recipe one of {sizes[0]}; set model.outer_fine_pool "
+            "as in the file."
+        )
+
+
+def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path: str) -> list[str]:
+    """Load the trained heads of the model's tasks; a single-task file's has another form and stays behind."""
+    if not isinstance(found, OriginalModel) or len(found.tasks) == 1:
+        return []
+    taken = [task for task in model.tasks if task in found.trained_heads]
+    for task in taken:
+        own, weights = model.heads[task].state_dict(), dict(found.heads[task].state_dict())
+        # what says how sure a head is was not there
+        for name in list(weights)[-2:] if task in model.with_sigma else ():
+            weights[name] = torch.cat([weights[name], own[name][TASKS[task].size :]])
+        load_exactly(model.heads[task], weights, path, f"the configured head of {task}")
+    model.trained_heads = frozenset(taken)
+    return taken
 
 
 def _source(content: dict[str, Any]) -> str:

@@ -13,21 +13,22 @@ from xecml.data.batch import Batch
 
 
 class Sums:
-    """Means of step quantities, kept on the device: nothing is read back inside a step."""
+    """Means of step quantities over events, kept on the device: nothing is read back inside a step."""
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self._sums: dict[str, Tensor] = dict(state["sums"]) if state else {}
         self._counts: dict[str, int] = dict(state["counts"]) if state else {}
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add one step's values."""
+    def add(self, values: Mapping[str, Tensor], events: int = 1) -> None:
+        """Add one step's values, which are means over so many events."""
         for key, value in values.items():
             before = self._sums.get(key)
-            self._sums[key] = value.detach().double() if before is None else before + value.detach()
-            self._counts[key] = self._counts.get(key, 0) + 1
+            share = value.detach().double() * events
+            self._sums[key] = share if before is None else before + share
+            self._counts[key] = self._counts.get(key, 0) + events
 
     def means(self) -> dict[str, float]:
-        """Mean of every quantity over the steps so far; reads back."""
+        """Mean of every quantity over the events so far; reads back."""
         return {key: float(value) / self._counts[key] for key, value in self._sums.items()}
 
     def state(self) -> dict[str, Any]:

@@ -6,16 +6,24 @@ The file is complete on its own. The others may be missing, or their server may 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xecml.errors import InputError
 
 DEFAULT_URI = "sqlite:///mlruns.db"
+_LONGEST_VALUE = 500
+# by default MLflow's client asks a silent server for minutes before it gives up; what the user sets goes first
+_PATIENCE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 class MetricsFile:
@@ -94,12 +102,9 @@ class Tracker:
         return SummaryWriter(str(folder), purge_step=first_epoch)
 
     def _open_mlflow(self, experiment: str, run_name: str) -> Any:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
-        if uri.startswith("file:") or "://" not in uri:
-            raise InputError(f"MLFLOW_TRACKING_URI={uri} is a folder, which MLflow no longer takes; use {DEFAULT_URI}.")
+        uri = _tracking_uri()
         try:
-            import mlflow
+            mlflow = _import_mlflow()
         except ImportError:
             self._give_up("MLflow", "it is not installed (pip install 'xecml[track]')")
             return None
@@ -107,6 +112,8 @@ class Tracker:
         def start() -> None:
             mlflow.set_tracking_uri(uri)
             mlflow.set_experiment(experiment)
+            if mlflow.active_run():  # of a training in this process that died
+                mlflow.end_run("FAILED")
             known = self.run_id and mlflow.search_runs(filter_string=f"run_id = '{self.run_id}'", output_format="list")
             run = mlflow.start_run(run_id=self.run_id if known else None, run_name=None if known else run_name)
             self.run_id = run.info.run_id
@@ -114,16 +121,30 @@ class Tracker:
         return mlflow if self._try("MLflow", start) else None
 
     def parameters(self, values: Mapping[str, Any]) -> None:
-        """Keep the recipe with the run."""
-        if mlflow := self._mlflow:
-            known = {key: str(value)[:500] for key, value in values.items()}
-            self._try("MLflow", lambda: mlflow.log_params(known))
+        """Keep the recipe with the run: sections within sections become dotted names.
+
+        MLflow's parameters stand for ever. What a resumed run has changed is kept as a tag `changed.<key>`.
+        """
+        if not (mlflow := self._mlflow):
+            return
+        flat = {key: str(value)[:_LONGEST_VALUE] for key, value in _flat(values)}
+
+        def log() -> None:
+            before = mlflow.get_run(self.run_id).data.params
+            mlflow.log_params({key: value for key, value in flat.items() if key not in before})
+            changed = {key: value for key, value in flat.items() if before.get(key, value) != value}
+            if changed:
+                mlflow.set_tags({f"changed.{key}": value for key, value in changed.items()})
+
+        self._try("MLflow", log)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         """Log an epoch's numbers everywhere."""
         self.file.write(values)
         step = int(values["epoch"])
-        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+        # the epoch is where the others stand, and no curve itself
+        curves = {k: v for k, v in values.items() if k != "epoch" and isinstance(v, int | float)}
+        numbers = {k: float(v) for k, v in curves.items() if math.isfinite(v)}
         if self._board:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
@@ -147,8 +168,9 @@ class Tracker:
         """Commands that show the curves."""
         found = []
         if self._mlflow:
-            uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
-            found.append(f"mlflow ui --backend-store-uri {uri}")
+            uri = _tracking_uri()
+            served = uri.startswith(("http://", "https://"))
+            found.append(f"{uri} in a browser" if served else f"mlflow ui --backend-store-uri {uri}")
         if self._board:
             found.append(f"tensorboard --logdir {Path(self._board.log_dir).parent}")
         return found
@@ -168,3 +190,44 @@ class Tracker:
     def _give_up(self, what: str, why: str) -> None:
         self._failed.add(what)
         print(f"{what} is left out: {why}; metrics.jsonl has everything.", file=sys.stderr, flush=True)
+
+
+def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
+    """Copy files to an MLflow run, which may be over; where that fails, one line says so.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI is a folder.
+    """
+    uri = _tracking_uri()
+    try:
+        client = _import_mlflow().MlflowClient(tracking_uri=uri)
+        for path in paths:
+            client.log_artifact(run_id, str(path))
+    except Exception as error:  # a server's client raises what it likes
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"MLflow has not all artifacts of the run: {why}; its folder has.", file=sys.stderr, flush=True)
+
+
+def _tracking_uri() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
+    if uri.startswith("file:") or "://" not in uri:
+        raise InputError(f"MLFLOW_TRACKING_URI={uri} is a folder, which MLflow no longer takes; use {DEFAULT_URI}.")
+    return uri
+
+
+def _import_mlflow() -> Any:
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    # that it makes a database is no news to a physicist
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return mlflow
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,243 @@
+"""Which sensors are hidden from a network that learns to rebuild them: exact numbers, patterns like a detector's.
+
+A pattern is drawn for each event. Every pattern hides exactly floor(ratio x valid) sensors of its event, never an
+invalid one:
+
+- `random`: every valid sensor alike;
+- `light`: flat in the logarithm of the light, so that the few bright sensors are learnt too;
+- `clusters`: round patches of neighbours, in three dimensions and so across faces;
+- `boards`: whole blocks of 4 x 4 neighbours on a face, of a row on top and bottom;
+- `face`: one whole face that is small enough, and others at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xecml import geometry
+from xecml.errors import InputError
+
+PATTERNS = ("random", "light", "clusters", "boards", "face")
+_RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE = range(len(PATTERNS))
+_N_CLUSTER = 24
+"""Nearest sensors of which a cluster is made, itself included."""
+_LIGHT_BINS = 12
+_BINS_A_DECADE = 2.5
+_BOARD = 4
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How sensors are hidden.
+
+    Attributes:
+        ratio: share of an event's valid sensors that is hidden.
+        patterns: share of events of each pattern; any sum above zero.
+        ratio_start: share at the first epoch, from which it goes to `ratio` in `ramp_epochs`; none for `ratio`.
+        ramp_epochs: epochs of that ramp.
+
+    Raises:
+        InputError: unknown pattern, or shares that do not make sense.
+    """
+
+    ratio: float
+    patterns: Mapping[str, float] = field(default_factory=lambda: {"random": 1.0})
+    ratio_start: float | None = None
+    ramp_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.patterns) - set(PATTERNS)):
+            raise InputError(f"Unknown mask pattern '{unknown[0]}'; choose among {', '.join(PATTERNS)}.")
+        if min(self.patterns.values()) < 0 or sum(self.patterns.values()) <= 0:
+            raise InputError("Shares of mask patterns must be 0 or more, and one of them above 0.")
+        if not 0 < self.ratio < 1:
+            raise InputError(f"The masked share must be between 0 and 1, not {self.ratio}.")
+
+    def ratio_at(self, epoch: float) -> float:
+        """Share hidden at a fractional epoch, 0 at the start of the training."""
+        if self.ratio_start is None or epoch >= self.ramp_epochs:
+            return self.ratio
+        return self.ratio_start + (self.ratio - self.ratio_start) * epoch / self.ramp_epochs
+
+    def __call__(
+        self, npho: NDArray[np.float32], valid: NDArray[np.bool_], seed: tuple[int, ...], *, epoch: float = np.inf
+    ) -> NDArray[np.bool_]:
+        """Hidden sensors (B, 4760) of events with counts `npho` and validity `valid` (B, 4760).
+
+        The answer is a function of the arguments, so that a resumed training hides the same sensors.
+        """
+        names = [name for name in PATTERNS if self.patterns.get(name, 0) > 0]
+        shares = np.array([self.patterns[name] for name in names])
+        random = np.random.default_rng(seed)
+        chosen = random.choice([PATTERNS.index(name) for name in names], size=len(npho), p=shares / shares.sum())
+        seeds = random.integers(1, 2**63, size=len(npho), dtype=np.uint64)
+        hidden = np.zeros(valid.shape, np.bool_)
+        tables = nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(_faces())
+        _hide(npho, valid, chosen.astype(np.int8), seeds, self.ratio_at(epoch), *tables, hidden)
+        return hidden
+
+
+@cache
+def nearest_sensors(k: int = 64) -> NDArray[np.int32]:
+    """The `k` sensors nearest to each in three dimensions, itself first, (4760, k)."""
+    from scipy.spatial import cKDTree
+
+    xyz = geometry.positions()
+    return np.asarray(cKDTree(xyz).query(xyz, k)[1], np.int32)
+
+
+@cache
+def boards() -> NDArray[np.int32]:
+    """Number of the board of each sensor (4760,): 4 x 4 blocks on the grids, parts of rows on top and bottom."""
+    board = np.full(geometry.N_SENSORS, -1, np.int32)
+    grids = (
+        geometry.outer_coarse_map().T,
+        geometry.outer_centre_map().T,  # after the coarse map, whose displaced sensors stand here
+        geometry.inner_map(),
+        geometry.us_map(),
+        geometry.ds_map(),
+    )
+    for grid in grids:
+        row, column = np.indices(grid.shape)
+        wide = -(-grid.shape[1] // _BOARD)
+        board[grid] = board.max() + 1 + (row // _BOARD) * wide + column // _BOARD
+    for rows in (geometry.top_rows(), geometry.bottom_rows()):
+        for ids in rows:
+            # a row of 11 to 14 sensors in three parts
+            board[np.asarray(ids)] = board.max() + 1 + np.arange(len(ids)) * 3 // len(ids)
+    return board
+
+
+def _faces() -> NDArray[np.int32]:
+    return np.asarray(geometry.face_codes(), np.int32)
+
+
+def _groups(group: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Sensors sorted by group, and where each group begins."""
+    edges = np.searchsorted(np.sort(group), np.arange(group.max() + 2))
+    return np.argsort(group, kind="stable").astype(np.int32), edges.astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def _draw(state: np.ndarray) -> float:
+    """Uniform in [0, 1): xorshift64* (Vigna 2016)."""
+    x = state[0]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    state[0] = x
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(cache=True, nogil=True)
+def _hide(npho, valid, patterns, seeds, ratio, nearest, board_sensors, board_edges, face_sensors, face_edges, hidden):  # type: ignore[no-untyped-def]
+    """Hide floor(ratio x valid) sensors of every event by its pattern."""
+    bins = np.zeros(npho.shape[1], np.int8)
+    state = np.zeros(1, np.uint64)
+    for event in range(npho.shape[0]):
+        state[0] = seeds[event]
+        ok, out, n = valid[event], hidden[event], npho[event]
+        # a hair above, for ratios that have no exact binary form
+        k = int(ratio * ok.sum() + 1e-9)
+        if patterns[event] == _LIGHT:
+            k -= _by_light(n, ok, k, (1 + ratio) / 2, bins, state, out)
+        elif patterns[event] == _CLUSTERS:
+            k -= _by_cluster(ok, k, nearest, state, out)
+        elif patterns[event] == _BOARDS:
+            k -= _by_group(ok, k, board_sensors, board_edges, True, state, out)
+        elif patterns[event] == _FACE:
+            k -= _by_group(ok, k, face_sensors, face_edges, False, state, out)
+        _at_random(ok, k, state, out)
+
+
+@njit(cache=True, nogil=True)
+def _at_random(ok, k, state, out):  # type: ignore[no-untyped-def]
+    """Hide `k` more valid sensors, all choices alike (selection sampling, Knuth 3.4.2 S)."""
+    left = 0
+    for s in range(len(ok)):
+        left += ok[s] and not out[s]
+    for s in range(len(ok)):
+        if k == 0:
+            break
+        if ok[s] and not out[s]:
+            if _draw(state) * left < k:
+                out[s] = True
+                k -= 1
+            left -= 1
+
+
+@njit(cache=True, nogil=True)
+def _by_light(n, ok, k, most, bins, state, out):  # type: ignore[no-untyped-def]
+    """Hide up to `k` sensors, alike many in each bin of log light but no more than a share `most`; returns how many."""
+    filled = np.zeros(_LIGHT_BINS, np.int64)
+    for s in range(len(ok)):
+        if ok[s]:
+            bins[s] = min(max(int(_BINS_A_DECADE * np.log10(max(n[s], 1.0))), 0), _LIGHT_BINS - 1)
+            filled[bins[s]] += 1
+    # hidden all at once, bright sensors would leave nothing to tell them by
+    limit = (most * filled).astype(np.int64)
+    wanted = np.zeros(_LIGHT_BINS, np.int64)
+    k = min(k, limit.sum())
+    rest = k
+    while rest > 0:
+        share = max(rest // max(np.sum(wanted < limit), 1), 1)
+        for b in range(_LIGHT_BINS):
+            more = min(share, limit[b] - wanted[b], rest)
+            wanted[b] += more
+            rest -= more
+    for s in range(len(ok)):
+        if ok[s]:
+            b = bins[s]
+            if _draw(state) * filled[b] < wanted[b]:
+                out[s] = True
+                wanted[b] -= 1
+            filled[b] -= 1
+    return k
+
+
+@njit(cache=True, nogil=True)
+def _by_cluster(ok, k, nearest, state, out):  # type: ignore[no-untyped-def]
+    """Hide patches of 4 to 24 sensors about random ones; returns how many sensors."""
+    done = 0
+    for _ in range(20 * len(ok)):
+        if done >= k:
+            break
+        centre = int(_draw(state) * len(ok))
+        if not ok[centre]:
+            continue
+        size = min(4 + int(_draw(state) * (nearest.shape[1] - 3)), nearest.shape[1])
+        for s in nearest[centre, :size]:
+            if done < k and ok[s] and not out[s]:
+                out[s] = True
+                done += 1
+    return done
+
+
+@njit(cache=True, nogil=True)
+def _by_group(ok, k, sensors, edges, broken, state, out):  # type: ignore[no-untyped-def]
+    """Hide whole groups in random order while they fit into `k`, the last one in part if `broken`; how many sensors."""
+    order = np.arange(len(edges) - 1)
+    for i in range(len(order) - 1, 0, -1):
+        j = int(_draw(state) * (i + 1))
+        order[i], order[j] = order[j], order[i]
+    done = 0
+    for group in order:
+        members = sensors[edges[group] : edges[group + 1]]
+        size = 0
+        for s in members:
+            size += ok[s]
+        if done + size > k and not broken:
+            continue
+        for s in members:
+            if done < k and ok[s]:
+                out[s] = True
+                done += 1
+        if done >= k or not broken:
+            break
+    return done

@@ -1,0 +1,248 @@
+"""What a regression leaves besides checkpoints: predictions, resolutions, saliency, its worst events.
+
+One reading of the validation files serves all of it. What fails is named in one line and costs nothing else: a
+training of days does not end in a traceback because of a plot.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import geometry, rootio
+from xecml.config import Config
+from xecml.data import source
+from xecml.errors import InputError
+from xecml.evaluation import plots
+from xecml.evaluation.predictions import PREDICTION_TREE, TorchModel, load_model, table_columns, true_columns
+from xecml.evaluation.saliency import Saliency, saliency, save_face_weights, save_saliency
+from xecml.evaluation.tables import Columns
+from xecml.evaluation.worst import Event, EventLosses, WorstEvents, save_worst
+from xecml.events import BRANCHES, TASKS, Chunk
+from xecml.files import atomic_path
+from xecml.progress import progress
+from xecml.training.checkpoint import load as load_checkpoint
+from xecml.training.tracking import add_artifacts
+
+MOST_EVENTS = 20_000
+"""Validation events that are looked at: they give a resolution to half a percent of itself."""
+SALIENCY_EVENTS = 128
+"""Of these the derivatives are taken; each costs as much as a training step for every answer."""
+WORST_EVENTS = 5
+_CHUNK = 1024
+_EXTRA = ("run", "event", "xyzTruth", "xyzVTX")
+
+Writer = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model says of validation events.
+
+    Attributes:
+        table: columns of the prediction tree, truth included.
+        npho: counts (at most `SALIENCY_EVENTS`, 4760) of the first events.
+        time: their times, seconds.
+        worst: events of the highest loss, the worst first.
+    """
+
+    table: Columns
+    npho: NDArray[np.float32]
+    time: NDArray[np.float32]
+    worst: list[Event]
+
+
+def write_artifacts(
+    checkpoint: Path,
+    config: Config,
+    folder: Path,
+    *,
+    run_name: str,
+    most_events: int = MOST_EVENTS,
+    more: Mapping[str, Writer] | None = None,
+) -> list[Path]:
+    """Write a regression's artifacts to its folder, and copy them to its MLflow run.
+
+    Args:
+        checkpoint: whose averaged weights predict.
+        config: the recipe; its validation files are read.
+        folder: of the run.
+        run_name: part of the files' names.
+        most_events: number of validation events looked at, taken from all files alike.
+        more: further files by name and what writes them, such as an export.
+
+    Returns:
+        The files written; what could not be written is named on standard error.
+    """
+    writers: dict[str, Writer] = {}
+    run_id = None
+    try:
+        model = _checkpoint(checkpoint)
+        run_id = model.content.get("run_id")
+        writers = _writers(model, predict_validation(model, config, most_events=most_events), run_name)
+    except Exception as error:  # whatever it is, the training before it is not lost
+        _left_out("predictions and plots", error)
+    return _write(folder, writers | dict(more or {}), run_id)
+
+
+def write_more(checkpoint: Path, folder: Path, more: Mapping[str, Writer]) -> list[Path]:
+    """Write files by name to a run's folder, and copy them to the checkpoint's MLflow run; returns those written."""
+    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"))
+
+
+def _write(folder: Path, writers: Mapping[str, Writer], run_id: str | None) -> list[Path]:
+    written = [folder / name for name, write in writers.items() if _written(folder / name, write)]
+    if run_id:
+        add_artifacts(run_id, written)
+    return written
+
+
+def _checkpoint(path: Path) -> TorchModel:
+    model = load_model(path)
+    if not isinstance(model, TorchModel) or "loss_state" not in model.content:
+        raise InputError(f"{path} is not the checkpoint of a training; name one to describe it.")
+    return model
+
+
+def _written(path: Path, write: Writer) -> bool:
+    try:
+        write(path)
+    except Exception as error:  # libraries that draw and export raise what they like
+        _left_out(path.name, error)
+        return False
+    return True
+
+
+def _left_out(what: str, error: Exception) -> None:
+    why = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    print(f"{what} left out: {why}", file=sys.stderr, flush=True)
+
+
+def _writers(model: TorchModel, seen: Validation, run_name: str) -> dict[str, Writer]:
+    """Files by name, and what writes each."""
+
+    @cache
+    def looked_at() -> Saliency:
+        return saliency(model, seen.npho, seen.time)
+
+    writers: dict[str, Writer] = {
+        f"predictions_{task}.csv": partial(write_csv, table=seen.table, task=task) for task in model.tasks
+    }
+    writers |= {
+        f"validation_results_{run_name}.root": lambda path: rootio.write(path, seen.table, tree=PREDICTION_TREE),
+        f"resolution_profile_{run_name}.pdf": lambda path: plots.save_resolution_plots(
+            path, {run_name: seen.table}, title="validation"
+        ),
+        f"saliency_profile_{run_name}.pdf": lambda path: save_saliency(path, looked_at(), title=run_name),
+        f"face_weights_{run_name}.pdf": lambda path: save_face_weights(path, looked_at(), title=run_name),
+    }
+    for place, event in enumerate(seen.worst, 1):
+        name = f"worst_event_{place}_{run_name}.pdf"
+        writers[name] = partial(save_worst, event=event, place=place, title=f"{run_name}: ")
+    return writers
+
+
+# ---------------------------------------------------------------------------------------- reading and predicting
+
+
+def predict_validation(model: TorchModel, config: Config, *, most_events: int = MOST_EVENTS) -> Validation:
+    """Predict a recipe's validation files in one reading, in a stream.
+
+    Raises:
+        InputError: the files cannot be read, or hold no events.
+    """
+    losses, worst = EventLosses(model, config), WorstEvents(WORST_EVENTS)
+    parts: list[Chunk] = []
+    inputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    kept = 0
+    branches, names = _branches(config)
+    for chunk in _chunks(config, branches, names, most_events):
+        npho, time = (chunk[name] for name in branches)
+        answers = model.predict(npho, time)
+        columns = _columns(chunk, answers, first=sum(len(p["run"]) for p in parts))
+        worst.add(losses(chunk, answers, branches), npho, time, columns)
+        parts.append(columns)
+        if kept < SALIENCY_EVENTS:
+            inputs.append((npho[: SALIENCY_EVENTS - kept].copy(), time[: SALIENCY_EVENTS - kept].copy()))
+            kept += len(inputs[-1][0])
+    if not parts:
+        raise InputError(f"{config.data.val_path} holds no events; name validation files with events.")
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    table = {name: np.concatenate([part[name] for part in parts]) for name in shared}
+    npho, time = (np.concatenate(arrays) for arrays in zip(*inputs, strict=True))
+    return Validation(table, npho, time, worst.events)
+
+
+def _branches(config: Config) -> tuple[tuple[str, str], dict[str, str]]:
+    """Canonical names of counts and times, and all names in the files that differ from the vocabulary's."""
+    names, chosen = dict(config.data.branches), []
+    for usual, given in (("npho", config.data.npho_branch), ("time", config.data.time_branch)):
+        # a name outside the vocabulary is what the files call a branch of it
+        chosen.append(given if given in BRANCHES else usual)
+        if given not in BRANCHES:
+            names[usual] = given
+    return (chosen[0], chosen[1]), names
+
+
+def _chunks(config: Config, branches: tuple[str, str], names: Mapping[str, str], most_events: int) -> Iterator[Chunk]:
+    """Chunks of the validation files, of every file the same share."""
+    files, tree = source.expand(config.data.val_path), config.data.tree_name
+    total = source.count_events(files, tree)
+    share = min(1.0, most_events / max(total, 1))
+    optional = (*_EXTRA, *sorted({task.truth for task in TASKS.values()}))
+    with progress(math.ceil(share * total), "artifacts") as bar:
+        for path in files:
+            left = math.ceil(share * source.count_events(path, tree))
+            for chunk in source.read(
+                path, branches, tree=tree, chunk_events=min(_CHUNK, max(left, 1)), names=names, optional=optional
+            ):
+                part = {name: values[:left] for name, values in chunk.items()}
+                left -= len(part[branches[0]])
+                yield part
+                bar.advance(len(part[branches[0]]))
+                if left <= 0:
+                    break
+
+
+def _columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], *, first: int) -> Chunk:
+    """Columns of the prediction tree; of a file without numbers, events count from `first`."""
+    events = len(next(iter(answers.values())))
+    columns: Chunk = {
+        "run": chunk.get("run", np.zeros(events, np.int32)),
+        "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
+        **table_columns(answers),
+        **true_columns(chunk, list(TASKS)),
+    }
+    if "angle" in answers and "emiAng" in chunk:
+        columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)
+    return columns
+
+
+# ----------------------------------------------------------------------------------------------------- CSV
+
+
+def write_csv(path: str | Path, table: Columns, task: str) -> None:
+    """Write a task's predictions as CSV, atomically: run, event, then true_, pred_ and sigma_ columns.
+
+    Parts of a vector in one column are named as ROOT does, `pred_emiVec[0]`. Digits are those that a float32 needs.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    wanted = [prefix + c for prefix in ("true_", "pred_", "sigma_") for c in TASKS[task].columns]
+    flat: dict[str, NDArray[Any]] = {name: table[name] for name in ("run", "event")}
+    for name in (name for name in wanted if name in table):
+        values = table[name]
+        flat |= {name: values} if values.ndim == 1 else {f"{name}[{i}]": v for i, v in enumerate(values.T)}
+    formats = ["%d" if values.dtype.kind in "iu" else "%.9g" for values in flat.values()]
+    rows = np.stack([values.astype(np.float64) for values in flat.values()], 1)
+    with atomic_path(path) as temporary:
+        np.savetxt(temporary, rows, fmt=formats, delimiter=",", header=",".join(flat), comments="")

@@ -1,0 +1,118 @@
+"""Trained networks as repairs of dead sensors, raw values in, raw values out: from checkpoints and from ONNX files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from xecml import geometry
+from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.conventional.deadchannels import METHODS, ConventionalRepair
+from xecml.errors import InputError
+from xecml.evaluation.predictions import onnx_session
+from xecml.evaluation.repair import Repair
+from xecml.models import cpu
+from xecml.models.autoencoder import Autoencoder
+from xecml.models.build import build_model
+from xecml.models.filling import Filler
+from xecml.models.inpainter import Inpainter
+from xecml.models.originalfiles import recognise
+from xecml.training import checkpoint
+from xecml.training.starting import averaged_weights
+
+KINDS = ("mae", "inpaint")
+_BATCH = 128
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+class NetworkRepair:
+    """An autoencoder's or inpainter's averaged weights, ready to fill dead sensors."""
+
+    def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
+        data = content["config"]["data"]
+        self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
+        self.network = network
+        self.filler = Filler(network, absolute=self.branches[0] not in RELATIVE_BRANCHES).eval()
+        self.content = content
+
+    @torch.no_grad()
+    def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+        """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
+
+        def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
+            counts, times = self.filler(torch.from_numpy(n), torch.from_numpy(t), torch.from_numpy(d))
+            return counts.numpy(), times.numpy()
+
+        return _in_batches(some, npho, time, dead)
+
+
+class OnnxRepair:
+    """An exported autoencoder or inpainter, run by ONNX Runtime."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.session, metadata = onnx_session(path)
+        if "xecml.repairs" not in metadata:
+            raise InputError(
+                f"{path} predicts physical quantities and fills no sensors; export an 'inpaint' checkpoint."
+            )
+        npho, time = json.loads(metadata["xecml.branches"])
+        self.branches: tuple[str, str] = (npho, time)
+
+    def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+        """See `NetworkRepair`."""
+
+        def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
+            counts, times = self.session.run(["npho_filled", "time_filled"], {"npho": n, "time": t, "dead": d})
+            return counts, times
+
+        return _in_batches(some, npho, time, dead)
+
+
+def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+    n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+    if n.ndim != 2 or n.shape[1] != geometry.N_SENSORS or t.shape != n.shape:
+        raise InputError(f"npho has shape {n.shape}; it must be (events, {geometry.N_SENSORS}), and time as npho.")
+    d = np.broadcast_to(np.asarray(dead, bool), n.shape)
+    parts = [
+        some(n[i : i + _BATCH], t[i : i + _BATCH], np.array(d[i : i + _BATCH])) for i in range(0, len(n), _BATCH)
+    ] or [(n, t)]
+    counts, times = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return counts, times
+
+
+def load_repair(name: str | Path) -> Repair:
+    """A repair by its name: a checkpoint of `inpaint` or `mae`, an exported one, or a conventional method.
+
+    Raises:
+        InputError: no such file or method, or a model that fills nothing.
+    """
+    if str(name) in METHODS:
+        return ConventionalRepair(str(name))  # type: ignore[arg-type]
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(METHODS)}.")
+    if path.suffix == ".onnx":
+        return OnnxRepair(path)
+    cpu.keep_memory()
+    content = checkpoint.load(path)
+    if content["kind"] not in KINDS:
+        raise InputError(
+            f"{path} is a checkpoint of '{content['kind']}', which fills no sensors; train 'inpaint' first."
+        )
+    network = build_model(Config.model_validate(content["config"]), content["kind"])
+    network.load_state_dict(averaged_weights(content))
+    assert isinstance(network, Autoencoder | Inpainter)
+    return NetworkRepair(network, content)
+
+
+def is_repair(path: str | Path) -> bool:
+    """Whether a file is a checkpoint that fills sensors and predicts no physical quantities."""
+    if Path(path).suffix != ".pth" or not Path(path).is_file() or recognise(path) is not None:
+        return False
+    return checkpoint.load(path)["kind"] in KINDS

@@ -1,0 +1,124 @@
+"""Networks from recipes: the one place where keys of a configuration become arguments of constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from torch import nn
+
+from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.errors import InputError
+from xecml.models import compact
+from xecml.models.autoencoder import Autoencoder
+from xecml.models.decoders import LightDecoder, ReferenceDecoder
+from xecml.models.faceheads import FaceHeads
+from xecml.models.inpainter import Inpainter
+from xecml.models.nearest import NearestHead
+from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
+from xecml.models.original import original
+from xecml.models.reference import ReferenceEncoder, reference
+from xecml.models.regressor import Encoder, Regressor
+
+
+def normaliser(config: Config) -> Normaliser:
+    """Input transform of a recipe: its constants, or the defaults of the branches it reads."""
+    given = config.normalization
+    counts = RELATIVE_DEFAULTS if config.data.npho_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
+    times = RELATIVE_DEFAULTS if config.data.time_branch in RELATIVE_BRANCHES else ABSOLUTE_DEFAULTS
+
+    def constant(name: str, defaults: Mapping[str, float]) -> float:
+        value = getattr(given, name)
+        return defaults[name] if value is None else float(value)
+
+    return Normaliser(
+        npho_scale=constant("npho_scale", counts),
+        npho_scale2=constant("npho_scale2", counts),
+        time_scale=constant("time_scale", times),
+        time_shift=constant("time_shift", times),
+        sentinel=given.sentinel_value,
+        scheme=given.npho_scheme,
+    )
+
+
+def build_encoder(config: Config) -> nn.Module:
+    """The encoder of a recipe, with random weights."""
+    options, inputs = config.model, normaliser(config)
+    if options.layout == "original":
+        return original(
+            inputs,
+            outer_mode=options.outer_mode,
+            outer_fine_pool=options.outer_fine_pool,
+            drop_path=options.drop_path_rate,
+        )
+    if options.preset == "reference":
+        return reference(
+            inputs,
+            outer_mode=options.outer_mode,
+            outer_fine_pool=options.outer_fine_pool,
+            validity_channel=options.validity_channel,
+            hex_mixing=options.hex_mixing,
+            event_time=config.data.time_branch not in RELATIVE_BRANCHES,
+            drop_path=options.drop_path_rate,
+        )
+    return compact.PRESETS[options.preset](inputs, drop_path=options.drop_path_rate)
+
+
+def build_model(config: Config, job: str = "regress") -> nn.Module:
+    """The network of a job, with random weights and constants not yet fitted."""
+    builders: dict[str, Callable[[Config], nn.Module]] = {
+        "regress": build_regressor, "mae": build_autoencoder, "inpaint": build_inpainter,
+    }  # fmt: skip
+    return builders[job](config)
+
+
+def build_regressor(config: Config) -> Regressor:
+    """The regressor of a recipe, with random weights and unfitted targets."""
+    wide = config.model.layout == "original" or config.model.preset == "reference"
+    dropout = config.model.head_dropout
+    return Regressor(
+        build_encoder(config),
+        list(config.tasks.enabled()),
+        hidden_dim=config.model.hidden_dim,
+        dropout=(0.2 if wide else 0.0) if dropout is None else dropout,
+        with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
+    )
+
+
+def build_autoencoder(config: Config) -> Autoencoder:
+    """The autoencoder of a recipe, with random weights.
+
+    Raises:
+        InputError: the reference decoders are asked for beside another encoder.
+    """
+    encoder, options = build_encoder(config), config.model
+    if options.decoder == "light":
+        decoder: nn.Module = LightDecoder(_code_width(encoder), width=options.decoder_width)
+    elif isinstance(encoder, ReferenceEncoder):
+        decoder = ReferenceDecoder(encoder.token_names, encoder.out_width // len(encoder.token_names))
+    else:
+        raise InputError("model.decoder=reference needs the tokens of model.preset=reference; use the light decoder.")
+    return Autoencoder(encoder, decoder, time_threshold=config.masking.time_threshold)
+
+
+def build_inpainter(config: Config) -> Inpainter:
+    """The inpainter of a recipe, with random weights; its encoder is frozen as the recipe says."""
+    encoder, options = build_encoder(config), config.model
+    tokens = len(encoder.token_names) if isinstance(encoder, ReferenceEncoder) else 1
+    width = _code_width(encoder) // tokens
+    heads: list[nn.Module] = []
+    if options.inpaint_heads in ("nearest", "both"):
+        heads.append(NearestHead(width))
+    if options.inpaint_heads in ("faces", "both"):
+        heads.append(FaceHeads(width * tokens))
+    return Inpainter(
+        encoder,
+        heads,
+        n_tokens=tokens,
+        time_threshold=config.masking.time_threshold,
+        freeze_encoder=options.freeze_encoder,
+    )
+
+
+def _code_width(encoder: nn.Module) -> int:
+    return int(cast(Encoder, encoder).out_width)

@@ -1,0 +1,112 @@
+"""What a point of light at the hot spot would give every sensor: the ground on which hidden sensors are rebuilt.
+
+Counts follow the sensors' solid angles, with a scale a face that the seen sensors set; times follow the light's path.
+A network then learns what a shower, scattered light and the walls add to this. Everything runs in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xecml import geometry
+from xecml.data.batch import full
+from xecml.models.quicklook import GROUP_VELOCITY, Look, QuickLook, face_sums
+
+SIPM_AREA = 1.392
+PMT_RADIUS = 2.25
+"""Active area of a SiPM in cm2, radius of a PMT's cathode in cm."""
+_SCATTERED = 0.1
+"""Light that comes round corners, as a share of a face's mean direct light: no sensor is wholly dark."""
+_FACES = len(geometry.FACES)
+
+
+class PointLight(NamedTuple):
+    """Expectation for a batch of B events."""
+
+    photons: Tensor
+    """(B, 4760): expected counts."""
+    nanoseconds: Tensor
+    """(B, 4760): expected times less the event's light-weighted time."""
+    look: Look
+    """The quick look at the seen sensors."""
+    spot: Tensor
+    """(B, 3) cm: the point."""
+
+
+class PointSource(nn.Module):
+    """Expected counts and times of all sensors from those that are seen; nothing in it trains."""
+
+    positions: Tensor
+    normals: Tensor
+    areas: Tensor
+    membership: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        codes = geometry.face_codes()
+        self.look: QuickLook = QuickLook()
+        areas = np.where(codes == 0, SIPM_AREA, math.pi * PMT_RADIUS**2)
+        for name, values in (
+            ("positions", geometry.positions()),
+            ("normals", geometry.normals()),
+            ("areas", areas),
+            ("membership", np.eye(_FACES)[codes]),
+        ):
+            self.register_buffer(name, torch.tensor(np.asarray(values, np.float32)), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, npho: Tensor, time: Tensor, seen: Tensor, timed: Tensor, look: object = None) -> PointLight:
+        """Expect from raw counts, times (s) and masks of what is seen, each (B, 4760).
+
+        Args:
+            npho: counts.
+            time: times.
+            seen: sensors whose counts may be used.
+            timed: sensors whose times may be used.
+            look: the quick look at the same, where it was already taken.
+        """
+        with torch.autocast(npho.device.type, enabled=False):
+            found = look if isinstance(look, Look) else self.look(npho, time, seen, timed)
+            spot = cartesian(*local_spot(found.features))
+            solid, distance = self.solid_angles(spot)
+            light = self.scaled(solid, npho, seen)
+            travel = distance / GROUP_VELOCITY
+            return PointLight(light, travel - found.features[:, 5:6], found, spot)
+
+    def solid_angles(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Solid angles and distances (cm), (B, 4760), of all sensors from points (B, 3) in cm."""
+        away = points[:, None, :] - self.positions  # (B, S, 3)
+        square = away.square().sum(2)
+        distance = square.clamp_min(1e-6).sqrt()
+        # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
+        facing = self.areas * ((away * self.normals).sum(2) / distance).clamp_min(0.0)
+        return facing / (square + facing / (2 * math.pi)).clamp_min(1e-6), distance
+
+    def scaled(self, solid: Tensor, npho: Tensor, seen: Tensor) -> Tensor:
+        """Solid angles (B, 4760) times each face's photons a solid angle, as its seen sensors have them."""
+        counts = torch.where(seen, full(npho), 0.0)
+        mean = face_sums(solid) / self.membership.sum(0)
+        solid = solid + _SCATTERED * mean @ self.membership.t()
+        found, light = face_sums(torch.where(seen, solid, 0.0)), face_sums(counts)
+        # a face without a seen sensor is lit as all faces together are
+        everywhere = light.sum(1, keepdim=True) / found.sum(1, keepdim=True).clamp_min(1e-6)
+        # a floor as of one sensor's share keeps faces of few seen sensors steady
+        few = 1e-3 * face_sums(solid).sum(1, keepdim=True)
+        scale = (light + few * everywhere) / (found + few)
+        return solid * (scale @ self.membership.t())
+
+
+def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
+    return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
+
+
+def cartesian(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """Points (B, 3) in cm of local u, v, w (B,)."""
+    r, angle = w + geometry.INNER_RADIUS, v / geometry.INNER_RADIUS
+    return torch.stack([-r * torch.cos(angle), r * torch.sin(angle), u], 1)

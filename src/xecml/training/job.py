@@ -1,0 +1,57 @@
+"""What the training loop needs of a job: `regress`, `mae` and `inpaint` are the three there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from xecml.data.batch import Batch
+
+
+class Step(Protocol):
+    """Model and loss as one module, so that gradients of both are shared between processes."""
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and its parts by the names they are logged under."""
+
+
+class Job(Protocol):
+    """A kind of training."""
+
+    kind: str
+    """Its name on the command line and in checkpoints."""
+    tasks: list[str]
+    """Quantities whose truth is read; none for a job that needs no truth."""
+    aim: str
+    """What is learnt, for the first line."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained, averaged and saved."""
+
+    @property
+    def loss(self) -> nn.Module:
+        """What it is trained by; a module, since weights in it may be learned."""
+
+    @property
+    def step(self) -> nn.Module:
+        """A `Step` of both."""
+
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
+        """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
+
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
+        """Do to a batch, on the CPU, what must be drawn anew in every step; the same for the same seed."""
+
+    def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+        """Loss and metrics of a model over the batches of all processes, each event with the same weight."""
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """The physics of an epoch in one line."""
+
+    def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
+        """Write a file of what the model answers, for people to look at; none for a job that has no such file."""

@@ -1,0 +1,103 @@
+"""Networks as repairs of dead sensors: raw in, raw out, live ones bit for bit, from checkpoint and from ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import point_sources
+from xecml.config import load_config
+from xecml.deploy.export import export
+from xecml.errors import InputError
+from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
+from xecml.evaluation.predictions import load_model
+from xecml.events import INVALID
+from xecml.models.filling import untruncated_mean
+from xecml.training import loop
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module", params=["mae", "inpaint"])
+def trained(request: pytest.FixtureRequest, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    paths = {"data.train_path": str(sample / "train.root"), "data.val_path": str(sample / "val.root"),
+             "checkpoint.save_dir": str(tmp_path_factory.mktemp(request.param))}  # fmt: skip
+    settings = ["model.freeze_encoder=false", "checkpoint.save_predictions=0"]
+    return loop.train(
+        load_config(TINY, settings, paths, job=request.param), name="run", kind=request.param, quiet=True
+    ).best
+
+
+@pytest.fixture(scope="module")
+def events() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    chunk = point_sources(150, 9)
+    return chunk["npho"], chunk["time"], np.random.default_rng(0).random((150, 4760)) < 0.05
+
+
+def test_live_sensors_pass_and_dead_ones_are_not_looked_at(trained, events) -> None:
+    npho, time, dead = events
+    repair = load_repair(trained)
+    n, t = repair.fill(npho, time, dead)
+    assert (n[~dead] == npho[~dead]).all()
+    assert (t[~dead] == time[~dead]).all()
+    gone = np.where(dead, np.float32(INVALID), npho), np.where(dead, np.float32(INVALID), time)
+    again = repair.fill(*gone, dead)
+    np.testing.assert_array_equal(n, again[0])
+    np.testing.assert_array_equal(t, again[1])
+    bright = dead & (npho > 3000) & (npho < 9e9)
+    assert np.median(np.abs(n[bright] / npho[bright] - 1)) < 0.25
+    assert np.median(np.abs(t[bright] - time[bright])) < 1.5e-9
+
+
+def test_a_list_of_sensors_is_dead_in_all_events(trained, events) -> None:
+    npho, time, dead = events
+    repair = load_repair(trained)
+    one, all_alike = repair.fill(npho, time, dead[0]), repair.fill(npho, time, np.repeat(dead[:1], len(npho), 0))
+    np.testing.assert_array_equal(one[0], all_alike[0])
+
+
+def test_no_event_and_no_dead_sensor(trained, events) -> None:
+    npho, time, _ = events
+    repair = load_repair(trained)
+    n, t = repair.fill(npho[:0], time[:0], np.zeros((0, 4760), bool))
+    assert n.shape == t.shape == (0, 4760)
+    n, t = repair.fill(npho[:3], time[:3], np.zeros(4760, bool))
+    assert (n == npho[:3]).all()
+
+
+def test_an_exported_file_fills_alike(trained, events, tmp_path: Path) -> None:
+    npho, time, dead = (x[:9] for x in events)
+    report = export(trained, tmp_path / "repair.onnx")
+    assert max(report.largest_difference.values()) < 1e-4
+    ours, theirs = load_repair(trained), load_repair(report.out)
+    assert isinstance(ours, NetworkRepair)
+    assert isinstance(theirs, OnnxRepair)
+    (n, t), (n2, t2) = ours.fill(npho, time, dead), theirs.fill(npho, time, dead)
+    assert (n2[~dead] == npho[~dead]).all()
+    np.testing.assert_allclose(n2[dead], n[dead], rtol=1e-3, atol=0.1)
+    np.testing.assert_allclose(t2[dead], t[dead], rtol=0, atol=2e-12)
+    with pytest.raises(InputError, match="xec inpaint"):
+        load_model(report.out)
+
+
+def test_kinds_are_told_apart(trained, events, tmp_path: Path) -> None:
+    assert is_repair(trained)
+    assert not is_repair(tmp_path / "nothing.pth")
+    with pytest.raises(InputError, match="predicts no physical quantities"):
+        load_model(trained)
+    with pytest.raises(InputError, match="no tasks"):
+        export(trained, tmp_path / "x.onnx", tasks=["angle"])
+    with pytest.raises(InputError, match="point_source"):
+        load_repair("nearest_guess")
+    with pytest.raises(InputError, match="4760"):
+        load_repair(trained).fill(events[0][:, :100], events[1][:, :100], events[2][:, :100])
+
+
+def test_zeros_belong_to_the_mean() -> None:
+    x = torch.tensor([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 20.0, 1e4])
+    mean = x / -torch.expm1(-x)
+    torch.testing.assert_close(untruncated_mean(mean), x, rtol=2e-3, atol=2e-3)
+    assert untruncated_mean(torch.tensor([0.3, 1.0])).tolist() == [0.0, 0.0]

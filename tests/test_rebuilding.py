@@ -1,0 +1,279 @@
+"""The autoencoder and the inpainter: nothing leaks from hidden sensors, every sensor is reached, sizes, losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import point_sources
+from xecml import geometry
+from xecml.config import Config, load_config
+from xecml.data.batch import Batch
+from xecml.errors import InputError
+from xecml.models.build import build_autoencoder, build_inpainter
+from xecml.models.decoders import LightDecoder, ReferenceDecoder, sensor_cells
+from xecml.models.inpainter import Inpainter
+from xecml.models.nearest import NearestHead, pair_features
+from xecml.models.normalise import validity
+from xecml.models.pointlight import PointSource
+from xecml.models.quicklook import QuickLook
+from xecml.models.reference import TOKENS
+from xecml.training.rebuild import ErrorSums, Rebuilding, RebuildingLoss, answer_and_truth
+
+B, S = 6, geometry.N_SENSORS
+
+
+def batch_of(events: int = B, seed: int = 0, *, dead: float = 0.02) -> Batch:
+    chunk = point_sources(events, seed, dead=dead)
+    npho, time = torch.from_numpy(chunk["npho"]), torch.from_numpy(chunk["time"])
+    numbers = torch.arange(events)
+    return Batch(npho, time, *validity(npho, time), {}, numbers, numbers)
+
+
+def recipe(job: str, *settings: str) -> Config:
+    free = ["model.preset=tiny", "model.freeze_encoder=false"]
+    return load_config(None, [*free, *settings], job=job)
+
+
+def moved(model: torch.nn.Module) -> torch.nn.Module:
+    """A model in which nothing is zero any more, ready to answer."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+KINDS = [("mae", ()), ("inpaint", ()), ("inpaint", ("model.inpaint_heads=faces",))]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["mae", "nearest", "faces"])
+def job(request: pytest.FixtureRequest) -> Rebuilding:
+    kind, settings = request.param
+    made = Rebuilding(recipe(kind, *settings), kind)
+    made.fit([batch_of(64, 3)], keep_features=False)
+    moved(made.model)
+    return made
+
+
+@torch.no_grad()
+def test_what_hidden_sensors_measured_does_not_reach_the_answer(job) -> None:
+    batch = job.prepare(batch_of(), (0, 1), 0.0)
+    answer, light_time = job.model(*batch.inputs(), batch.hidden)
+    for array in (batch.npho, batch.time):
+        array.view(-1)[batch.hidden] *= 3
+    again, light_time_again = job.model(*batch.inputs(), batch.hidden)
+    assert torch.equal(answer.counts, again.counts)
+    assert torch.equal(answer.nanoseconds, again.nanoseconds)
+    assert torch.equal(light_time, light_time_again)
+
+
+@torch.no_grad()
+def test_seen_sensors_do_reach_the_answer(job) -> None:
+    batch = job.prepare(batch_of(), (0, 1), 0.0)
+    answer, _ = job.model(*batch.inputs(), batch.hidden)
+    batch.npho[batch.valid] *= 2
+    again, _ = job.model(*batch.inputs(), batch.hidden)
+    assert (again.counts != answer.counts).float().mean() > 0.99
+
+
+@torch.no_grad()
+def test_times_follow_a_shift_of_all_times(job) -> None:
+    batch = job.prepare(batch_of(), (0, 1), 0.0)
+    answer, light_time = job.model(*batch.inputs(), batch.hidden)
+    batch.time[batch.timed] += 5e-9
+    again, light_time_again = job.model(*batch.inputs(), batch.hidden)
+    torch.testing.assert_close(light_time_again - light_time, torch.full((B,), 5e-9), rtol=0, atol=2e-14)
+    torch.testing.assert_close(again.nanoseconds, answer.nanoseconds, rtol=0, atol=2e-3)
+
+
+def test_every_sensor_can_be_asked_and_learns(job) -> None:
+    batch = batch_of(2, dead=0.0)
+    # the two events hide alternating sensors, the outer centre's among them
+    batch.hidden = torch.cat([torch.arange(0, S, 2), S + torch.arange(1, S, 2)])
+    answer, _ = job.model(*batch.inputs(), batch.hidden)
+    assert answer.counts.shape == (S,)
+    assert torch.isfinite(answer.counts).all()
+    assert torch.isfinite(answer.nanoseconds).all()
+    counts = torch.zeros(S).index_copy(0, batch.hidden % S, answer.counts.detach())
+    outer_centre = torch.arange(4742, 4760)
+    assert counts[outer_centre].unique().numel() == len(outer_centre)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "smooth_l1"])
+def test_the_loss_counts_exactly_the_hidden_sensors(name: str) -> None:
+    job = Rebuilding(recipe("mae", f"training.loss_fn={name}", "training.time_weight=0.5"), "mae")
+    job.fit([batch_of(32, 3)], keep_features=False)
+    batch = job.prepare(batch_of(), (0, 1), 0.0)
+    with torch.no_grad():
+        answer, truth = answer_and_truth(job.model, batch)
+        total, parts = job.loss(answer, truth, job.model.ground)
+    faces = geometry.face_codes()[(batch.hidden % S).numpy()]
+    wanted = {}
+    for channel, found, true, width, weight in (
+        ("npho", answer.counts, truth.counts, job.model.ground.width[0], truth.counted.float()),
+        ("time", answer.nanoseconds, truth.nanoseconds, job.model.ground.width[1], truth.time_weight),
+    ):
+        d = ((found - true) / width).abs().numpy().astype(float)
+        loss = {"mse": d**2, "l1": d, "smooth_l1": np.where(d < 1, d**2 / 2, d - 0.5)}[name]
+        w = weight.numpy().astype(float)
+        wanted[channel] = [
+            (loss * w)[faces == f].sum() / w[faces == f].sum() if w[faces == f].sum() else 0 for f in range(6)
+        ]
+    for channel, values in wanted.items():
+        for face, value in zip(geometry.FACES, values, strict=True):
+            assert float(parts[f"loss_{face}_{channel}"]) == pytest.approx(value, rel=1e-4)
+        assert float(parts[f"loss_{channel}"]) == pytest.approx(sum(values), rel=1e-4)
+    assert float(total) == pytest.approx(sum(wanted["npho"]) + 0.5 * sum(wanted["time"]), rel=1e-4)
+
+
+def test_times_without_light_are_not_learnt() -> None:
+    job = Rebuilding(recipe("mae", "masking.time_threshold=500"), "mae")
+    batch = batch_of()
+    every = torch.arange(B * S)
+    truth = job.model.ground.truth(batch, torch.zeros(B), every)
+    dim = (batch.npho <= 500).flatten() | ~batch.timed.flatten()
+    assert (truth.time_weight[dim] == 0).all()
+    torch.testing.assert_close(truth.time_weight[~dim], batch.npho.flatten()[~dim].sqrt())
+    assert torch.equal(truth.counted, batch.valid.flatten())
+
+
+def test_learned_channel_weights_are_those_of_two_uncertainties() -> None:
+    loss = RebuildingLoss("mse", 1.0, {"npho": 1.0, "time": 1.0}, learned=True)
+    log_s = torch.tensor([0.3, -0.4])
+    with torch.no_grad():
+        loss.balance.log_variance.copy_(2 * log_s)
+    means = torch.rand(2, 6)
+    total, _ = loss.total(means)
+    wanted = (means.sum(1) / (2 * torch.exp(log_s) ** 2) + log_s).sum()
+    torch.testing.assert_close(total, wanted)
+
+
+def test_errors_are_those_of_all_hidden_sensors_together() -> None:
+    job = Rebuilding(recipe("mae"), "mae")
+    job.fit([batch_of(32, 3)], keep_features=False)
+    batches = [job.prepare(batch_of(n, n), (n,), 0.0) for n in (3, 7)]
+    sums, apart, errors = ErrorSums(), [ErrorSums(), ErrorSums()], []
+    with torch.no_grad():
+        for batch, alone in zip(batches, apart, strict=True):
+            answer, truth = answer_and_truth(job.model, batch)
+            for total in (sums, alone):
+                total.add(answer, truth, job.model.ground, job.loss, int(batch.valid.sum()))
+            errors.append((answer.counts - truth.counts)[truth.counted])
+    metrics = sums.metrics(job.loss)
+    every = torch.cat(errors).double()
+    assert metrics["rmse_npho"] == pytest.approx(float(every.square().mean().sqrt()), rel=1e-5)
+    assert metrics["mae_npho"] == pytest.approx(float(every.abs().mean()), rel=1e-5)
+    assert metrics["n_masked_total"] == sum(len(b.hidden) for b in batches)
+    assert metrics["actual_mask_ratio"] == pytest.approx(0.6, abs=1e-3)
+    assert ErrorSums.joined(apart).metrics(job.loss) == pytest.approx(metrics)
+
+
+def test_the_means_of_sensors_have_a_relative_error_of_one() -> None:
+    job = Rebuilding(recipe("mae", "training.loss_fn=mse"), "mae")
+    batch = batch_of(48, 3, dead=0.0)
+    job.fit([batch], keep_features=False)
+    batch.hidden = torch.arange(48 * S)
+    truth = job.model.ground.truth(batch, torch.zeros(48), batch.hidden)
+    means = truth.counts.new_tensor(0) + job.model.ground.mean[0][truth.sensor]
+    spread = ((means - truth.counts)[truth.counted] / job.model.ground.width[0]).square().mean().sqrt()
+    # the mean is drawn a little to the overall mean
+    assert float(spread) == pytest.approx(1, abs=0.02)
+
+
+def test_the_light_of_a_point_is_near_what_points_give() -> None:
+    batch = batch_of(64, 5, dead=0.0)
+    point = PointSource()(*batch.inputs())
+    bright = batch.valid & (batch.npho > 3000)
+    ratio = torch.log(batch.npho[bright] / point.photons[bright])
+    assert abs(float(ratio.median())) < 0.1
+    assert float(ratio.std()) < 0.35
+    later = (batch.time - point.look.light_time[:, None])[bright] * 1e9
+    assert float((later - point.nanoseconds[bright]).std()) < 0.4
+    assert float(later.std()) > 0.8
+
+
+def test_the_light_of_a_point_needs_no_lit_face() -> None:
+    batch = batch_of(2, dead=0.0)
+    batch.valid[:] = False
+    batch.timed[:] = False
+    point = PointSource()(*batch.inputs())
+    assert torch.isfinite(point.photons).all()
+    assert torch.isfinite(point.nanoseconds).all()
+
+
+@pytest.mark.parametrize(("mode", "millions"), [("finegrid", 53.2), ("split", 58.1)])
+def test_reference_decoders_have_their_size(mode: str, millions: float) -> None:
+    decoder = ReferenceDecoder(TOKENS[mode])
+    assert sum(p.numel() for p in decoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    answer = decoder(torch.randn(2, 1024 * len(TOKENS[mode])))
+    assert answer.shape == (2, S, 2)
+    assert (answer.std(0) > 0).all()  # every sensor has an answer of its event
+    light = LightDecoder(1024 * len(TOKENS[mode]))
+    assert sum(p.numel() for p in light.parameters()) < 0.1 * sum(p.numel() for p in decoder.parameters())
+
+
+def test_reference_decoder_answers_by_place() -> None:
+    """A map that holds the sensor numbers gives every sensor its own number back."""
+    fine = geometry.outer_fine_ids().T
+    maps = [geometry.inner_map(), geometry.us_map(), geometry.ds_map(), fine,
+            np.concatenate(geometry.top_rows()), np.concatenate(geometry.bottom_rows())]  # fmt: skip
+    cells, shares = sensor_cells(maps)
+    values = torch.tensor(np.concatenate([m.ravel() for m in maps]).astype(np.float32))
+    torch.testing.assert_close((values[cells] * shares).sum(1), torch.arange(S, dtype=torch.float32))
+
+
+def test_windows_are_pasted_where_they_are_cut() -> None:
+    look = QuickLook()
+    maps = torch.randn(3, *geometry.inner_map().shape)
+    row, column = torch.tensor([0, 50, 92]), torch.tensor([0, 20, 43])
+    cut = look.window(maps, row, column)
+    pasted = LightDecoder(16, width=16)._pasted(cut[:, None].repeat(1, 2, 1), row, column)[:, 0]
+    inside = pasted != 0
+    assert torch.equal(pasted[inside], maps.flatten(1)[inside])
+    assert [int(n) for n in inside.sum(1)] == [144, 24 * 24, 13 * 13]
+
+
+def test_reference_decoders_need_reference_tokens() -> None:
+    with pytest.raises(InputError, match="preset=reference"):
+        build_autoencoder(recipe("mae", "model.decoder=reference"))
+
+
+def test_neighbours_stand_in_the_frame_of_their_sensor() -> None:
+    table = np.zeros((S, 2), np.int32)
+    table[0] = 1, 44  # the next along z, the next row
+    pairs = pair_features(table)[0]
+    assert pairs[0, 3] * 5 == pytest.approx(1.5098, abs=1e-3)
+    assert abs(pairs[0, 0]) * 5 == pytest.approx(1.5098, abs=1e-3)
+    assert pairs[1, 3] * 5 == pytest.approx(1.530, abs=1e-3)
+    assert abs(pairs[1, 1]) * 5 == pytest.approx(1.530, abs=1e-2)
+    assert pairs[:, 4].tolist() == [1, 1]
+
+
+@torch.no_grad()
+def test_only_seen_neighbours_are_looked_at() -> None:
+    torch.manual_seed(0)
+    head = moved(NearestHead(8))
+    maps = torch.randn(1, S, 5)
+    seen = torch.rand(1, S) > 0.5
+    maps[..., :3] *= seen[..., None]
+    tokens, distance, hidden = torch.randn(1, 1, 8), torch.full((1, S), 9.0), torch.tensor([2000, 4500, 4759])
+    answer = head(tokens, maps, seen, distance, hidden)
+    other = maps.clone()
+    unseen = ~seen[0]
+    unseen[hidden] = False
+    other[0, unseen] += 5
+    assert torch.equal(head(tokens, other, seen, distance, hidden), answer)
+    changed = maps.clone()
+    changed[0, head.candidates[2000][seen[0][head.candidates[2000]]][15]] += 1
+    assert (head(tokens, changed, seen, distance, hidden) != answer).any(1).tolist() == [True, False, False]
+
+
+def test_a_frozen_encoder_stays_as_it_is() -> None:
+    model = build_inpainter(load_config(None, ["model.preset=tiny"], job="inpaint"))
+    assert isinstance(model, Inpainter)
+    model.train()
+    assert not model.encoder.training
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(p.requires_grad for p in model.heads.parameters())

@@ -1,0 +1,60 @@
+"""Settings of the simulation: the shipped file, files and command line, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xecml.errors import InputError
+from xecml.simulation.settings import (
+    OpticsSettings,
+    ResponseSettings,
+    SimulationSettings,
+    load_settings,
+    make_settings,
+)
+
+
+def test_shipped_settings_are_the_defaults() -> None:
+    """configs/simulation.yaml shows every setting with its default."""
+    path = Path(__file__).parents[1] / "configs" / "simulation.yaml"
+    assert load_settings(path) == SimulationSettings()
+    written = yaml.safe_load(path.read_text())
+    assert written.keys() == SimulationSettings.model_fields.keys()
+    for name, section in (("response", ResponseSettings), ("optical", OpticsSettings)):
+        assert written[name].keys() == section.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vertx": "signal"}, "did you mean 'vertex'"),
+        ({"response": {"gain_spred": 0.1}}, "did you mean 'gain_spread'"),
+        ({"vertex": "target"}, "vertex"),
+        ({"energy_mev": [60, 15]}, "energies must be in MeV"),
+        ({"energy_mev": "fifty"}, "52.8"),
+        ({"dead_sensors": [4760]}, "there is no sensor 4760"),
+        ({"dead_fraction": 1.5}, "dead_fraction"),
+        ({"energy_mev": 0.5}, "min_deposit_mev"),
+    ],
+)
+def test_wrong_settings_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_settings(values)
+
+
+def test_settings_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "simulation.yaml"
+    path.write_text("vertex: decoupled\nresponse:\n  sipm_efficiency: 0.08\n")
+    settings = load_settings(path, {"energy": "20:30", "dead_fraction": 0.1})
+    assert settings.vertex == "decoupled"
+    assert settings.energy_range == (20.0, 30.0)
+    assert settings.response.sipm_efficiency == 0.08
+    path.write_text("vertex: [")
+    with pytest.raises(InputError, match="not a YAML file"):
+        load_settings(path)
+    with pytest.raises(InputError, match="Cannot read"):
+        load_settings(tmp_path / "none.yaml")
