@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/python -m xecml.demo --out $(DEMO) --jobs $(JOBS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -92,7 +92,7 @@ def run_bare(config: Config, batches: list[Batch]) -> float:
     torch.manual_seed(0)
     job = Regression(config)
     job.fit(batches, keep_features=False)
-    optimizer = torch.optim.AdamW(job.step.parameters(), lr=config.training.lr)
+    optimizer = torch.optim.AdamW(job.step.parameters(), lr=config.training.lr, fused=True)
     half = processes.precision(config.training.amp, "cpu") == "bf16-mixed"
     job.step.train()
     started = 0.0

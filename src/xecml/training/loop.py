@@ -107,7 +107,8 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         alone = streams(config, None, None, tasks=job.tasks)[0]
         job.fit(alone.epoch(0), keep_features=begin.encoder_given)
     groups = parameter_groups(job.step, options.weight_decay, encoder_scale=options.encoder_lr_scale)
-    optimizer = torch.optim.AdamW(groups, lr=options.lr)
+    # one pass over the memory of weights, gradients and moments
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
     step, optimizer = fabric.setup(processes.compiled(job.step, options.compile), optimizer)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))  # type: ignore[no-untyped-call]
     augment, watch = _augmentation(config), Watch(fabric.device)
