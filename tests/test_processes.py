@@ -53,6 +53,13 @@ loop.streams = sliced
 if double:
     torch.set_default_dtype(torch.float64)
     processes.precision = lambda amp, accelerator="auto": "64-true"
+    inputs, make = Batch.inputs, loop.make_job
+    Batch.inputs = lambda batch: tuple(x.double() if x.is_floating_point() else x for x in inputs(batch))
+    def in_double(config, kind):
+        job = make(config, kind)
+        job.step.double()
+        return job
+    loop.make_job = in_double
 loop.train(load_config("TINY", settings), name="run", quiet=True)
 with open(f"{out}/losses_{os.environ.get('RANK', '0')}.json", "w") as file:
     json.dump(losses, file)
@@ -112,3 +119,11 @@ def test_two_processes_equal_one(files: Path, tmp_path: Path) -> None:
     lines = [json.loads((tmp_path / n / "run" / "metrics.jsonl").read_text()) for n in ("one", "two")]
     for name in ("val/loss", "val/u_s68_mm", "val/timing_s68_ps", "val/val_resolution_deg"):
         assert lines[1][name] == pytest.approx(lines[0][name], rel=2e-3), name
+
+
+def test_two_processes_equal_one_to_64_bits(files: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (one,) = train(files, tmp_path / "one", 1, double=True)
+    both = np.mean(train(files, tmp_path / "two", 2, double=True), axis=0)
+    np.testing.assert_allclose(both[:20], one[:20], rtol=1e-9)

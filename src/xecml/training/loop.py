@@ -245,6 +245,10 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         for hint in tracker.hints():
             say(f"Curves: {hint}")
         tracker.close()
+    if fabric.world_size > 1:
+        # a process that leaves while others still talk to it aborts
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
     best_path = best_path if best_path.exists() else last_path
     seconds, first = time.monotonic() - started, fabric.global_rank == 0
     return Result(folder, best_path, metrics, seconds, stopped, reweighting, kind, first)
