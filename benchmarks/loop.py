@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from xecml import rootio
-from xecml.config import Config, load_config
+from xecml.config import Config
 from xecml.data.batch import Batch
 from xecml.models import cpu
+from xecml.recipes import load_config
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_settings
 from xecml.training import loop, processes

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from xecml import rootio
-from xecml.config import load_config
 from xecml.files import atomic_path
+from xecml.recipes import load_config
 from xecml.training import loop
 
 RECIPE = Path(__file__).parents[1] / "configs" / "finetune.yaml"

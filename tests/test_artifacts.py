@@ -11,11 +11,12 @@ import pytest
 
 from tests.conftest import point_sources
 from xecml import rootio
-from xecml.config import Config, load_config
+from xecml.config import Config
 from xecml.evaluation import artifacts
 from xecml.evaluation.predictions import TorchModel, load_model
 from xecml.evaluation.tables import read_table
 from xecml.evaluation.worst import EventLosses, WorstEvents
+from xecml.recipes import load_config
 from xecml.training import checkpoint, loop
 
 # of MLflow's own libraries

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xecml.config import describe, load_config
 from xecml.errors import InputError
+from xecml.recipes import describe, load_config
 
 
 @pytest.fixture
@@ -86,7 +86,12 @@ def test_absolute_quantities_are_refused_on_relative_inputs(task: str, key: str)
 def test_every_key_has_a_meaning() -> None:
     keys = list(describe())
     assert len(keys) > 40
-    assert all(meaning for _, _, meaning in keys)
+    assert all(meaning for *_, meaning in keys)
+    units = {key: unit for key, _, unit, _ in keys}
+    assert units["normalization.time_scale"] == units["augmentation.pileup_time"] == "s"
+    assert units["augmentation.cluster_radius"] == "cm"
+    assert units["training.epochs"] == "epochs"
+    assert units["model.preset"] == ""
 
 
 def test_a_task_given_in_part_keeps_its_own_defaults() -> None:

@@ -6,237 +6,35 @@ the first test fails and names it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from tests.conftest import point_sources
+from tests.probes import (
+    BASE,
+    Bench,
+    Effect,
+    Probe,
+    augmentation,
+    command,
+    constants,
+    devices,
+    hidden,
+    loss,
+    network,
+    rebuilding,
+    reweighting,
+    stream,
+    tracking,
+    training,
+)
 from xecml import rootio
-from xecml.config import Config, describe, load_config
-from xecml.data.augment import step_generator
-from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
-from xecml.models.build import build_model, normaliser
-from xecml.training import checkpoint, loop, processes
-from xecml.training.regress import RegressionLoss
-
-BASE = (
-    "data.train_path={sample}/train.root", "data.val_path={sample}/val.root", "data.batch_size=16",
-    "model.preset=tiny", "model.hidden_dim=8", "training.epochs=2", "training.warmup_epochs=0.5",
-    "training.lr=1e-3", "training.ema_decay=0.9", "training.channel_dropout_rate=0.0", "training.amp=false",
-    "mlflow.enabled=false", "mlflow.tensorboard=null", "checkpoint.save_dir={root}/artifacts",
-)  # fmt: skip
-"""What all probes start from."""
-
-
-@dataclass
-class Bench:
-    """What probes work with: a folder of their own, and monkeypatching."""
-
-    root: Path
-    patch: pytest.MonkeyPatch
-
-
-Probe = Callable[[Config, Bench], Any]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A changed value, what is looked at, what is set besides, and the words of the refusal where there is one."""
-
-    value: str
-    probe: Probe
-    base: tuple[str, ...] = ()
-    refused: str | None = None
-
-
-# --------------------------------------------------------------------------------------------------------- probes
-
-
-def first_batch(config: Config) -> Batch:
-    return next(loop.streams(config, None, None, tasks=list(TASKS))[0].epoch(1))
-
-
-def digest(*values: Any) -> str:
-    found = hashlib.sha256()
-    for value in values:
-        tensors = value.values() if isinstance(value, dict) else [value]
-        for tensor in tensors:
-            found.update(np.ascontiguousarray(torch.as_tensor(tensor).detach().numpy()).tobytes())
-    return found.hexdigest()
-
-
-def stream(config: Config, bench: Bench) -> Any:
-    """Order and content of training and validation events."""
-    found = []
-    for events in loop.streams(config, None, None, tasks=["angle"]):
-        batch = next(events.epoch(1))
-        counts = (events.n_events, events.n_batches, events.workers, events.background, events.fingerprint)
-        found.append((*counts, digest(batch.npho, batch.time, batch.event)))
-    return found
-
-
-def constants(config: Config, bench: Bench) -> Any:
-    """The transform of inputs."""
-    transform = normaliser(config)
-    return transform.scheme, {name: float(value) for name, value in transform.named_buffers()}
-
-
-def network(job: str) -> Probe:
-    """A job's network: what it consists of, and its regression's answers in training and in use."""
-
-    def probe(config: Config, bench: Bench) -> Any:
-        torch.manual_seed(3)
-        model = build_model(config, job)
-        parts = {name: (tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()}
-        if job != "regress":
-            return parts
-        batch = first_batch(config)
-        inputs = tuple(x[:4] for x in batch.inputs())
-        answers = []
-        for mode in (True, False):
-            torch.manual_seed(4)
-            answers.append({k: v.detach().clone() for k, v in model.train(mode)(*inputs).items()})
-        return parts, [digest(answer) for answer in answers]
-
-    return probe
-
-
-class Widths:
-    """Stands for a model whose target widths are 2."""
-
-    def get_buffer(self, name: str) -> torch.Tensor:
-        return torch.full((TASKS[name.removesuffix("_width")].size,), 2.0)
-
-
-def loss(config: Config, bench: Bench) -> Any:
-    """The loss of given answers, by task, and how many weights are learned in it."""
-    generator = torch.Generator().manual_seed(7)
-    truth = {task: torch.randn(8, info.size, generator=generator) for task, info in TASKS.items()}
-    truth["n_gamma"] = torch.ones(8, 1)
-    answers = {task: 3 * torch.randn(8, info.size, generator=generator) for task, info in TASKS.items()}
-    answers["n_gamma"] = torch.softmax(answers["n_gamma"], 1)
-    answers |= {f"sigma_{task}": torch.full((8, info.size), 1.5) for task, info in TASKS.items()}
-    zeros, numbers = torch.zeros(8, 1), torch.zeros(8, dtype=torch.int32)
-    batch = Batch(zeros, zeros, zeros > 0, zeros > 0, truth, numbers, numbers)
-    criterion = RegressionLoss(config)
-    total, parts = criterion(Widths(), answers, batch)  # type: ignore[arg-type]
-    return float(total.detach()), {k: float(v.detach()) for k, v in parts.items()}, len(list(criterion.parameters()))
-
-
-def augmentation(config: Config, bench: Bench) -> Any:
-    """A training batch after augmentation."""
-    batch = loop._augmentation(config)(first_batch(config), step_generator(1, 2, 3))
-    return digest(batch.npho, batch.time, batch.truth["angle"])
-
-
-def reweighting(config: Config, bench: Bench) -> Any:
-    """Weights of training events."""
-    weights = loop._reweighting(config)
-    if weights is None:
-        return None
-    tasks = list(config.tasks.enabled())
-    return digest(next(loop.streams(config, None, weights, tasks=tasks)[0].epoch(1)).weight)
-
-
-def devices(config: Config, bench: Bench) -> Any:
-    """What Fabric is asked for."""
-    asked: list[Any] = []
-    bench.patch.setattr(processes, "Fabric", lambda **options: asked.append(options))
-    bench.patch.setattr(torch.cuda, "is_available", lambda: True)
-    processes.make_fabric(config)
-    return asked
-
-
-def tracking(config: Config, bench: Bench) -> Any:
-    """What the tracker is asked for."""
-    asked: list[Any] = []
-
-    class Recorder:
-        def __init__(self, *_: Any, **options: Any) -> None:
-            asked.append(options)
-
-        def parameters(self, values: Any) -> None: ...
-
-    bench.patch.setattr(loop, "Tracker", Recorder)
-    loop._tracker(config, bench.root, 1, "run", None)
-    return asked
-
-
-def command(config: Config, bench: Bench) -> Any:
-    """The name that the command line gives a run."""
-    from typer.testing import CliRunner
-
-    from xecml.cli import app
-
-    names: list[str] = []
-
-    def stop(*_: Any, name: str, **__: Any) -> None:
-        names.append(name)
-        raise InputError("stopped")
-
-    bench.patch.setattr(loop, "train", stop)
-    given = config.mlflow.run_name
-    CliRunner().invoke(app, ["train", "regress", *(["--set", f"mlflow.run_name={given}"] if given else [])])
-    return names
-
-
-def hidden(config: Config, bench: Bench) -> Any:
-    """The sensors that an autoencoder is not shown in the middle of the first epoch."""
-    job = loop.make_job(config, "mae")
-    return digest(job.prepare(first_batch(config), (1, 2, 3), 0.5).hidden)
-
-
-def rebuilding(config: Config, bench: Bench) -> Any:
-    """Loss of an autoencoder's first batch."""
-    torch.manual_seed(5)
-    job = loop.make_job(config, "mae")
-    batch = first_batch(config)
-    job.fit([batch], keep_features=False)
-    total, parts = job.step.eval()(job.prepare(batch, (1, 2, 3), 0.5))
-    return float(total.detach()), {k: float(v.detach()) for k, v in parts.items()}, len(list(job.loss.parameters()))
-
-
-def training(kind: str) -> Probe:
-    """A training of two epochs of four steps: its files, numbers, weights, and how often it saved."""
-
-    def probe(config: Config, bench: Bench) -> Any:
-        seen: dict[str, Any] = {"saved": 0}
-        save = checkpoint.save
-
-        def counted(path: Path, content: dict[str, Any]) -> None:
-            seen["saved"] += 1
-            save(path, content)
-
-        def uncompiled(model: Any, wanted: bool) -> Any:
-            seen["compiled"] = wanted
-            return model
-
-        bench.patch.setattr(checkpoint, "save", counted)
-        bench.patch.setattr(processes, "compiled", uncompiled)
-        try:
-            result = loop.train(config, name="run", kind=kind, quiet=True)
-            seen["deterministic"] = torch.are_deterministic_algorithms_enabled()
-        finally:
-            torch.use_deterministic_algorithms(False)
-        lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-        seen["metrics"] = [{k: v for k, v in line.items() if not k.startswith("system/")} for line in lines]
-        seen["files"] = sorted(str(p.relative_to(bench.root)) for p in bench.root.rglob("*") if p.is_file())
-        last = checkpoint.load(result.folder / "checkpoint_last.pth")
-        seen["weights"], seen["average"] = digest(last["model_state"]), digest(last["ema_state"])
-        seen["best"] = last["best"]
-        return seen
-
-    return probe
-
+from xecml.recipes import describe, load_config
+from xecml.training import loop
 
 # ------------------------------------------------------------------------------------------------------- the table
 
@@ -311,8 +109,7 @@ for _task in TASKS:
         f"tasks.{_task}.weight": Effect("2.0", loss, _only),
     }  # fmt: skip
 for _task in ("angle", "energy", "timing", "uvwFI"):
-    _on = (f"reweighting.{_task}.enabled=true", "tasks.energy.enabled=true", "tasks.timing.enabled=true")
-    _on = (*_on, "tasks.uvwFI.enabled=true")
+    _on = (f"reweighting.{_task}.enabled=true", *(f"tasks.{_t}.enabled=true" for _t in ("energy", "timing", "uvwFI")))
     EFFECTS |= {
         f"reweighting.{_task}.enabled": Effect("true", reweighting, _on[1:]),
         f"reweighting.{_task}.nbins": Effect("3", reweighting, _on),
@@ -358,7 +155,7 @@ def trained(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_key_has_an_entry() -> None:
-    keys = {key for key, _, _ in describe()}
+    keys = {key for key, *_ in describe()}
     assert keys - EFFECTS.keys() - ELSEWHERE.keys() == set(), "add these keys to EFFECTS, with a value and a probe"
     assert (EFFECTS.keys() | ELSEWHERE.keys()) - keys == set(), "these keys are gone; take them out"
     assert WITHOUT_EFFECT.keys() <= EFFECTS.keys()

@@ -38,12 +38,6 @@ def scattered(shape: tuple[int, ...], share: float = 0.05, seed: int = 3) -> NDA
 # ------------------------------------------------------------------------------------------------- solid angles
 
 
-def test_square_solid_angle_of_a_cube_and_far_away() -> None:
-    assert solidangles.square_solid_angle(0.0, 0.0, 1.0, 1.0) == pytest.approx(4 * math.pi / 6, rel=1e-12)
-    assert solidangles.square_solid_angle(0.0, 0.0, 500.0, 0.5) == pytest.approx(1 / 500**2, rel=1e-5)
-    assert solidangles.square_solid_angle(0.0, 0.0, -1.0, 1.0) == 0.0
-
-
 @pytest.mark.parametrize("height", [0.5, 2.0, 10.0])
 def test_disc_solid_angle_on_its_axis(height: float) -> None:
     exact = 2 * math.pi * (1 - height / math.hypot(height, 2.25))

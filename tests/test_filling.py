@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.conftest import point_sources
-from xecml.config import load_config
 from xecml.deploy.export import export
 from xecml.errors import InputError
 from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import load_model
 from xecml.events import INVALID
 from xecml.models.filling import untruncated_mean
+from xecml.recipes import load_config
 from xecml.training import loop
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"

@@ -17,7 +17,7 @@ LAYERS = (
     ("geometry", "resolution", "progress", "files"),
     ("events",),
     ("rootio", "treewriter"),
-    ("config", "oldconfig"),
+    ("config", "oldconfig", "recipes"),
     ("simulation", "conventional"),
     ("data",),
     ("models",),
@@ -26,6 +26,7 @@ LAYERS = (
     ("deploy",),
     ("cluster",),
     ("demo",),
+    ("terminal",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -12,9 +12,10 @@ import torch
 import uproot
 
 from xecml import geometry
-from xecml.config import JOBS, Config, load_config
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import INVALID
+from xecml.recipes import JOBS, load_config
 from xecml.training import checkpoint, loop
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"

@@ -13,7 +13,6 @@ import torch
 
 from tests.conftest import point_sources
 from xecml import geometry
-from xecml.config import load_config
 from xecml.data.batch import Batch
 from xecml.deploy.export import TOLERANCE, export
 from xecml.errors import InputError
@@ -24,6 +23,7 @@ from xecml.models.compact import PRESETS, tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
 from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums
 from xecml.models.regressor import Regressor
+from xecml.recipes import load_config
 from xecml.training import checkpoint
 from xecml.training.regress import RegressionLoss
 
@@ -180,10 +180,6 @@ def every_head(preset: str, sample: dict[str, np.ndarray]) -> Regressor:
     events = len(look.light_time)
     truth = {t: torch.from_numpy(sample[info.truth]).reshape(events, -1) for t, info in TASKS.items()}
     truth["n_gamma"] = truth["n_gamma"] + torch.arange(events)[:, None] % 2
-    # widths as of real photons: the anchors add terms of 500 of the ideal sources' widths, and float32 rounds those
-    for task, spread in {"angle": 3.0, "energy": 8e-4, "timing": 6.5e-11, "uvwFI": 0.3}.items():
-        truth[task] = truth[task] + spread * torch.randn(truth[task].shape)
-    truth["angleVec"] = torch.from_numpy(geometry.direction_from_angles(truth["angle"].numpy()).astype(np.float32))
     network.fit_targets(look.features, look.light_time, truth)
     for view in (network.encoder.window, network.encoder.surroundings):  # type: ignore[attr-defined]
         view[-1].reset_parameters()

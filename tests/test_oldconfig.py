@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from xecml.config import Config, _lines
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.oldconfig import modernise
+from xecml.recipes import _lines
 
 COMMON = """
 data:

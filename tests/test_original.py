@@ -14,7 +14,7 @@ import xecml
 from tests.conftest import SHARED, point_sources
 from tests.test_end_to_end import Xec
 from xecml import geometry, rootio
-from xecml.config import Config, load_config
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import INVALID, TASKS, relative_quantities
 from xecml.models.build import build_regressor
@@ -22,6 +22,7 @@ from xecml.models.normalise import RELATIVE_DEFAULTS, Normaliser, validity
 from xecml.models.original import OriginalModel, coarse_map, hex_neighbours, original
 from xecml.models.originalfiles import describe, load_original, recognise
 from xecml.models.reference import ReferenceEncoder
+from xecml.recipes import load_config
 from xecml.training import loop
 from xecml.training.starting import start
 

@@ -20,7 +20,7 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 SCRIPT = """
 import json, os, sys
 import torch
-from xecml.config import load_config
+from xecml.recipes import load_config
 from xecml.data.batch import Batch
 from xecml.training import loop, processes
 from xecml.training.sums import Sums

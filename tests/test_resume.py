@@ -21,7 +21,7 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 # a process that trains and is killed at once after its n-th saving
 KILLED = """
 import os, signal, sys
-from xecml.config import load_config
+from xecml.recipes import load_config
 from xecml.training import checkpoint, loop
 n, name, settings = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 save, saved = checkpoint.save, []

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from xecml.config import load_config
 from xecml.errors import InputError
+from xecml.recipes import load_config
 from xecml.training import loop
 from xecml.training.tracking import MetricsFile, Tracker, add_artifacts
 

@@ -12,10 +12,11 @@ import torch
 
 from tests.conftest import point_sources
 from xecml import rootio
-from xecml.config import Config, load_config
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.evaluation.predictions import load_model
 from xecml.models.build import build_regressor
+from xecml.recipes import load_config
 from xecml.training import checkpoint, loop, losses, regress
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate

@@ -6,17 +6,12 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from xecml.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from xecml.config import Config
-    from xecml.training.loop import Result
+from xecml.terminal import Files, Json, Seed, Tree, plain, show, show_table
 
 app = typer.Typer(
     name="xec",
@@ -26,11 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")]
-Tree = Annotated[str, typer.Option("--tree", help="Name of the tree in the files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 
 
 class Job(StrEnum):
@@ -65,24 +55,6 @@ def main() -> None:
 def _fail(message: str, status: int) -> None:
     print(f"xec: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def _show(as_json: bool, values: dict[str, Any], text: str) -> None:
-    print(json.dumps(values, default=str) if as_json else text)
-
-
-def _table(title: str, headers: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=any(headers))
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < 2 or not header else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # a log has no width of its own: long rows stay whole
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 # ------------------------------------------------------------------------------------------------------ simulate
@@ -126,7 +98,7 @@ def simulate(
         "events_per_second": rate,
     }
     names = str(report.files[0]) if len(report.files) == 1 else f"{len(report.files)} files {report.files[0]} ..."
-    _show(
+    show(
         as_json,
         values,
         f"Wrote {report.events} events to {names} in {report.seconds:.1f} s ({rate:.0f} events/s).",
@@ -154,7 +126,7 @@ def check(
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
-        _table("", ["", "", ""], [list(row) for row in report.rows()])
+        show_table("", ["", "", ""], [list(row) for row in report.rows()])
     if not report.usable:
         sys.exit(1)
 
@@ -174,7 +146,7 @@ def convert(
 
     report = run(files, out, form=form, tree=tree)
     kept = f", {report.kept} of them kept from before" if report.kept else ""
-    _show(
+    show(
         as_json,
         asdict(report),
         f"Wrote {report.events} events in {report.shards} shards to {out} ({report.bytes / 1e6:.0f} MB{kept}).",
@@ -223,14 +195,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network as a recipe says."""
-    from xecml.config import TasksConfig, describe, load_config
+    from xecml.config import TasksConfig
+    from xecml.recipes import describe, load_config
 
     if help_config:
         print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
-        for key, default, meaning in describe(job.value):
-            unit, semicolon, text = meaning.partition("; ")
-            known = semicolon and len(unit) <= 8
-            print(f"{key:<34} {default!s:<14} {unit if known else '':<10} {text if known else meaning}")
+        for key, default, unit, meaning in describe(job.value):
+            print(f"{key:<34} {default!s:<14} {unit:<10} {meaning}")
         return
     flags: dict[str, Any] = {
         "data.train_path": train_path, "data.val_path": val_path, "data.batch_size": batch,
@@ -250,38 +221,18 @@ def train(
     given = list(settings or [])
     if outer_fine_pool is not None:
         none = outer_fine_pool.lower() in ("none", "null")
-        given.append(f"model.outer_fine_pool={'null' if none else [int(n) for n in outer_fine_pool.split(',')]}")
+        given.append(f"model.outer_fine_pool={'null' if none else '[' + outer_fine_pool.strip('[]') + ']'}")
     recipe = load_config(config, given, flags, job=job.value)
     run_name = recipe.mlflow.run_name or (config.stem if config else job.value)
 
+    from xecml.deploy.finished import write_finished
     from xecml.training.loop import train as run
 
     result = run(recipe, name=run_name, kind=job.value, quiet=as_json)
-    files = _artifacts(recipe, result, run_name) if result.stopped is None and result.first_process else []
+    files = write_finished(recipe, result, run_name)
     values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
     more = f" and {len(files)} artifacts beside it" if files else ""
-    _show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")
-
-
-def _artifacts(recipe: Config, result: Result, run_name: str) -> list[Path]:
-    """Tables, plots and exports of a finished run, beside its checkpoints and in its MLflow run."""
-    from xecml.deploy.export import export as write_onnx
-    from xecml.evaluation.artifacts import write_artifacts, write_more
-    from xecml.evaluation.show import display_event
-    from xecml.evaluation.weights import save_reweighting
-
-    more: dict[str, Callable[[Path], object]] = {}
-    if result.reweighting is not None:
-        weights = result.reweighting
-        more["reweighting.pdf"] = lambda out: save_reweighting(weights, out)
-    if recipe.export.onnx:
-        more[Path(recipe.export.onnx).name] = lambda out: write_onnx(result.best, out)
-    if result.kind != "regress":
-        examples = sorted(result.folder.glob("mae_predictions_epoch_*.root"), key=lambda path: path.stat().st_mtime)
-        if examples:
-            more["rebuilt_event.png"] = lambda out: display_event(str(examples[-1]), 0, out)
-        return write_more(result.best, result.folder, more)
-    return write_artifacts(result.best, recipe, result.folder, run_name=run_name, more=more)
+    show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")
 
 
 # ------------------------------------------------------------------------------- evaluate, export, predict, display
@@ -304,25 +255,31 @@ def evaluate(
     from xecml.evaluation.report import evaluate_files
 
     if is_repair(checkpoint):
-        from xecml.evaluation.repair_report import evaluate_repairs
-
-        repaired, written = evaluate_repairs(checkpoint, files, out, others=others or [], tree=tree)
-        if as_json:
-            print(json.dumps(repaired.as_dict()))
-        else:
-            for title, headers, rows in repaired.tables():
-                _table(title, headers, rows)
-            print("Wrote " + ", ".join(map(str, written)) + ".")
+        _evaluate_repair(checkpoint, files, out, others or [], tree, as_json)
         return
     report = evaluate_files(checkpoint, files, out, others=others or [], reference=reference.value, tree=tree)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
         for depth, headers, rows in report.tables():
-            _table(f"{report.evaluations[0].n_events} events, {depth}", headers, rows)
+            show_table(f"{report.evaluations[0].n_events} events, {depth}", headers, rows)
         for warning in report.evaluations[0].warnings:
             print(f"Warning: {warning}")
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
+
+
+def _evaluate_repair(
+    checkpoint: Path, files: list[str], out: Path, others: list[Path], tree: str, as_json: bool
+) -> None:
+    from xecml.evaluation.repair_report import evaluate_repairs
+
+    report, written = evaluate_repairs(checkpoint, files, out, others=others, tree=tree)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+        return
+    for title, headers, rows in report.tables():
+        show_table(title, headers, rows)
+    print("Wrote " + ", ".join(map(str, written)) + ".")
 
 
 @app.command()
@@ -337,7 +294,7 @@ def export(
 
     report = run(checkpoint, out, tasks=tasks.replace(",", " ").split())
     worst = max(report.largest_difference.values())
-    _show(
+    show(
         as_json,
         {
             "out": report.out,
@@ -370,7 +327,7 @@ def predict(
         "seconds": report.seconds,
         "events_per_second": rate,
     }
-    _show(as_json, values, f"Wrote predictions of {report.events} events to {report.out} ({rate:.0f} events/s).")
+    show(as_json, values, f"Wrote predictions of {report.events} events to {report.out} ({rate:.0f} events/s).")
 
 
 @app.command()
@@ -401,7 +358,7 @@ def inpaint(
     known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
     left = f"; left out {', '.join(report.left_out)}, which have no fixed length" if report.left_out else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
-    _show(
+    show(
         as_json,
         report.as_dict(),
         f"Filled {report.filled} values of {len(report.sensors)} sensors ({known}{empty}) in {report.events} events to "
@@ -440,12 +397,4 @@ def info(
         raise InputError("Name a file, or ask for --system.")
     values = (describe_system() if system else {}) | (describe_file(file) if file else {})
     width = max(map(len, values))
-    _show(as_json, values, "\n".join(f"{key:<{width}}  {_plain(value)}" for key, value in values.items()))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+    show(as_json, values, "\n".join(f"{key:<{width}}  {plain(value)}" for key, value in values.items()))

@@ -1,20 +1,10 @@
-"""The typed configuration: YAML sections, every key with its unit and meaning, errors that say where.
-
-A recipe is read, `--set a.b=v` and named flags are laid over it, and the whole is checked at once.
-"""
+"""The typed configuration: sections of a recipe, every key with its default, unit and meaning; see `recipes`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from xecml.errors import InputError, nearest
-from xecml.oldconfig import modernise
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,21 +14,6 @@ Count = Annotated[int, Field(ge=1)]
 LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
-JOBS = ("regress", "mae", "inpaint")
-JOB_DEFAULTS: dict[str, dict[str, Any]] = {
-    "regress": {},
-    # masking is augmentation enough, and a dropped sensor could not be learnt
-    "mae": {"data.batch_size": 1024, "training.channel_dropout_rate": 0.0},
-    "inpaint": {
-        "data.batch_size": 1024,
-        "model.mask_ratio": 0.05,
-        "training.channel_dropout_rate": 0.0,
-        "training.loss_fn": "smooth_l1",
-        "training.epochs": 50,
-        "training.lr": 1e-4,
-    },
-}
-"""Defaults of a job that differ from those of the keys."""
 
 
 class _Section(BaseModel):
@@ -53,10 +28,10 @@ class DataConfig(_Section):
     tree_name: str = Field("tree", description="name of the tree in the files")
     npho_branch: str = Field("npho", description="branch of the counts; relative_npho for relative inputs")
     time_branch: str = Field("time", description="branch of the times; relative_time for relative inputs")
-    batch_size: Count = Field(256, description="events a step")
-    chunksize: Count = Field(256_000, description="events shuffled among themselves, at most")
+    batch_size: Count = Field(256, description="events; of one step and process")
+    chunksize: Count = Field(256_000, description="events; shuffled among themselves, at most")
     buffer_mb: Positive = Field(
-        1000, description="MB of events held for shuffling, whatever chunksize says; twice that is in memory"
+        1000, description="MB; events held for shuffling, whatever chunksize says; twice that is in memory"
     )
     num_workers: Annotated[int, Field(ge=0)] = Field(
         1, description="0 reads in the training loop, n threads decompress in the background"
@@ -78,7 +53,9 @@ class NormalizationConfig(_Section):
 class ModelConfig(_Section):
     """The network."""
 
-    preset: Literal["tiny", "compact", "base", "large", "reference"] = Field("compact", description="named sizes")
+    preset: Literal["tiny", "compact", "base", "large", "reference"] = Field(
+        "compact", description="size of the network, by name"
+    )
     layout: Literal["standard", "original"] = Field(
         "standard", description="original: the sensor maps of the replaced system, to go on from its files"
     )
@@ -103,9 +80,7 @@ class ModelConfig(_Section):
     inpaint_heads: Literal["nearest", "faces", "both"] = Field(
         "nearest", description="inpaint: from the nearest sensors in three dimensions, from maps of the faces, or both"
     )
-    freeze_encoder: bool = Field(
-        True, description="inpaint: leave the encoder as it is; false without one to start from"
-    )
+    freeze_encoder: bool = Field(True, description="inpaint: leave the encoder as it is; needs one to start from")
 
 
 _ENABLED = "whether the quantity is predicted"
@@ -163,11 +138,11 @@ class TasksConfig(_Section):
 class TrainingConfig(_Section):
     """Optimiser, schedule, regularisation."""
 
-    epochs: Count = Field(20, description="passes over the training files")
+    epochs: Count = Field(20, description="epochs; passes over the training files")
     lr: Positive = Field(3e-4, description="learning rate after the warm-up")
     lr_min: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the end")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="AdamW decay, on matrices only")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(2, description="epochs of linear rise from lr / 100")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(2, description="epochs; linear rise from lr / 100")
     encoder_lr_scale: Share = Field(
         1.0, description="factor of the encoder's learning rate, below 1 to keep what it knows; 0 keeps it as it is"
     )
@@ -176,12 +151,12 @@ class TrainingConfig(_Section):
     ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
     channel_dropout_rate: Fraction = Field(0.1, description="share of sensors switched off at random in training")
     grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="limit of the gradient's norm; 0 for none")
-    accumulate: Count = Field(1, description="batches whose gradients make one step")
+    accumulate: Count = Field(1, description="batches; whose gradients make one step")
     compile: bool = Field(False, description="torch.compile, where it works; TORCH_COMPILE=0 forbids it")
     early_stop_epochs: Annotated[int, Field(ge=0)] = Field(
-        0, description="stop after so many epochs without a better one; 0 never"
+        0, description="epochs; without a better one after which the run stops; 0 never"
     )
-    validate_every: Count = Field(1, description="epochs from one validation to the next; the last is validated too")
+    validate_every: Count = Field(1, description="epochs; from one validation to the next; the last is validated too")
     deterministic: bool = Field(False, description="only algorithms that give the same bits every time, on GPUs too")
     loss_fn: Literal["mse", "l1", "smooth_l1"] = Field(
         "mse", description="mae, inpaint: loss on standardised differences; inpaint smooth_l1"
@@ -258,12 +233,12 @@ class CheckpointConfig(_Section):
 
     resume_from: str | None = Field(None, description="checkpoint to go on from")
     save_dir: str = Field("artifacts", description="folder of runs; a run is a folder in it")
-    save_interval: Count = Field(10, description="epochs between kept checkpoints (besides best and last)")
+    save_interval: Count = Field(10, description="epochs; between kept checkpoints (besides best and last)")
     save_every_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps between savings of checkpoint_last; 0 only after epochs"
+        0, description="steps; between savings of checkpoint_last; 0 only after epochs"
     )
     save_predictions: Annotated[int, Field(ge=0)] = Field(
-        10, description="epochs between files of rebuilt sensors of mae and inpaint; 0 for none"
+        10, description="epochs; between files of rebuilt sensors of mae and inpaint; 0 for none"
     )
     weights_only: bool = Field(False, description="take only the weights of resume_from, and begin at epoch 1")
     best_metric: str = Field(
@@ -324,125 +299,3 @@ class Config(_Section):
             if wrong or (name == "n_gamma" and chosen.loss_fn != "cross_entropy"):
                 raise ValueError(f"tasks.{name}.loss_fn cannot be {chosen.loss_fn}; choose one that fits the quantity")
         return self
-
-
-def load_config(
-    path: str | Path | None,
-    settings: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
-    *,
-    job: str = "regress",
-) -> Config:
-    """Read a recipe and lay settings over it.
-
-    Args:
-        path: YAML file; none for the defaults.
-        settings: `section.key=value` with the value in YAML.
-        flags: `section.key` to value, laid over last; None values are skipped.
-        job: whose defaults lie below the recipe.
-
-    Raises:
-        InputError: the file cannot be read, or a key or value is wrong; names key, place and nearest right key.
-    """
-    tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
-    tree, notices = modernise(tree, lines)
-    for notice in notices:
-        print(f"xec: {notice}", file=sys.stderr)
-    for key, value in JOB_DEFAULTS[job].items():
-        if key not in lines:
-            _lay(tree, key, value)
-    where = dict.fromkeys(lines, "")
-    where |= {key: f"{path}, line {line}" for key, line in lines.items()}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {setting} is not of the form section.key=value.")
-        _lay(tree, key.strip(), _parse_value(setting, value))
-        where[key.strip()] = f"--set {setting}"
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _lay(tree, key, value)
-            where[key] = "the command line"
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(_explain(error, where)) from error
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Content of a YAML file, and the line of each dotted key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"Cannot read the recipe {path}: {error.strerror}; check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', error)}.") from error
-    if content is None:
-        return {}, {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold sections such as 'data:' and 'training:'.")
-    return content, dict(_lines(node))
-
-
-def _lines(node: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            dotted = f"{prefix}{key.value}"
-            yield dotted, key.start_mark.line + 1
-            yield from _lines(value, f"{dotted}.")
-
-
-def _parse_value(setting: str, value: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting}: the value is not valid YAML.") from error
-    return parsed
-
-
-def _lay(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = tree.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"'{section}' in {key} is not a section.")
-        tree = inner
-    tree[name] = value
-
-
-def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
-    """One sentence on the first thing that is wrong, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    # union branches add their own parts to the location
-    key = ".".join(
-        str(part) for part in first["loc"] if isinstance(part, str) and not part.startswith(("list[", "str"))
-    )
-    place = next((where[k] for k in (key, key.rpartition(".")[0]) if where.get(k)), "")
-    at = f" ({place})" if place else ""
-    if first["type"] == "extra_forbidden":
-        message = f"Unknown key '{key}'{at}{nearest(key, (k for k, _, _ in describe()))}"
-    elif key:
-        message = f"Wrong value {first['input']!r} for '{key}'{at}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    else:
-        message = f"Wrong configuration: {first['msg'].removeprefix('Value error, ')}"
-    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{message}{more}."
-
-
-def describe(job: str = "regress") -> Iterator[tuple[str, Any, str]]:
-    """Every key with its default in a job and its meaning."""
-    for key, default, meaning in _describe(Config(), ""):
-        yield key, JOB_DEFAULTS[job].get(key, default), meaning
-
-
-def _describe(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _describe(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value, field.description or ""

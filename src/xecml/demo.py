@@ -60,11 +60,11 @@ def run(out: Path, recipe: Path, *, jobs: int = 2, sizes: Sizes | None = None, m
         InputError: the recipe or the folder are unusable.
     """
     from xecml import load_model
-    from xecml.config import load_config
     from xecml.deploy.export import export
     from xecml.deploy.predict import predict_files
     from xecml.evaluation.report import evaluate_files
     from xecml.evaluation.show import display_event
+    from xecml.recipes import load_config
     from xecml.training.loop import train
 
     chosen, steps, data = sizes or Sizes(), Steps(), out / "data"

@@ -1,7 +1,6 @@
 """Solid angles of the sensors, and the light of a point that they see. Compiled. cm, sr.
 
-A SiPM is one square of its active area, a PMT's cathode a disc. All compiled functions that call one another are in
-this file: the compiler's cache does not look at others.
+A SiPM is one square of its active area, a PMT's cathode a disc.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xecml.geometry import N_SENSORS, N_SIPM, PMT_RADIUS, SIPM_AREA, normals, positions
-from xecml.simulation.compiled import compiled, inner
+from xecml.simulation.compiled import compiled
+from xecml.simulation.direct import rectangle_solid_angle
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,24 +24,6 @@ RAYLEIGH_LENGTH, ABSORPTION_LENGTH = 30.0, 300.0
 _PMT_AREA = math.pi * PMT_RADIUS**2
 # half of a cathode's rim: cosines and weights of the trapezoidal rule
 _RIM = tuple((math.cos(math.pi * k / 8), 2 * math.pi / 8 * (0.5 if k in (0, 8) else 1.0)) for k in range(9))
-
-
-@inner
-def _corner(a: float, b: float, d: float) -> float:
-    return math.atan2(a * b, d * math.sqrt(a * a + b * b + d * d))
-
-
-@compiled
-def square_solid_angle(a: float, b: float, height: float, half: float) -> float:
-    """Solid angle (sr) of a square of half side `half` from `height` above its plane, (a, b) off its centre, cm."""
-    if height <= 0.0:
-        return 0.0
-    return (
-        _corner(a + half, b + half, height)
-        - _corner(a - half, b + half, height)
-        - _corner(a + half, b - half, height)
-        + _corner(a - half, b - half, height)
-    )
 
 
 @compiled
@@ -74,7 +56,7 @@ def sensor_solid_angle(x: float, y: float, z: float, s: int, xyz: Floats, normal
     sipm = s < N_SIPM
     if sipm and d2 < 16.0:
         # a SiPM's normal has no part along z
-        return square_solid_angle(ny * dx - nx * dy, dz, h, HALF_SIPM)
+        return rectangle_solid_angle(ny * dx - nx * dy, dz, h, HALF_SIPM)
     if not sipm and d2 < 144.0:
         return disc_solid_angle(math.sqrt(max(d2 - h * h, 0.0)), h, PMT_RADIUS)
     # h / d^3 is harmonic: its mean over the sensor is its value at the centre and the second moment's correction

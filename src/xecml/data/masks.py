@@ -17,11 +17,16 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from xecml import geometry
 from xecml.errors import InputError
+from xecml.simulation.compiled import compiled
+
+Marks = NDArray[np.bool_]
+Ids = NDArray[np.int32]
+Counts = NDArray[np.float32]
+State = NDArray[np.uint64]
 
 PATTERNS = ("random", "light", "clusters", "boards", "face")
 _RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE = range(len(PATTERNS))
@@ -65,9 +70,7 @@ class Masking:
             return self.ratio
         return self.ratio_start + (self.ratio - self.ratio_start) * epoch / self.ramp_epochs
 
-    def __call__(
-        self, npho: NDArray[np.float32], valid: NDArray[np.bool_], seed: tuple[int, ...], *, epoch: float = np.inf
-    ) -> NDArray[np.bool_]:
+    def __call__(self, npho: Counts, valid: Marks, seed: tuple[int, ...], *, epoch: float = np.inf) -> Marks:
         """Hidden sensors (B, 4760) of events with counts `npho` and validity `valid` (B, 4760).
 
         The answer is a function of the arguments, so that a resumed training hides the same sensors.
@@ -78,13 +81,12 @@ class Masking:
         chosen = random.choice([PATTERNS.index(name) for name in names], size=len(npho), p=shares / shares.sum())
         seeds = random.integers(1, 2**63, size=len(npho), dtype=np.uint64)
         hidden = np.zeros(valid.shape, np.bool_)
-        tables = nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(_faces())
-        _hide(npho, valid, chosen.astype(np.int8), seeds, self.ratio_at(epoch), *tables, hidden)
+        _hide(npho, valid, chosen.astype(np.int8), seeds, self.ratio_at(epoch), *_tables(), hidden)
         return hidden
 
 
 @cache
-def nearest_sensors(k: int = 64) -> NDArray[np.int32]:
+def nearest_sensors(k: int = 64) -> Ids:
     """The `k` sensors nearest to each in three dimensions, itself first, (4760, k)."""
     from scipy.spatial import cKDTree
 
@@ -93,7 +95,7 @@ def nearest_sensors(k: int = 64) -> NDArray[np.int32]:
 
 
 @cache
-def boards() -> NDArray[np.int32]:
+def boards() -> Ids:
     """Number of the board of each sensor (4760,): 4 x 4 blocks on the grids, parts of rows on top and bottom."""
     board = np.full(geometry.N_SENSORS, -1, np.int32)
     grids = (
@@ -114,18 +116,21 @@ def boards() -> NDArray[np.int32]:
     return board
 
 
-def _faces() -> NDArray[np.int32]:
-    return np.asarray(geometry.face_codes(), np.int32)
+@cache
+def _tables() -> tuple[Ids, Ids, Ids, Ids, Ids]:
+    """Neighbours of clusters; sensors by board with the boards' edges; sensors by face with the faces' edges."""
+    faces = np.asarray(geometry.face_codes(), np.int32)
+    return nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(faces)
 
 
-def _groups(group: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _groups(group: Ids) -> tuple[Ids, Ids]:
     """Sensors sorted by group, and where each group begins."""
     edges = np.searchsorted(np.sort(group), np.arange(group.max() + 2))
     return np.argsort(group, kind="stable").astype(np.int32), edges.astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
-def _draw(state: np.ndarray) -> float:
+@compiled
+def _draw(state: State) -> float:
     """Uniform in [0, 1): xorshift64* (Vigna 2016)."""
     x = state[0]
     x ^= x >> np.uint64(12)
@@ -135,8 +140,20 @@ def _draw(state: np.ndarray) -> float:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
-def _hide(npho, valid, patterns, seeds, ratio, nearest, board_sensors, board_edges, face_sensors, face_edges, hidden):  # type: ignore[no-untyped-def]
+@compiled
+def _hide(
+    npho: Counts,
+    valid: Marks,
+    patterns: NDArray[np.int8],
+    seeds: State,
+    ratio: float,
+    nearest: Ids,
+    board_sensors: Ids,
+    board_edges: Ids,
+    face_sensors: Ids,
+    face_edges: Ids,
+    hidden: Marks,
+) -> None:
     """Hide floor(ratio x valid) sensors of every event by its pattern."""
     bins = np.zeros(npho.shape[1], np.int8)
     state = np.zeros(1, np.uint64)
@@ -156,8 +173,8 @@ def _hide(npho, valid, patterns, seeds, ratio, nearest, board_sensors, board_edg
         _at_random(ok, k, state, out)
 
 
-@njit(cache=True, nogil=True)
-def _at_random(ok, k, state, out):  # type: ignore[no-untyped-def]
+@compiled
+def _at_random(ok: Marks, k: int, state: State, out: Marks) -> None:
     """Hide `k` more valid sensors, all choices alike (selection sampling, Knuth 3.4.2 S)."""
     left = 0
     for s in range(len(ok)):
@@ -172,8 +189,8 @@ def _at_random(ok, k, state, out):  # type: ignore[no-untyped-def]
             left -= 1
 
 
-@njit(cache=True, nogil=True)
-def _by_light(n, ok, k, most, bins, state, out):  # type: ignore[no-untyped-def]
+@compiled
+def _by_light(n: Counts, ok: Marks, k: int, most: float, bins: NDArray[np.int8], state: State, out: Marks) -> int:
     """Hide up to `k` sensors, alike many in each bin of log light but no more than a share `most`; returns how many."""
     filled = np.zeros(_LIGHT_BINS, np.int64)
     for s in range(len(ok)):
@@ -186,7 +203,7 @@ def _by_light(n, ok, k, most, bins, state, out):  # type: ignore[no-untyped-def]
     k = min(k, limit.sum())
     rest = k
     while rest > 0:
-        share = max(rest // max(np.sum(wanted < limit), 1), 1)
+        share = max(rest // max(int(np.sum(wanted < limit)), 1), 1)
         for b in range(_LIGHT_BINS):
             more = min(share, limit[b] - wanted[b], rest)
             wanted[b] += more
@@ -201,8 +218,8 @@ def _by_light(n, ok, k, most, bins, state, out):  # type: ignore[no-untyped-def]
     return k
 
 
-@njit(cache=True, nogil=True)
-def _by_cluster(ok, k, nearest, state, out):  # type: ignore[no-untyped-def]
+@compiled
+def _by_cluster(ok: Marks, k: int, nearest: Ids, state: State, out: Marks) -> int:
     """Hide patches of 4 to 24 sensors about random ones; returns how many sensors."""
     done = 0
     for _ in range(20 * len(ok)):
@@ -219,8 +236,8 @@ def _by_cluster(ok, k, nearest, state, out):  # type: ignore[no-untyped-def]
     return done
 
 
-@njit(cache=True, nogil=True)
-def _by_group(ok, k, sensors, edges, broken, state, out):  # type: ignore[no-untyped-def]
+@compiled
+def _by_group(ok: Marks, k: int, sensors: Ids, edges: Ids, broken: bool, state: State, out: Marks) -> int:
     """Hide whole groups in random order while they fit into `k`, the last one in part if `broken`; how many sensors."""
     order = np.arange(len(edges) - 1)
     for i in range(len(order) - 1, 0, -1):

@@ -67,11 +67,12 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> R
     """
     if Path(out).suffix != ".onnx":
         raise InputError(f"The output {out} must end in .onnx.")
+    if Path(path).suffix == ".onnx":
+        raise InputError(f"{path} is exported already; give a checkpoint.")
     if is_repair(path):
         return _export_repair(path, Path(out), tasks)
     model = load_model(path)
-    if not isinstance(model, TorchModel):
-        raise InputError(f"{path} is exported already; give a checkpoint.")
+    assert isinstance(model, TorchModel)
     for task in tasks:
         if task not in model.tasks:
             raise InputError(

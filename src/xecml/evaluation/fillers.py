@@ -112,7 +112,9 @@ def load_repair(name: str | Path) -> Repair:
 
 
 def is_repair(path: str | Path) -> bool:
-    """Whether a file is a checkpoint that fills sensors and predicts no physical quantities."""
-    if Path(path).suffix != ".pth" or not Path(path).is_file() or recognise(path) is not None:
+    """Whether a file is a checkpoint or an exported model that fills sensors and predicts no physical quantities."""
+    if not Path(path).is_file():
         return False
-    return checkpoint.load(path)["kind"] in KINDS
+    if Path(path).suffix == ".onnx":
+        return "xecml.repairs" in onnx_session(path)[1]
+    return recognise(path) is None and checkpoint.load(path)["kind"] in KINDS

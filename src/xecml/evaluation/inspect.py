@@ -68,10 +68,10 @@ def _checkpoint(path: str) -> dict[str, Any]:
 
 
 def _onnx(path: str) -> dict[str, Any]:
-    from xecml.evaluation.predictions import OnnxModel
+    from xecml.evaluation.predictions import onnx_session
 
-    model = OnnxModel(path)
-    facts = {key.removeprefix("xecml."): value for key, value in model.metadata.items() if key.startswith("xecml.")}
+    metadata = onnx_session(path)[1]
+    facts = {key.removeprefix("xecml."): value for key, value in metadata.items() if key.startswith("xecml.")}
     return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
 
 

@@ -26,6 +26,7 @@ from xecml.evaluation.predictions import Model, table_columns, true_columns
 from xecml.evaluation.tables import QUANTITIES, Columns, residuals
 from xecml.events import INVALID, TASKS, Chunk, photoelectrons, relative_quantities, valid_times
 from xecml.geometry import FACES, face_codes
+from xecml.progress import progress
 from xecml.resolution import Floats, s68, without_nan
 
 EXPECTED = "npho_expected"
@@ -295,22 +296,27 @@ def compare_repairs(
     cases: list[Case] = [(pattern, fraction) for pattern in patterns for fraction in fractions]
     sums = {case: {name: ErrorSums() for name in repairs} for case in cases}
     tables: dict[tuple[Case | None, str], list[Chunk]] = {}
+    paths = source.expand(files)
+    known = source.count_events(paths, tree)
+    total = len(cases) * (known if max_events is None else min(known, max_events))
     first = 0
-    for chunk in _events(files, tree, max_events, chunk_events):
-        npho, time = chunk["npho"], chunk["time"]
-        if model is not None:
-            tables.setdefault((None, UNDAMAGED), []).append(_predicted(model, chunk, npho, time))
-        for case in cases:
-            dead = draw_damage(*case, len(npho), seed=seed, first=first) & live_sensors(npho, dead=False)
-            damaged = np.where(dead, np.float32(INVALID), npho), np.where(dead, np.float32(INVALID), time)
+    with progress(total, "repair", "damaged events") as bar:
+        for chunk in _events(paths, tree, max_events, chunk_events):
+            npho, time = chunk["npho"], chunk["time"]
             if model is not None:
-                tables.setdefault((case, NO_REPAIR), []).append(_predicted(model, chunk, *damaged))
-            for name, repair in repairs.items():
-                filled = repair.fill(*damaged, dead)
-                _add(sums[case][name], chunk, filled, dead, first)
+                tables.setdefault((None, UNDAMAGED), []).append(_predicted(model, chunk, npho, time))
+            for case in cases:
+                dead = draw_damage(*case, len(npho), seed=seed, first=first) & live_sensors(npho, dead=False)
+                damaged = np.where(dead, np.float32(INVALID), npho), np.where(dead, np.float32(INVALID), time)
                 if model is not None:
-                    tables.setdefault((case, name), []).append(_predicted(model, chunk, *filled))
-        first += len(npho)
+                    tables.setdefault((case, NO_REPAIR), []).append(_predicted(model, chunk, *damaged))
+                for name, repair in repairs.items():
+                    filled = repair.fill(*damaged, dead)
+                    _add(sums[case][name], chunk, filled, dead, first)
+                    if model is not None:
+                        tables.setdefault((case, name), []).append(_predicted(model, chunk, *filled))
+                bar.advance(len(npho))
+            first += len(npho)
     if first == 0:
         raise InputError("The files hold no events to damage and repair; name files with events.")
     return _report(first, sums, tables)

@@ -13,7 +13,7 @@ from xecml.conventional.deadchannels import METHODS, live_sensors
 from xecml.data import source
 from xecml.data.damage import draw_damage
 from xecml.errors import InputError
-from xecml.evaluation.fillers import load_repair
+from xecml.evaluation.fillers import is_repair, load_repair
 from xecml.evaluation.predictions import Model, load_model
 from xecml.evaluation.repair import EXPECTED, Repair, RepairReport, compare_repairs
 from xecml.evaluation.repair_plots import draw_repaired_event, save_repaired_event, save_repairs
@@ -51,10 +51,14 @@ def evaluate_repairs(
     repairs[Path(checkpoint).stem] = load_repair(checkpoint)
     model: Model | None = None
     for other in others:
-        try:
+        if str(other) in METHODS:
+            continue  # stands there already
+        if is_repair(other):
             repairs[_distinct(Path(other), repairs)] = load_repair(other)
-        except InputError:
+        elif model is None:
             model = load_model(other)
+        else:
+            raise InputError(f"{other} is a second regression; give one, whose resolutions are looked at.")
     report = compare_repairs(files, repairs, model=model, max_events=max_events, tree=tree)
     folder = Path(out)
     written = [folder / "repair.json", folder / "repair.pdf"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +19,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from xecml.errors import InputError
 from xecml.evaluation.display import draw_sensors
@@ -35,7 +33,6 @@ from xecml.resolution import Floats
 _BATCH = 32
 _DECADES = 1e-3
 """Colours span three decades: what matters less than a thousandth of the largest is as good as nothing."""
-_TINY = 1e-12
 _KINDS = {"counts": "target widths per d ln n", "times": "target widths per ns"}
 
 
@@ -102,8 +99,7 @@ def _absolute_sums(model: TorchModel, outputs: Sequence[tuple[str, int]], npho: 
     """Sums over events of absolute derivatives, (counts and times, outputs, 4760)."""
     n, t = npho.clone().requires_grad_(), time.clone().requires_grad_()
     valid, timed = validity(npho, time)
-    with _Differentiable():
-        answers = model.network(n, t, valid, timed)
+    answers = model.network(n, t, valid, timed)
     sums = torch.zeros(2, len(outputs), N_SENSORS, dtype=torch.float64)
     for k, (task, i) in enumerate(outputs):
         answer = answers[task].reshape(len(n), -1)[:, i]
@@ -113,23 +109,6 @@ def _absolute_sums(model: TorchModel, outputs: Sequence[tuple[str, int]], npho: 
         sums[0, k] = torch.where(valid, by_count * npho, 0.0).abs().double().sum(0) / width
         sums[1, k] = torch.where(timed, by_time, 0.0).abs().double().sum(0) * (1e-9 / width)
     return sums
-
-
-class _Differentiable(TorchFunctionMode):
-    """Derivatives with respect to inputs, of networks that were built to have none.
-
-    Encoders compute what does not train without derivatives, which here are kept. A root's derivative at zero, where
-    there is no light, is taken to be zero and not infinite.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch._C._set_grad_enabled:
-            return None
-        if func in (torch.sqrt, Tensor.sqrt):
-            return func(args[0].clamp_min(_TINY))
-        return func(*args, **(kwargs or {}))
 
 
 def _column(task: str, i: int) -> str:

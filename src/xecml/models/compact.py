@@ -98,7 +98,7 @@ class CompactEncoder(nn.Module):
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[Tensor, Look]:
         """Encode raw counts (photons), times (s) and masks, each (B, 4760), to (B, out_width)."""
-        with torch.no_grad(), torch.autocast(npho.device.type, enabled=False):
+        with torch.autocast(npho.device.type, enabled=False):
             look = self.look(npho, time, valid, timed)
             window = self._window(look, valid)
             surroundings = self._surroundings(look, valid)
@@ -115,7 +115,8 @@ class CompactEncoder(nn.Module):
         trusted = counts / (counts + 200.0)  # a dim sensor's time is mostly noise
         channels = [
             self.normaliser.counts(counts, counts > 0),
-            torch.sqrt(counts / peak),
+            # the root has no derivative at zero
+            torch.sqrt((counts / peak).clamp_min(1e-12)),
             residuals.clamp(-5.0, 5.0) * trusted,
             ok,
         ]

@@ -68,7 +68,7 @@ class Normaliser(nn.Module):
         if self.scheme == "log1p":
             transformed = torch.log1p(n)
         elif self.scheme == "sqrt":
-            transformed = torch.sqrt(n)
+            transformed = torch.sqrt(n.clamp_min(1e-12))  # the root has no derivative at zero
         elif self.scheme == "anscombe":
             # shifted so that no light is 0, as in the other schemes
             transformed = torch.sqrt(n + _ANSCOMBE) - _ANSCOMBE**0.5

@@ -59,7 +59,6 @@ class PointSource(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(np.asarray(values, np.float32)), persistent=False)
 
-    @torch.no_grad()
     def forward(self, npho: Tensor, time: Tensor, seen: Tensor, timed: Tensor, look: object = None) -> PointLight:
         """Expect from raw counts, times (s) and masks of what is seen, each (B, 4760).
 

@@ -90,7 +90,7 @@ class ReferenceEncoder(nn.Module):
 
     def look(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Glance:
         """The event's own time, from raw values and masks, each (B, 4760)."""
-        with torch.no_grad(), torch.autocast(npho.device.type, enabled=False):
+        with torch.autocast(npho.device.type, enabled=False):
             if self.event_time:
                 origin = light_weighted_time(npho, time, valid, timed)
             else:
@@ -116,7 +116,7 @@ class ReferenceEncoder(nn.Module):
     def tokens(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor, look: Glance | None = None) -> Tensor:
         """Tokens (B, T, width) in the order of `token_names`; a hidden sensor enters as invalid."""
         origin = (look or self.look(npho, time, valid, timed)).light_time
-        with torch.no_grad(), torch.autocast(npho.device.type, enabled=False):
+        with torch.autocast(npho.device.type, enabled=False):
             views = self.views(full(npho), full(time) - origin[:, None], valid, timed)
         return self.fuse(views)
 

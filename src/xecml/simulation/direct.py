@@ -68,7 +68,7 @@ def _corner(a: float, b: float, h: float) -> float:
 
 @compiled
 def rectangle_solid_angle(u: float, v: float, h: float, half: float) -> float:
-    """Solid angle of a square from height h above its plane, offset (u, v) from its centre."""
+    """Solid angle (sr) of a square of half side `half` from height h > 0 above its plane, (u, v) off its centre, cm."""
     return (
         _corner(u + half, v + half, h)
         - _corner(u - half, v + half, h)

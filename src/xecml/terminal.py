@@ -1,0 +1,43 @@
+"""What the command line prints: tables, results as text or JSON, and the options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")]
+Tree = Annotated[str, typer.Option("--tree", help="Name of the tree in the files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
+
+
+def show(as_json: bool, values: dict[str, Any], text: str) -> None:
+    """Print a result, as one JSON object or as text."""
+    print(json.dumps(values, default=str) if as_json else text)
+
+
+def show_table(title: str, headers: list[str], rows: list[list[str]]) -> None:
+    """Print a table, the first two columns to the left, numbers to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=any(headers))
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i < 2 or not header else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # a log has no width of its own: long rows stay whole
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def plain(value: Any) -> str:
+    """A value as text: items of dictionaries and lists side by side."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
