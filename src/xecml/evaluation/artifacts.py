@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml import geometry, rootio
+from xecml import rootio
 from xecml.config import Config
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation import plots
-from xecml.evaluation.predictions import PREDICTION_TREE, TorchModel, load_model, table_columns, true_columns
+from xecml.evaluation.predictions import PREDICTION_TREE, TorchModel, load_model, prediction_columns
 from xecml.evaluation.saliency import Saliency, saliency, save_face_weights, save_saliency
 from xecml.evaluation.tables import Columns
 from xecml.evaluation.worst import Event, EventLosses, WorstEvents, save_worst
@@ -167,7 +167,7 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     for chunk in _chunks(config, branches, names, most_events):
         npho, time = (chunk[name] for name in branches)
         answers = model.predict(npho, time)
-        columns = _columns(chunk, answers, first=sum(len(p["run"]) for p in parts))
+        columns = prediction_columns(chunk, answers, first=sum(len(p["run"]) for p in parts))
         worst.add(losses(chunk, answers, branches), npho, time, columns)
         parts.append(columns)
         if kept < SALIENCY_EVENTS:
@@ -210,20 +210,6 @@ def _chunks(config: Config, branches: tuple[str, str], names: Mapping[str, str],
                 bar.advance(len(part[branches[0]]))
                 if left <= 0:
                     break
-
-
-def _columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], *, first: int) -> Chunk:
-    """Columns of the prediction tree; of a file without numbers, events count from `first`."""
-    events = len(next(iter(answers.values())))
-    columns: Chunk = {
-        "run": chunk.get("run", np.zeros(events, np.int32)),
-        "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
-        **table_columns(answers),
-        **true_columns(chunk, list(TASKS)),
-    }
-    if "angle" in answers and "emiAng" in chunk:
-        columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)
-    return columns
 
 
 # ----------------------------------------------------------------------------------------------------- CSV

@@ -197,16 +197,23 @@ def predict_chunks(
     entry = 0
     for chunk in source.read(files, model.branches, tree=tree, chunk_events=chunk_events, optional=optional):
         events = len(chunk[model.branches[0]])
-        numbers = np.arange(entry, entry + events, dtype=np.int32)
-        entry += events
         answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
-        columns: Chunk = {
-            "run": chunk.get("run", np.zeros(events, np.int32)),
-            "event": chunk.get("event", numbers),
-            **table_columns(answers),
-            **true_columns(chunk, [t for t in TASKS if t != "n_gamma"]),
-        }
-        if "angle" in answers and "emiAng" in chunk:
-            opening = geometry.opening_angle(answers["angle"], chunk["emiAng"])
-            columns["opening_angle"] = opening.astype(np.float32)
-        yield chunk, columns
+        yield chunk, prediction_columns(chunk, answers, first=entry)
+        entry += events
+
+
+def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], *, first: int) -> Chunk:
+    """Columns of the prediction tree for a chunk and its answers; of a file without numbers, events count from `first`.
+
+    Numbers, answers, truth of every quantity that the chunk has, and the opening angle in degrees.
+    """
+    events = len(next(iter(answers.values())))
+    columns: Chunk = {
+        "run": chunk.get("run", np.zeros(events, np.int32)),
+        "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
+        **table_columns(answers),
+        **true_columns(chunk, list(TASKS)),
+    }
+    if "angle" in answers and "emiAng" in chunk:
+        columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)
+    return columns

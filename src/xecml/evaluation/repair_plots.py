@@ -161,7 +161,7 @@ def draw_repaired_event(
     scale = LogNorm(max(high * 1e-4, 0.5), high, clip=True)
     rows = 1 + len(filled)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(15.0, 7.0 * rows))
+        figure = Figure(figsize=(10.0, 4.7 * rows))
         axes = figure.subplots(rows, 2, squeeze=False)
         draw_sensors(axes[0, 0], truth, lit, scale, "viridis", "what was there [photons]")
         draw_sensors(axes[0, 1], truth, lit & ~where, scale, "viridis", "what was left [photons]")

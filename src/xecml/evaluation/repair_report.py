@@ -1,4 +1,4 @@
-"""Evaluate a repair on undamaged files: table, plots and pictures of repaired events, conventional ones beside it."""
+"""Evaluate a repair on undamaged files: table, plots and a picture of a repaired event, conventional ones beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xecml.evaluation.repair import EXPECTED, Repair, RepairReport, compare_repa
 from xecml.evaluation.repair_plots import draw_repaired_event, save_repaired_event, save_repairs
 from xecml.files import atomic_path
 
-_PICTURES = 2
+_PICTURES = 1
 
 
 def evaluate_repairs(
@@ -31,7 +31,7 @@ def evaluate_repairs(
     max_events: int | None = None,
     tree: str = rootio.DEFAULT_TREE,
 ) -> tuple[RepairReport, list[Path]]:
-    """Damage events, repair them, and write `repair.json`, `repair.pdf` and pictures of the first events.
+    """Damage events, repair them, and write `repair.json`, `repair.pdf` and a picture of the first event.
 
     Args:
         checkpoint: of `inpaint` or `mae`, or its exported form.
@@ -74,7 +74,7 @@ def _distinct(path: Path, taken: dict[str, Repair]) -> str:
 
 
 def _pictures(files: Sequence[str | Path], tree: str, repairs: dict[str, Repair], folder: Path) -> list[Path]:
-    """Draw the first events with 10 % of their sensors dead in blocks."""
+    """Draw the first event with 10 % of its sensors dead in blocks."""
     chunk = next(iter(source.read(files, ["npho", "time"], tree=tree, chunk_events=_PICTURES, optional=(EXPECTED,))))
     npho, time = chunk["npho"], chunk["time"]
     dead = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
