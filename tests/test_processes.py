@@ -13,6 +13,9 @@ import pytest
 
 from tests.conftest import point_sources
 from xecml import rootio
+from xecml.errors import InputError
+from xecml.recipes import load_config
+from xecml.training.processes import make_fabric
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -61,7 +64,9 @@ if double:
         return job
     loop.make_job = in_double
 loop.train(load_config("TINY", settings), name="run", quiet=True)
-with open(f"{out}/losses_{os.environ.get('RANK', '0')}.json", "w") as file:
+names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, of srun, of Fabric's own children
+rank = next((os.environ[name] for name in names if name in os.environ), "0")
+with open(f"{out}/losses_{rank}.json", "w") as file:
     json.dump(losses, file)
 """.replace("TINY", str(TINY))
 
@@ -78,7 +83,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    files: Path, out: Path, processes: int, *, double: bool = False, batch: int = 40, slices: bool = True
+    files: Path,
+    out: Path,
+    processes: int,
+    *,
+    double: bool = False,
+    batch: int = 40,
+    slices: bool = True,
+    launcher: str = "torchrun",
 ) -> list[list[float]]:
     settings = [
         f"data.train_path={files}/*.root",
@@ -89,23 +101,58 @@ def train(
         "training.accelerator=cpu",
         "training.epochs=1",
     ]
-    launch = (
-        ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"] if processes > 1 else []
-    )
     script = out / "train.py"
     script.write_text(SCRIPT if slices else SCRIPT.replace("loop.streams = sliced", ""))
-    command = [sys.executable, *launch, str(script), str(out), "double" if double else "single", *settings]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [str(script), str(out), "double" if double else "single", *settings]
+    environments: list[dict[str, str]] = [{}]
+    if processes > 1 and launcher == "torchrun":
+        command = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517", *command]
+    elif processes > 1 and launcher == "fabric":
+        command.append(f"training.devices={processes}")
+    elif processes > 1:
+        environments = [slurm_environment(rank, processes) for rank in range(processes)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said[-3000:]
     return [json.loads((out / f"losses_{rank}.json").read_text()) for rank in range(processes)]
 
 
-def test_streams_of_several_processes_end_together(files: Path, tmp_path: Path) -> None:
+def slurm_environment(rank: int, tasks: int) -> dict[str, str]:
+    """What srun sets for a task on a single node."""
+    return {
+        "SLURM_NTASKS": f"{tasks}", "SLURM_NTASKS_PER_NODE": f"{tasks}", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
+        "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": f"{rank}", "SLURM_JOB_ID": "4217", "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "127.0.0.1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun", "fabric"])
+def test_streams_of_several_processes_end_together(files: Path, tmp_path: Path, launcher: str) -> None:
     """Each process has its own events, all make as many steps, none waits for another at the end."""
-    steps = [len(losses) for losses in train(files, tmp_path, 2, slices=False)]
+    steps = [len(losses) for losses in train(files, tmp_path, 2, slices=False, launcher=launcher)]
     assert steps == [25, 25]
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [({"SLURM_JOB_NAME": "bash"}, "--job-name"), ({"SLURM_NTASKS_PER_NODE": None}, "--ntasks-per-node")],
+)
+def test_tasks_that_would_not_find_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None], advice: str
+) -> None:
+    for name, value in (slurm_environment(0, 2) | change).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=advice):
+        make_fabric(load_config(TINY, ["training.accelerator=cpu"]))
 
 
 def test_two_processes_equal_one(files: Path, tmp_path: Path) -> None:

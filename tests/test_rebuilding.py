@@ -13,6 +13,7 @@ from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.decoders import LightDecoder, ReferenceDecoder, sensor_cells
+from xecml.models.hotspot import HotSpotHead, window_sensors
 from xecml.models.inpainter import Inpainter
 from xecml.models.nearest import NearestHead, pair_features
 from xecml.models.normalise import validity
@@ -278,3 +279,27 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
     assert not model.encoder.training
     assert not any(p.requires_grad for p in model.encoder.parameters())
     assert all(p.requires_grad for p in model.heads.parameters())
+
+
+def test_windows_hold_the_chips_around_and_nothing_beyond_the_edge() -> None:
+    table, ids = window_sensors(2), geometry.inner_map()
+    assert table.shape == (geometry.N_SIPM, 24)
+    expected = [ids[r, c] for r in range(38, 43) for c in range(10, 15) if (r, c) != (40, 12)]
+    assert list(table[ids[40, 12]]) == expected
+    corner = table[ids[0, 0]]
+    assert sorted(corner[corner < S]) == sorted({*ids[:3, :3].ravel()} - {ids[0, 0]})
+
+
+@torch.no_grad()
+def test_only_chips_near_the_hot_spot_get_an_answer_of_its_head() -> None:
+    torch.manual_seed(0)
+    head = moved(HotSpotHead(16, width=32, layers=1))
+    distance = torch.full((2, S), 50.0)
+    distance[1, [700, 4400]] = 3.0
+    hidden = torch.tensor([700, 710, S + 700, S + 710, S + 4400])
+    seen = torch.ones(2, S, dtype=torch.bool)
+    answer = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden)
+    assert answer.shape == (5, 2)
+    assert answer.any(1).tolist() == [False, False, True, False, False]
+    none = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden[:2])
+    assert not none.any()

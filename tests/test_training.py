@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.conftest import point_sources
 from xecml import rootio
@@ -16,8 +18,10 @@ from xecml.config import Config
 from xecml.errors import InputError
 from xecml.evaluation.predictions import load_model
 from xecml.models.build import build_regressor
+from xecml.models.ridge import Ridges
 from xecml.recipes import load_config
 from xecml.training import checkpoint, loop, losses, regress
+from xecml.training.average import WeightAverage
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.schedule import learning_rate
 
@@ -285,3 +289,66 @@ def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path:
     other = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "model.preset=compact")
     with pytest.raises(InputError, match="does not fit the configured encoder"):
         loop.train(other, name="x", quiet=True)
+
+
+def test_the_average_is_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    ours = WeightAverage(model, 0.9)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
+    for _ in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+        ours.update()
+        theirs.update_parameters(model)
+    pairs = zip(ours.module.parameters(), theirs.module.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_linear_paths_are_least_squares_judged_on_events_left_out() -> None:
+    random = torch.Generator().manual_seed(1)
+    x, codes = (torch.randn(60, n, generator=random, dtype=torch.float64) for n in (2, 9))
+    y = x @ torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=torch.float64) + 0.3 * codes[:, :2]
+    y = y + 0.2 * torch.randn(60, 2, generator=random, dtype=torch.float64)
+    y, x = y - y.mean(0), x - x.mean(0)
+    ridges = Ridges(x, codes)
+    slope, path, rest = ridges.fit(y)
+    assert path is not None
+    inputs = torch.cat([x, (codes - ridges.mean) / ridges.width], 1)
+    errors = []
+    for penalty in ridges.penalties:
+        left = []
+        for i in range(60):
+            others = torch.arange(60) != i
+            gram = inputs[others].T @ inputs[others] + 60 * torch.diag(penalty)
+            left.append(y[i] - inputs[i] @ torch.linalg.solve(gram, inputs[others].T @ y[others]))
+        errors.append(torch.stack(left))
+    best = torch.stack(errors).abs().mean(1).argmin(0)
+    expected = torch.stack([errors[b][:, j] for j, b in enumerate(best.tolist())], 1)
+    torch.testing.assert_close(rest, expected, rtol=1e-8, atol=1e-10)
+    # the codes help, and with noise alone they would not
+    assert (rest.std(0) < 0.75 * Ridges(x, None).fit(y)[2].std(0)).all()
+    answer = x @ slope + codes @ path.weight + path.bias
+    assert ((y - answer).std(0) < rest.std(0)).all()
+    noise = torch.randn(60, 9, generator=random, dtype=torch.float64)
+    _, useless, _ = Ridges(x, noise).fit(x @ slope)
+    assert useless is not None
+    assert useless.weight.abs().max() < 0.02
+
+
+def test_a_linear_path_starts_from_the_code_of_a_given_encoder(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    """Other tasks, so that only the encoder is taken; with the path the first answers are better at once."""
+    start = (
+        f"checkpoint.resume_from={run.best}",
+        "tasks.timing.enabled=false",
+        "training.lr=1e-9",
+        "training.epochs=1",
+    )
+    scores = {}
+    for path in ("false", "true"):
+        config = recipe(sample, tmp_path, *start, "training.epochs=1", f"model.linear_path={path}")
+        result = loop.train(config, name=f"path_{path}", quiet=True)
+        scores[path] = result.metrics["val/u_s68_mm"] * result.metrics["val/v_s68_mm"]
+        load_model(result.best)
+    assert scores["true"] < scores["false"]

@@ -71,6 +71,9 @@ class ModelConfig(_Section):
     validity_channel: bool = Field(False, description="reference: validity as a third input channel")
     hidden_dim: Count = Field(256, description="width of the heads")
     head_dropout: Fraction | None = Field(None, description="dropout in the heads; default 0, for reference 0.2")
+    linear_path: bool = Field(
+        False, description="regress: a linear path beside each head, which starts as a fit where the encoder is given"
+    )
     drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
     mask_ratio: Positive = Field(
         0.6, lt=1, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
@@ -184,13 +187,14 @@ class MaskingConfig(_Section):
     clusters: Weight = Field(0.0, description="round patches of 4 to 24 neighbours, across faces too")
     boards: Weight = Field(0.0, description="whole blocks of 4 x 4")
     face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
+    spot: Weight = Field(0.0, description="a quarter of the sensors about the brightest, or a 4 x 4 block there")
     ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
     ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
     time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")
 
     def patterns(self) -> dict[str, float]:
         """Share of events of each pattern."""
-        return {name: getattr(self, name) for name in ("random", "light", "clusters", "boards", "face")}
+        return {name: getattr(self, name) for name in ("random", "light", "clusters", "boards", "face", "spot")}
 
 
 class AugmentationConfig(_Section):

@@ -7,7 +7,9 @@ invalid one:
 - `light`: flat in the logarithm of the light, so that the few bright sensors are learnt too;
 - `clusters`: round patches of neighbours, in three dimensions and so across faces;
 - `boards`: whole blocks of 4 x 4 neighbours on a face, of a row on top and bottom;
-- `face`: one whole face that is small enough, and others at random.
+- `face`: one whole face that is small enough, and others at random;
+- `spot`: a quarter of the sensors about the brightest one, or a board there, and others at random. Where the brightest
+  one is hardly depends on any one sensor's count, so what is hidden does not tell how bright it is.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
+from xecml.data.damage import block_table
 from xecml.errors import InputError
 from xecml.simulation.compiled import compiled
 
@@ -28,13 +31,16 @@ Ids = NDArray[np.int32]
 Counts = NDArray[np.float32]
 State = NDArray[np.uint64]
 
-PATTERNS = ("random", "light", "clusters", "boards", "face")
-_RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE = range(len(PATTERNS))
+PATTERNS = ("random", "light", "clusters", "boards", "face", "spot")
+_RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE, _SPOT = range(len(PATTERNS))
 _N_CLUSTER = 24
 """Nearest sensors of which a cluster is made, itself included."""
 _LIGHT_BINS = 12
 _BINS_A_DECADE = 2.5
 _BOARD = 4
+_SPOT_SHARE = 0.25
+_SPOT_BOARDS = 0.5
+"""Share of sensors hidden about the hot spot, and of events of that pattern that hide a board there instead."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ def boards() -> Ids:
 
 
 @cache
-def _tables() -> tuple[Ids, Ids, Ids, Ids, Ids]:
-    """Neighbours of clusters; sensors by board with the boards' edges; sensors by face with the faces' edges."""
+def _tables() -> tuple[Ids, Ids, Ids, Ids, Ids, Ids]:
+    """Neighbours of clusters; sensors by board and by face, each with the groups' edges; block about each sensor."""
     faces = np.asarray(geometry.face_codes(), np.int32)
-    return nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(faces)
+    blocks = np.asarray(block_table(), np.int32)
+    return nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(faces), blocks
 
 
 def _groups(group: Ids) -> tuple[Ids, Ids]:
@@ -152,6 +159,7 @@ def _hide(
     board_edges: Ids,
     face_sensors: Ids,
     face_edges: Ids,
+    blocks: Ids,
     hidden: Marks,
 ) -> None:
     """Hide floor(ratio x valid) sensors of every event by its pattern."""
@@ -170,6 +178,8 @@ def _hide(
             k -= _by_group(ok, k, board_sensors, board_edges, True, state, out)
         elif patterns[event] == _FACE:
             k -= _by_group(ok, k, face_sensors, face_edges, False, state, out)
+        elif patterns[event] == _SPOT:
+            k -= _by_spot(n, ok, k, nearest, blocks, state, out)
         _at_random(ok, k, state, out)
 
 
@@ -257,4 +267,29 @@ def _by_group(ok: Marks, k: int, sensors: Ids, edges: Ids, broken: bool, state: 
                 done += 1
         if done >= k or not broken:
             break
+    return done
+
+
+@compiled
+def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: State, out: Marks) -> int:
+    """Hide some of the sensors about the brightest valid one, or a block near it; returns how many sensors."""
+    brightest = -1
+    for s in range(len(ok)):
+        if ok[s] and (brightest < 0 or n[s] > n[brightest]):
+            brightest = s
+    if brightest < 0:
+        return 0
+    near = nearest[brightest]
+    done = 0
+    if _draw(state) < _SPOT_BOARDS:
+        # a block holds the sensor it belongs to, and so the brightest one often
+        for s in blocks[near[int(_draw(state) * len(near))]]:
+            if done < k and s < len(ok) and ok[s]:
+                out[s] = True
+                done += 1
+        return done
+    for s in near:
+        if done < k and ok[s] and _draw(state) < _SPOT_SHARE:
+            out[s] = True
+            done += 1
     return done

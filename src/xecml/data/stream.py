@@ -9,6 +9,7 @@ batches before it. A file's events are decompressed straight to their places; ba
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ __all__ = ["Batch", "EventStream", "buffer_events"]
 _RANGE_EVENTS = 512
 _SHARD_RANGE_EVENTS = 16
 _MOST_RANGES = 2**20
+_MOST_WAITING = 4
+"""Threads that fill the first buffer of an epoch, at most, since everything waits for it."""
 
 Weigher = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
@@ -162,7 +165,9 @@ class EventStream:
         with _Loader(self, order, epoch, buffers) as load:
             ahead: Future[Buffer] | None = None
             for batch in todo:
-                tensors = (ahead.result() if ahead else load(batch)).lease()
+                # where nothing is ready yet, nothing else has work for the processors
+                threads = max(self.workers, _processors()) if self.background else self.workers
+                tensors = (ahead.result() if ahead else load(batch, threads)).lease()
                 ahead, following = None, min(batch + self._buffer_batches, self.n_batches)
                 # whoever asks for the second batch of a buffer has let go of the buffer before, which is filled next
                 start_at = following - batch > 1
@@ -204,20 +209,18 @@ class _Loader:
 
     def __enter__(self) -> _Loader:
         self._background = ThreadPoolExecutor(1, "xecml-read")
-        self._workers = ThreadPoolExecutor(self._stream.workers, "xecml-decode")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._background.shutdown(cancel_futures=True)
-        self._workers.shutdown(cancel_futures=True)
         for stack, _reader in self._open.values():
             stack.close()
 
     def later(self, batch: int) -> Future[Buffer]:
         """The buffer that begins with a batch, filled in the background."""
-        return self._background.submit(self, batch)
+        return self._background.submit(self, batch, self._stream.workers)
 
-    def __call__(self, batch: int) -> Buffer:
+    def __call__(self, batch: int, threads: int) -> Buffer:
         begin, end = self._stream.extent(batch)
         buffer = self._buffers.take(end - begin)
         where = np.arange(end - begin)
@@ -230,13 +233,13 @@ class _Loader:
             tasks.append((reader, [(a, b) for _, a, b in spans], where[done : done + events]))
             done += events
         layout, weights = self._stream.layout, self._stream.weights
-        if self._stream.workers == 1:
+        if threads == 1:
             for reader, ranges, places in tasks:
                 fill(layout, reader, ranges, places, buffer, weights)
         else:
-            futures = [self._workers.submit(fill, layout, *task, buffer, weights) for task in tasks]
-            for future in futures:
-                future.result()
+            with ThreadPoolExecutor(threads, "xecml-decode") as pool:
+                for future in [pool.submit(fill, layout, *task, buffer, weights) for task in tasks]:
+                    future.result()
         self._close_idle()
         return buffer
 
@@ -266,6 +269,12 @@ def _together(spans: Sequence[Span], most: int = 512) -> Iterator[list[Span]]:
         group.append(span)
     if group:
         yield group
+
+
+def _processors() -> int:
+    """Processors that this process may use, up to what helps."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(own, _MOST_WAITING)
 
 
 def buffer_events(chunksize: int, buffer_mb: float, batch_size: int) -> int:

@@ -13,6 +13,7 @@ from xecml.models import compact
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.decoders import LightDecoder, ReferenceDecoder
 from xecml.models.faceheads import FaceHeads
+from xecml.models.hotspot import HotSpotHead
 from xecml.models.inpainter import Inpainter
 from xecml.models.nearest import NearestHead
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
@@ -81,6 +82,7 @@ def build_regressor(config: Config) -> Regressor:
         list(config.tasks.enabled()),
         hidden_dim=config.model.hidden_dim,
         dropout=(0.2 if wide else 0.0) if dropout is None else dropout,
+        linear_path=config.model.linear_path,
         with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
     )
 
@@ -108,7 +110,7 @@ def build_inpainter(config: Config) -> Inpainter:
     width = _code_width(encoder) // tokens
     heads: list[nn.Module] = []
     if options.inpaint_heads in ("nearest", "both"):
-        heads.append(NearestHead(width))
+        heads += [NearestHead(width), HotSpotHead(width * tokens)]
     if options.inpaint_heads in ("faces", "both"):
         heads.append(FaceHeads(width * tokens))
     return Inpainter(

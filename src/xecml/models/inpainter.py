@@ -77,9 +77,8 @@ class Inpainter(nn.Module):
         with torch.autocast(npho.device.type, enabled=False):
             base = ground.expected(point, look.light_time)
             maps = self._maps(npho, time, seen, timed, base, look.light_time)
-            distance = (ground.point.positions - point.spot[:, None, :]).square().sum(2).sqrt()
         tokens = code.reshape(code.shape[0], self.n_tokens, -1)
-        z = torch.stack([full(head(tokens, maps, seen, distance, hidden)) for head in self.heads]).sum(0)
+        z = torch.stack([full(head(tokens, maps, seen, point.distance, hidden)) for head in self.heads]).sum(0)
         with torch.autocast(npho.device.type, enabled=False):
             counts, nanoseconds = (
                 b.flatten()[hidden] + w * z[:, i]

@@ -98,8 +98,8 @@ class NearestHead(nn.Module):
         h = self.layers(self.neighbour(said) + self.from_target(target)[:, None])
         score = self.score(h).masked_fill(~live[..., None], -1e4)
         weight = torch.softmax(full(score), 1)  # (n, k, heads)
-        value = full(self.value(h)).reshape(*h.shape[:2], _HEADS, self.width // _HEADS)
-        mixed = (weight[..., None] * value).sum(1).flatten(1)
+        value = self.value(h).reshape(*h.shape[:2], _HEADS, self.width // _HEADS)
+        mixed = full(torch.einsum("nkh,nkhd->nhd", weight.to(value.dtype), value)).flatten(1)
         # residuals of the neighbours, interpolated by each head: (n, heads), and of times with their trust
         plain = (weight * around[:, :, :1]).sum(1)
         trust = weight * around[:, :, 2:3]

@@ -7,6 +7,7 @@ A network then learns what a shower, scattered light and the walls add to this. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,8 @@ class PointLight(NamedTuple):
     """(B, 4760): expected times less the event's light-weighted time."""
     look: Look
     """The quick look at the seen sensors."""
-    spot: Tensor
-    """(B, 3) cm: the point."""
+    distance: Tensor
+    """(B, 4760) cm: of the sensors from the point."""
 
 
 class PointSource(nn.Module):
@@ -75,15 +76,16 @@ class PointSource(nn.Module):
             solid, distance = self.solid_angles(spot)
             light = self.scaled(solid, npho, seen)
             travel = distance / GROUP_VELOCITY
-            return PointLight(light, travel - found.features[:, 5:6], found, spot)
+            return PointLight(light, travel - found.features[:, 5:6], found, distance)
 
     def solid_angles(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Solid angles and distances (cm), (B, 4760), of all sensors from points (B, 3) in cm."""
-        away = points[:, None, :] - self.positions  # (B, S, 3)
-        square = away.square().sum(2)
+        # axis by axis: sums over an axis of three are slow
+        away = [points[:, i, None] - self.positions[:, i] for i in range(3)]  # (B, S) each
+        square = sum_of_products(away, away)
         distance = square.clamp_min(1e-6).sqrt()
         # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
-        facing = self.areas * ((away * self.normals).sum(2) / distance).clamp_min(0.0)
+        facing = self.areas * (sum_of_products(away, self.normals.unbind(1)) / distance).clamp_min(0.0)
         return facing / (square + facing / (2 * math.pi)).clamp_min(1e-6), distance
 
     def scaled(self, solid: Tensor, npho: Tensor, seen: Tensor) -> Tensor:
@@ -98,6 +100,11 @@ class PointSource(nn.Module):
         few = 1e-3 * face_sums(solid).sum(1, keepdim=True)
         scale = (light + few * everywhere) / (found + few)
         return solid * (scale @ self.membership.t())
+
+
+def sum_of_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Scalar products of vectors that are given as their three components."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

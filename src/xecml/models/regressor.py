@@ -19,9 +19,8 @@ from xecml.data.batch import full
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.normalise import Normaliser
+from xecml.models.ridge import Ridges
 
-# only against exact dependence: 1e-3 of the 33 cm that v spans already costs a millimetre
-_RIDGE = 1e-6
 # a target that varies by less than this share of its size does not vary
 _TINY = 1e-6
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
@@ -76,6 +75,8 @@ class Regressor(nn.Module):
         dropout: rate in the heads.
         with_sigma: tasks whose heads predict a width too.
         heads: task to head, in place of the encoder's own.
+        linear_path: give heads a linear path beside them that starts as the best linear function of the encoder's code.
+            Where an encoder was trained without labels, a few labels suffice for it.
     """
 
     unit_vectors = True
@@ -90,6 +91,7 @@ class Regressor(nn.Module):
         dropout: float = 0.0,
         with_sigma: Sequence[str] = (),
         heads: Mapping[str, nn.Module] | None = None,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
         unknown = [t for t in tasks if t not in TASKS]
@@ -101,12 +103,17 @@ class Regressor(nn.Module):
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers
         self.trained_heads: frozenset[str] = frozenset()
-        own = {}
+        self.linear_path = linear_path
+        own, paths = {}, dict[str, nn.Module]()
         for task in tasks:
             size = TASKS[task].size
+            answers = 2 * size if task in self.with_sigma else size
             if heads is None:
-                answers = 2 * size if task in self.with_sigma else size
                 own[task] = self.encoder.head(answers, hidden_dim=hidden_dim, dropout=dropout)
+            if linear_path:
+                paths[task] = _silent(nn.Linear(self.encoder.out_width, answers))
+                # the path leads, the head adds to it
+                _silent(cast(nn.Linear, cast(nn.Sequential, own[task])[-1]))
             for name, values in (
                 ("slope", torch.zeros(self.encoder.n_features, size)),
                 ("mean", torch.zeros(size)),
@@ -115,12 +122,19 @@ class Regressor(nn.Module):
             ):
                 self.register_buffer(f"{task}_{name}", values)
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
+        self.paths = nn.ModuleDict(paths)
 
     # ------------------------------------------------------------------------------------------ targets
 
     @torch.no_grad()
     def fit_targets(
-        self, features: Tensor, light_time: Tensor, truth: Mapping[str, Tensor], *, keep_features: bool = False
+        self,
+        features: Tensor,
+        light_time: Tensor,
+        truth: Mapping[str, Tensor],
+        *,
+        codes: Tensor | None = None,
+        keep_features: bool = False,
     ) -> None:
         """Fit anchors, means and widths on a training sample.
 
@@ -128,6 +142,7 @@ class Regressor(nn.Module):
             features: the encoder's numbers (N, n_features).
             light_time: light-weighted times (N,), seconds.
             truth: targets (N, size) of every task, physical units; for `n_gamma` classes (N, 1).
+            codes: of the encoder (N, out_width), for linear paths.
             keep_features: keep the standardisation of the numbers, as an encoder that was trained with it needs.
 
         Raises:
@@ -136,7 +151,7 @@ class Regressor(nn.Module):
         if not keep_features:
             self.encoder.fit_features(features)
         x = self.encoder.standard_features(features).double()
-        gram = x.T @ x / len(x) + _RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
+        ridges = Ridges(x, codes if self.linear_path else None)
         for task in self.tasks:
             y = truth[task].double()
             spread = y.std(0)
@@ -151,14 +166,17 @@ class Regressor(nn.Module):
             if task == "timing":
                 y = y - light_time.double()[:, None]
             mean = y.mean(0)
-            slope = torch.linalg.solve(gram, x.T @ (y - mean) / len(x)) if x.shape[1] else x.new_zeros(0, len(mean))
-            rest = y - mean - x @ slope
+            slope, path, rest = ridges.fit(y - mean)
             low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=torch.float64), dim=0)
             width = torch.maximum((high - low) / 2, _TINY * spread)
             if task in self.trained_heads:
                 self._keep_answers(task, mean, width)
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
+            if path is not None:
+                linear = cast(nn.Linear, self.paths[task])
+                linear.weight[: len(mean)] = (path.weight / width).T
+                linear.bias[: len(mean)] = path.bias / width
 
     def _keep_answers(self, task: str, mean: Tensor, width: Tensor) -> None:
         """Rescale the last layer of a head so that its answers stay under the mean and width (size,) to come.
@@ -192,7 +210,8 @@ class Regressor(nn.Module):
         """Answers of the heads in float32, (B, size) or (B, 2 size) with widths, and what they refer to."""
         code, look = self.encoder(npho, time, valid, timed)
         with torch.autocast(code.device.type, enabled=False):
-            return {task: self.heads[task](full(code)) for task in self.tasks}, look
+            standard = {task: self.heads[task](full(code)) for task in self.tasks}
+            return {t: z + self.paths[t](full(code)) if self.linear_path else z for t, z in standard.items()}, look
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> dict[str, Tensor]:
         """Predict from raw counts, times (s) and masks, each (B, 4760).
@@ -220,6 +239,13 @@ class Regressor(nn.Module):
         """Names of the answers, widths after their task."""
         chosen = self.tasks if tasks is None else tasks
         return tuple(name for t in chosen for name in (t, *((f"sigma_{t}",) if t in self.with_sigma else ())))
+
+
+def _silent(linear: nn.Linear) -> nn.Linear:
+    """The same layer, with the answer zero at the start."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _scalar(y: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.data.augment import Augmentation, step_generator
@@ -21,6 +20,7 @@ from xecml.errors import InputError
 from xecml.models import cpu
 from xecml.progress import progress
 from xecml.training import checkpoint, processes
+from xecml.training.average import WeightAverage
 from xecml.training.job import Job
 from xecml.training.rebuild import Rebuilding
 from xecml.training.regress import Regression
@@ -110,7 +110,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     # one pass over the memory of weights, gradients and moments
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
     step, optimizer = fabric.setup(processes.compiled(job.step, options.compile), optimizer)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))  # type: ignore[no-untyped-call]
+    average = WeightAverage(model, options.ema_decay)
     augment, watch = _augmentation(config), Watch(fabric.device)
     torch.manual_seed(options.seed + 1 + fabric.global_rank)  # processes drop different things
     epoch, batch_in_epoch, best, since_best, sums = 1, 0, float("inf"), 0, Sums()
@@ -119,7 +119,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         optimizer.load_state_dict(saved["optimizer_state"])
         job.loss.load_state_dict(saved["loss_state"])
         average.module.load_state_dict(saved["ema_state"])
-        average.n_averaged.fill_(saved["ema_updates"])
+        average.updates = saved["ema_updates"]
         processes.restore_random_state(fabric, saved["random_states"])
         epoch, batch_in_epoch, best = saved["epoch"], saved["batch_in_epoch"], saved["best"]
         since_best, metrics, run_id, sums = saved["since_best"], saved["metrics"], saved["run_id"], Sums(saved["sums"])
@@ -136,7 +136,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
             "model_state": model.state_dict(),
             "loss_state": job.loss.state_dict(),
             "ema_state": average.module.state_dict(),
-            "ema_updates": int(average.n_averaged),
+            "ema_updates": average.updates,
             "optimizer_state": optimizer.state_dict(),
             "random_states": processes.random_states(fabric),
             "epoch": epoch,
@@ -197,7 +197,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
                             ) from None
                         optimizer.step()
                         optimizer.zero_grad()
-                        average.update_parameters(model)
+                        average.update()
                         sums.add({"grad_norm": norm})
                     note = f"loss {float(total.detach()):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
                     bar.advance(len(batch) * fabric.world_size, note)

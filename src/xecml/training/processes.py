@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,18 +14,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from xecml.config import Config
+from xecml.errors import InputError
 
 
 def make_fabric(config: Config) -> Fabric:
     """Fabric for a recipe: one process, or those that torchrun or srun started, or `training.devices` of its own."""
     options = config.training
     started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun
-    per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "0")) if "SLURM_PROCID" in os.environ else 0
+    per_node = _tasks_of_srun()
     devices: Any = started or per_node or options.devices
-    nodes = int(os.environ.get("WORLD_SIZE", "0")) // started if started else options.num_nodes
+    nodes = int(os.environ.get("SLURM_NNODES", "1")) if per_node else options.num_nodes
+    if started:
+        nodes = int(os.environ.get("WORLD_SIZE", "0")) // started
     # what it says of itself is in our own first line
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Slurm installed does not mean Slurm wanted
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
     return Fabric(
         accelerator=options.accelerator,
@@ -33,6 +39,22 @@ def make_fabric(config: Config) -> Fabric:
         strategy="ddp" if several and devices != "auto" else "auto",
         precision=precision(options.amp, options.accelerator),
     )
+
+
+def _tasks_of_srun() -> int:
+    """Tasks on this node if srun started several; 0 otherwise.
+
+    Raises:
+        InputError: srun started tasks that would not find each other, and all write to one folder.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks < 2 or "SLURM_PROCID" not in os.environ or "LOCAL_WORLD_SIZE" in os.environ:
+        return 0
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise InputError(f"{tasks} tasks were asked of Slurm; ask for them with --ntasks-per-node, not --ntasks.")
+    if (name := os.environ.get("SLURM_JOB_NAME")) in ("bash", "interactive"):
+        raise InputError(f"Tasks of a job named '{name}' do not find each other; name it otherwise with --job-name.")
+    return int(os.environ["SLURM_NTASKS_PER_NODE"])
 
 
 def precision(amp: bool, accelerator: str = "auto") -> Any:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from xecml import geometry, resolution
 from xecml.config import Config, TaskConfig
-from xecml.data.batch import Batch
+from xecml.data.batch import Batch, full
 from xecml.events import TASKS
 from xecml.models.build import build_regressor
 from xecml.models.regressor import Regressor
@@ -73,8 +73,13 @@ class Regression:
 def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
     """Fit what the model keeps as buffers (means, widths, anchors) on the first training events."""
     features, light_times, truth, seen = [], [], [], 0
+    codes: list[Tensor] = []
+    model.eval()
     for batch in batches:
         look = model.encoder.look(*batch.inputs())
+        # the code of an encoder that has learnt nothing is not worth a fit
+        if model.linear_path and keep_features:
+            codes.append(full(model.encoder(*batch.inputs())[0]))
         features.append(look.features)
         light_times.append(look.light_time)
         # buffers of the stream are used again: what stays is a copy
@@ -83,7 +88,13 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         if seen >= _FIT_EVENTS:
             break
     joined = {task: torch.cat([t[task] for t in truth]) for task in model.tasks}
-    model.fit_targets(torch.cat(features), torch.cat(light_times), joined, keep_features=keep_features)
+    model.fit_targets(
+        torch.cat(features),
+        torch.cat(light_times),
+        joined,
+        codes=torch.cat(codes) if codes else None,
+        keep_features=keep_features,
+    )
 
 
 class TrainingStep(nn.Module):
