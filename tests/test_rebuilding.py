@@ -17,7 +17,8 @@ from xecml.models.hotspot import HotSpotHead, window_sensors
 from xecml.models.inpainter import Inpainter
 from xecml.models.nearest import NearestHead, pair_features
 from xecml.models.normalise import validity
-from xecml.models.pointlight import PointSource
+from xecml.models.pointlight import PointSource, cartesian
+from xecml.models.pointsum import sum_of_solid_angles
 from xecml.models.quicklook import QuickLook
 from xecml.models.reference import TOKENS
 from xecml.recipes import load_config
@@ -303,3 +304,23 @@ def test_only_chips_near_the_hot_spot_get_an_answer_of_its_head() -> None:
     assert answer.any(1).tolist() == [False, False, True, False, False]
     none = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden[:2])
     assert not none.any()
+
+
+def test_the_light_of_points_and_its_gradient_are_those_of_their_formula() -> None:
+    """Compiled against PyTorch's operations in 64 bits; some points are so close that a sensor sees half the sky."""
+    torch.manual_seed(0)
+    source = PointSource()
+    u, v = 20 * torch.randn(5, 4), 40 * torch.randn(5, 4)
+    points = cartesian(u, v, torch.tensor([0.01, 0.3, 4.0, 30.0]).expand(5, 4))
+    shares, weights = torch.rand(5, 4), torch.randn(5, S)
+    found = []
+    for kind in (torch.float64, torch.float32):
+        table = [x.to(kind) for x in (source.positions, source.normals, source.areas)]
+        p, s = points.to(kind).requires_grad_(), shares.to(kind).requires_grad_()
+        total = sum_of_solid_angles(p, s, *table)
+        (total * weights.to(kind)).sum().backward()
+        assert p.grad is not None
+        assert s.grad is not None
+        found.append((total.detach(), p.grad, s.grad))
+    for exact, fast in zip(*found, strict=True):
+        assert (fast - exact).abs().max() < 2e-5 * exact.abs().max()

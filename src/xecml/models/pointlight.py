@@ -7,7 +7,6 @@ A network then learns what a shower, scattered light and the walls add to this. 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import full
+from xecml.models.pointsum import solid_angles, sum_of_solid_angles
 from xecml.models.quicklook import GROUP_VELOCITY, Look, QuickLook, face_sums
 
 SIPM_AREA = 1.392
@@ -80,13 +80,11 @@ class PointSource(nn.Module):
 
     def solid_angles(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Solid angles and distances (cm), (B, 4760), of all sensors from points (B, 3) in cm."""
-        # axis by axis: sums over an axis of three are slow
-        away = [points[:, i, None] - self.positions[:, i] for i in range(3)]  # (B, S) each
-        square = sum_of_products(away, away)
-        distance = square.clamp_min(1e-6).sqrt()
-        # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
-        facing = self.areas * (sum_of_products(away, self.normals.unbind(1)) / distance).clamp_min(0.0)
-        return facing / (square + facing / (2 * math.pi)).clamp_min(1e-6), distance
+        return solid_angles(points, self.positions, self.normals, self.areas)
+
+    def sum_of_solid_angles(self, points: Tensor, shares: Tensor) -> Tensor:
+        """Sums (B, 4760) over points (B, P, 3) in cm of shares (B, P) times their solid angles."""
+        return sum_of_solid_angles(points, shares, self.positions, self.normals, self.areas)
 
     def scaled(self, solid: Tensor, npho: Tensor, seen: Tensor) -> Tensor:
         """Solid angles (B, 4760) times each face's photons a solid angle, as its seen sensors have them."""
@@ -102,17 +100,12 @@ class PointSource(nn.Module):
         return solid * (scale @ self.membership.t())
 
 
-def sum_of_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Scalar products of vectors that are given as their three components."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
 def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
     return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
 
 
 def cartesian(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    """Points (B, 3) in cm of local u, v, w (B,)."""
+    """Points (..., 3) in cm of local u, v, w of one shape."""
     r, angle = w + geometry.INNER_RADIUS, v / geometry.INNER_RADIUS
-    return torch.stack([-r * torch.cos(angle), r * torch.sin(angle), u], 1)
+    return torch.stack([-r * torch.cos(angle), r * torch.sin(angle), u], -1)

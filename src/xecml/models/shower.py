@@ -51,8 +51,6 @@ class Shower(nn.Module):
             depth = (w.clamp_min(0.2) * torch.exp(_MOST_FOLDS * torch.tanh(folds / _MOST_FOLDS))).clamp(*_DEPTHS)
             # a deep point may be moved further
             reach = _SHIFT * (1 + w / 5)
-            solid = torch.zeros_like(point.photons)
-            for i in range(self.points):
-                xyz = cartesian((u + reach * along)[:, i], (v + reach * across)[:, i], depth[:, i])
-                solid = solid + share[:, i : i + 1] * source.solid_angles(xyz)[0]
+            points = cartesian(u + reach * along, v + reach * across, depth)  # (B, points, 3)
+            solid = source.sum_of_solid_angles(points, share)
             return source.scaled(solid, npho, seen)

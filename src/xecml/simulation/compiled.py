@@ -33,3 +33,9 @@ def vectorised(function: _Function) -> _Function:
     """Compile a function whose sums may be reordered, so that loops become vector instructions."""
     result: _Function = _njit(fastmath=True, no_cpython_wrapper=True, **_OPTIONS)(function)
     return result
+
+
+def fast(function: _Function) -> _Function:
+    """Compile a function that Python may call and whose sums may be reordered."""
+    result: _Function = _njit(fastmath=True, **_OPTIONS)(function)
+    return result

@@ -1,0 +1,150 @@
+"""The solid angles of a few weighted points summed at every sensor: on a CPU one compiled pass each way.
+
+With PyTorch's operations some twenty arrays of (B, 4760) a point would go through memory, and more for the gradient;
+compiled, only the sum and its gradient do. Elsewhere, and while a model is exported, the operations are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xecml.simulation.compiled import fast
+
+Floats32 = NDArray[np.float32]
+_LEAST = 1e-6
+"""Square of the shortest distance in cm2."""
+_TWO_PI = 2 * math.pi
+
+
+def solid_angles(points: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+    """Solid angles and distances (cm), (B, S), of sensors from points (B, 3).
+
+    Args:
+        points: cm.
+        positions: of the sensors (S, 3), cm.
+        normals: unit vectors (S, 3) into the xenon.
+        areas: (S,) cm2.
+    """
+    # axis by axis: sums over an axis of three are slow
+    away = [points[:, i, None] - positions[:, i] for i in range(3)]  # (B, S) each
+    square = _product(away, away)
+    distance = square.clamp_min(_LEAST).sqrt()
+    # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
+    facing = areas * (_product(away, normals.unbind(1)) / distance).clamp_min(0.0)
+    return facing / (square + facing / _TWO_PI).clamp_min(_LEAST), distance
+
+
+def sum_of_solid_angles(points: Tensor, shares: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> Tensor:
+    """Sums (B, S) over P points (B, P, 3) of shares (B, P) times solid angles; the rest as in `solid_angles`."""
+    plain = points.device.type != "cpu" or points.dtype != torch.float32
+    if plain or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        parts = [
+            shares[:, i : i + 1] * solid_angles(points[:, i], positions, normals, areas)[0]
+            for i in range(points.shape[1])
+        ]
+        return torch.stack(parts).sum(0)
+    sensors = torch.cat([positions.T, normals.T, areas[None]])
+    total: Tensor = _Sum.apply(points, shares, sensors)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Scalar products of vectors that are given as their three components."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, shares: Tensor, sensors: Tensor) -> Tensor:
+        ctx.save_for_backward(points, shares, sensors)
+        total = points.new_empty(points.shape[0], sensors.shape[1])
+        _in_threads(_add, points, shares, sensors, total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        points, shares, sensors = ctx.saved_tensors
+        grad_points, grad_shares = torch.empty_like(points), torch.empty_like(shares)
+        _in_threads(_add_gradient, points, shares, sensors, grads[0], grad_points, grad_shares)
+        return grad_points, grad_shares, None
+
+
+def _in_threads(kernel: Any, points: Tensor, shares: Tensor, sensors: Tensor, *others: Tensor) -> None:
+    """Call a kernel on parts of the events, side by side."""
+    threads = max(1, min(torch.get_num_threads(), len(points)))
+    edges = np.linspace(0, len(points), threads + 1).astype(int)
+    arrays = [x.detach().contiguous().numpy() for x in (points, shares, *others)]
+    table = sensors.contiguous().numpy()
+    jobs = [[x[a:b] for x in arrays] for a, b in pairwise(edges)]
+    if threads == 1:
+        kernel(table, *jobs[0])
+    else:
+        list(_pool(threads).map(lambda job: kernel(table, *job), jobs))
+
+
+@cache
+def _pool(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n)
+
+
+@fast
+def _add(table: Floats32, points: Floats32, shares: Floats32, total: Floats32) -> None:
+    """Write sums (B, S); `table` (7, S) has positions, normals and areas of the sensors."""
+    n = table.shape[1]
+    least, inverse = np.float32(_LEAST), np.float32(1 / _TWO_PI)
+    for b in range(points.shape[0]):
+        out = total[b]
+        out[:] = 0
+        for p in range(points.shape[1]):
+            px, py, pz, share = points[b, p, 0], points[b, p, 1], points[b, p, 2], shares[b, p]
+            for s in range(n):
+                x, y, z = px - table[0, s], py - table[1, s], pz - table[2, s]
+                square = x * x + y * y + z * z
+                along = x * table[3, s] + y * table[4, s] + z * table[5, s]
+                facing = table[6, s] * max(along, np.float32(0)) / np.sqrt(max(square, least))
+                out[s] += share * facing / max(square + facing * inverse, least)
+
+
+@fast
+def _add_gradient(
+    table: Floats32, points: Floats32, shares: Floats32, grad: Floats32, of_points: Floats32, of_shares: Floats32
+) -> None:
+    """Write gradients of points (B, P, 3) and shares (B, P) for the gradient (B, S) of the sums.
+
+    With a the vector from a sensor with normal n and area A to the point, d its length, f = A (a n) / d and
+    D = d2 + f / 2 pi, the solid angle f / D has the gradient (A d n - 3 f a) / D2.
+    """
+    n = table.shape[1]
+    least, inverse = np.float32(_LEAST), np.float32(1 / _TWO_PI)
+    for b in range(points.shape[0]):
+        g = grad[b]
+        for p in range(points.shape[1]):
+            px, py, pz, share = points[b, p, 0], points[b, p, 1], points[b, p, 2], shares[b, p]
+            gx = gy = gz = total = np.float32(0)
+            for s in range(n):
+                x, y, z = px - table[0, s], py - table[1, s], pz - table[2, s]
+                square = max(x * x + y * y + z * z, least)
+                along = x * table[3, s] + y * table[4, s] + z * table[5, s]
+                lit = np.float32(1) if along > 0 else np.float32(0)
+                distance = np.sqrt(square)
+                facing = lit * table[6, s] * along / distance
+                under = np.float32(1) / max(square + facing * inverse, least)
+                weight = g[s] * under
+                total += weight * facing
+                outward = weight * under * lit * table[6, s] * distance
+                inward = np.float32(3) * weight * under * facing
+                gx += outward * table[3, s] - inward * x
+                gy += outward * table[4, s] - inward * y
+                gz += outward * table[5, s] - inward * z
+            of_points[b, p, 0], of_points[b, p, 1], of_points[b, p, 2] = share * gx, share * gy, share * gz
+            of_shares[b, p] = total
