@@ -131,6 +131,7 @@ def slurm_environment(rank: int, tasks: int) -> dict[str, str]:
     return {
         "SLURM_NTASKS": f"{tasks}", "SLURM_NTASKS_PER_NODE": f"{tasks}", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
         "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": f"{rank}", "SLURM_JOB_ID": "4217", "SLURM_JOB_NAME": "train",
+        "SLURM_STEP_ID": "0",
         "SLURM_NODELIST": "127.0.0.1",
     }  # fmt: skip
 
@@ -140,6 +141,14 @@ def test_streams_of_several_processes_end_together(files: Path, tmp_path: Path, 
     """Each process has its own events, all make as many steps, none waits for another at the end."""
     steps = [len(losses) for losses in train(files, tmp_path, 2, slices=False, launcher=launcher)]
     assert steps == [25, 25]
+
+
+def test_a_batch_script_is_not_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees most variables of its job; one process in it must not wait for three others."""
+    for name, value in slurm_environment(0, 4).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID")
+    assert make_fabric(load_config(TINY, ["training.accelerator=cpu"])).world_size == 1
 
 
 @pytest.mark.parametrize(

@@ -316,11 +316,16 @@ def test_the_light_of_points_and_its_gradient_are_those_of_their_formula() -> No
     found = []
     for kind in (torch.float64, torch.float32):
         table = [x.to(kind) for x in (source.positions, source.normals, source.areas)]
-        p, s = points.to(kind).requires_grad_(), shares.to(kind).requires_grad_()
-        total = sum_of_solid_angles(p, s, *table)
+        # transposed in memory, as a caller's may be
+        p, s = points.to(kind).requires_grad_(), shares.T.contiguous().to(kind).requires_grad_()
+        total = sum_of_solid_angles(p, s.T, *table)
         (total * weights.to(kind)).sum().backward()
         assert p.grad is not None
         assert s.grad is not None
         found.append((total.detach(), p.grad, s.grad))
     for exact, fast in zip(*found, strict=True):
         assert (fast - exact).abs().max() < 2e-5 * exact.abs().max()
+    lost_point = points.detach().clone()
+    lost_point[0, 0, 0] = float("nan")
+    lost = sum_of_solid_angles(lost_point, shares, source.positions, source.normals, source.areas)
+    assert lost.isnan().all(1).tolist() == [True, False, False, False, False]

@@ -34,7 +34,7 @@ class DataConfig(_Section):
         1000, description="MB; events held for shuffling, whatever chunksize says; twice that is in memory"
     )
     num_workers: Annotated[int, Field(ge=0)] = Field(
-        1, description="0 reads in the training loop, n threads decompress in the background"
+        1, description="0 reads in the training loop, n threads decompress in the background (up to 4 while all wait)"
     )
     branches: dict[str, str] = Field({}, description="branches under other names: canonical name -> name in the files")
 
@@ -81,7 +81,8 @@ class ModelConfig(_Section):
     decoder: Literal["light", "reference"] = Field("light", description="mae: what rebuilds the sensors")
     decoder_width: Count = Field(128, description="mae: patterns over the detector of the light decoder")
     inpaint_heads: Literal["nearest", "faces", "both"] = Field(
-        "nearest", description="inpaint: from the nearest sensors in three dimensions, from maps of the faces, or both"
+        "nearest",
+        description="inpaint: from the nearest sensors and a window at the hot spot, from maps of the faces, or both",
     )
     freeze_encoder: bool = Field(True, description="inpaint: leave the encoder as it is; needs one to start from")
 
@@ -187,7 +188,7 @@ class MaskingConfig(_Section):
     clusters: Weight = Field(0.0, description="round patches of 4 to 24 neighbours, across faces too")
     boards: Weight = Field(0.0, description="whole blocks of 4 x 4")
     face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
-    spot: Weight = Field(0.0, description="a quarter of the sensors about the brightest, or a 4 x 4 block there")
+    spot: Weight = Field(0.0, description="a quarter of the SiPMs about the brightest, or a 4 x 4 block there")
     ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
     ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
     time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")

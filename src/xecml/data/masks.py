@@ -8,8 +8,8 @@ invalid one:
 - `clusters`: round patches of neighbours, in three dimensions and so across faces;
 - `boards`: whole blocks of 4 x 4 neighbours on a face, of a row on top and bottom;
 - `face`: one whole face that is small enough, and others at random;
-- `spot`: a quarter of the sensors about the brightest one, or a board there, and others at random. Where the brightest
-  one is hardly depends on any one sensor's count, so what is hidden does not tell how bright it is.
+- `spot`: a quarter of the SiPMs about the brightest one, or a block there, and others at random. Which one is the
+  brightest depends little on the count of any other, so that a sensor is hidden hardly says how bright it is.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _N_CLUSTER = 24
 _LIGHT_BINS = 12
 _BINS_A_DECADE = 2.5
 _BOARD = 4
+_N_SIPM = geometry.N_SIPM
 _SPOT_SHARE = 0.25
 _SPOT_BOARDS = 0.5
 """Share of sensors hidden about the hot spot, and of events of that pattern that hide a board there instead."""
@@ -272,9 +273,10 @@ def _by_group(ok: Marks, k: int, sensors: Ids, edges: Ids, broken: bool, state: 
 
 @compiled
 def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: State, out: Marks) -> int:
-    """Hide some of the sensors about the brightest valid one, or a block near it; returns how many sensors."""
+    """Hide some of the sensors about the brightest valid SiPM, or a block near it; returns how many sensors."""
     brightest = -1
-    for s in range(len(ok)):
+    # a PMT has the area of eleven SiPMs, and would be the brightest of every deep event
+    for s in range(_N_SIPM):
         if ok[s] and (brightest < 0 or n[s] > n[brightest]):
             brightest = s
     if brightest < 0:

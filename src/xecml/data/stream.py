@@ -166,7 +166,7 @@ class EventStream:
             ahead: Future[Buffer] | None = None
             for batch in todo:
                 # where nothing is ready yet, nothing else has work for the processors
-                threads = max(self.workers, _processors()) if self.background else self.workers
+                threads = max(self.workers, _processors() // self.world) if self.background else self.workers
                 tensors = (ahead.result() if ahead else load(batch, threads)).lease()
                 ahead, following = None, min(batch + self._buffer_batches, self.n_batches)
                 # whoever asks for the second batch of a buffer has let go of the buffer before, which is filled next

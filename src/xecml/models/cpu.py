@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -177,21 +179,42 @@ def depthwise_weight_grad(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, k, k) of a depthwise kernel from inputs and gradients of outputs, both (B, H, W, C) float32."""
     channels = x.shape[-1]
     images, gradients = x.contiguous().numpy(), grad.contiguous().numpy()
-    threads = min(torch.get_num_threads(), len(x))
-    sums = np.zeros((threads, kernel, kernel, channels), np.float32)
-    edges = np.linspace(0, len(x), threads + 1).astype(int)
-    jobs = [(images[a:b], gradients[a:b], s) for a, b, s in zip(edges[:-1], edges[1:], sums, strict=True)]
+    edges = _edges(len(x))
+    sums = np.zeros((len(edges) - 1, kernel, kernel, channels), np.float32)
     correlate = _correlate()
-    if threads == 1:
-        correlate(*jobs[0])
-    else:
-        list(_threads(threads).map(lambda job: correlate(*job), jobs))
+    _side_by_side(
+        [(correlate, images[a:b], gradients[a:b], s) for (a, b), s in zip(pairwise(edges), sums, strict=True)]
+    )
     return torch.from_numpy(np.ascontiguousarray(sums.sum(0).transpose(2, 0, 1)[:, None]))
 
 
 @depthwise_weight_grad.register_fake
 def _(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     return x.new_empty(x.shape[-1], 1, kernel, kernel)
+
+
+def in_parts(kernel: Any, *tensors: Tensor, table: Tensor) -> None:
+    """Call a compiled function on arrays of parts of the events, side by side, and on a table that all share.
+
+    A tensor (B, ...) that is written must be contiguous.
+    """
+    arrays = [x.detach().contiguous().numpy() for x in tensors]
+    shared = table.detach().contiguous().numpy()
+    _side_by_side([(kernel, *(x[a:b] for x in arrays), shared) for a, b in pairwise(_edges(len(arrays[0])))])
+
+
+def _edges(events: int) -> list[int]:
+    """Where the parts of so many events begin, one a thread, and their end."""
+    threads = max(1, min(torch.get_num_threads(), events))
+    return [events * i // threads for i in range(threads + 1)]
+
+
+def _side_by_side(calls: Sequence[tuple[Any, ...]]) -> None:
+    """Make calls (function, arguments), each in a thread of its own."""
+    if len(calls) == 1:
+        calls[0][0](*calls[0][1:])
+    else:
+        list(_threads(len(calls)).map(lambda call: call[0](*call[1:]), calls))
 
 
 @cache

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import full
-from xecml.models.layers import DenseResidual, WideLinear
+from xecml.models.layers import DenseResidual, WideLinear, rows_of
 
 _HALF = 5
 """Chips to each side of the window; it is wider than a dead board of 4 x 4 by as much again."""
@@ -56,12 +56,12 @@ class HotSpotHead(nn.Module):
         flat = around.clamp_max(geometry.N_SENSORS - 1) + event[:, None] * geometry.N_SENSORS
         looked = (seen.flatten()[flat] & inside).to(maps.dtype)[..., None]
         state = maps.flatten(0, 1)
-        view = state[flat]  # (m, window, 5): count and time residuals, trust, expected, count
+        view = rows_of(state, flat)  # (m, window, 5): count and time residuals, trust, expected, count
         own = state[place][:, None]
         relative = torch.cat([view[..., :2], view[..., 3:4] - own[..., 3:4], view[..., 4:] - own[..., 3:4]], 2)
         said = torch.cat([relative * looked, looked], 2).flatten(1)
         where = torch.stack([own[:, 0, 3], torch.log(spot_distance.flatten()[place] + 0.5)], 1)
-        h = self.window(torch.cat([said, where], 1)) + self.code(tokens.flatten(1))[event]
+        h = self.window(torch.cat([said, where], 1)) + rows_of(self.code(tokens.flatten(1)), event)
         answer = full(self.last(self.layers(h)))
         return answer.new_zeros(hidden.shape[0], 2).index_add(0, rows, answer)
 

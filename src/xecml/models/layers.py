@@ -85,3 +85,12 @@ class WideLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         return F.linear(x * self.scale, self.weight, self.bias)
+
+
+def rows_of(x: Tensor, index: Tensor) -> Tensor:
+    """Rows x[index] of (N, ...), as often as the index (...) names them.
+
+    The gradient of x[index] is added by several threads at once, in whatever order; of this it is added in one order,
+    so that a training can be repeated.
+    """
+    return x.index_select(0, index.flatten()).reshape(*index.shape, *x.shape[1:])

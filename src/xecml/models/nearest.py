@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xecml import geometry
 from xecml.data.batch import full
 from xecml.data.masks import nearest_sensors
-from xecml.models.layers import DenseResidual
+from xecml.models.layers import DenseResidual, rows_of
 
 _CANDIDATES = 48
 _PAIR, _STATE = 5, 6
@@ -87,7 +87,7 @@ class NearestHead(nn.Module):
         places, live = places.gather(1, slot), live.gather(1, slot)
         state = maps.flatten(0, 1)
         own = state[hidden]
-        around = state[places]  # (n, k, 5)
+        around = rows_of(state, places)  # (n, k, 5)
         distance = torch.log((spot_distance.flatten()[hidden] + 0.5) / _REACH)
         target = self.target(torch.stack([own[:, 3], distance, own[:, 3] * distance], 1)) + self.faces(
             self.face[sensor]
@@ -111,10 +111,10 @@ class NearestHead(nn.Module):
         """What the tokens of its event say to a sensor, (n, width)."""
         keys, values = self.keys(tokens), self.values(tokens)  # (B, T, width)
         if tokens.shape[1] == 1:
-            only: Tensor = values[:, 0][event]
+            only: Tensor = rows_of(values[:, 0], event)
             return only
-        score = (self.query(target)[:, None] * keys[event]).sum(2) / math.sqrt(self.width)
-        said: Tensor = (torch.softmax(full(score), 1)[..., None] * values[event]).sum(1)
+        score = (self.query(target)[:, None] * rows_of(keys, event)).sum(2) / math.sqrt(self.width)
+        said: Tensor = (torch.softmax(full(score), 1)[..., None] * rows_of(values, event)).sum(1)
         return said.to(target.dtype)
 
 

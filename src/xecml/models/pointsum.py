@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from xecml.models.cpu import in_parts
 from xecml.simulation.compiled import fast
 
 Floats32 = NDArray[np.float32]
@@ -68,37 +67,21 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, points: Tensor, shares: Tensor, sensors: Tensor) -> Tensor:
         ctx.save_for_backward(points, shares, sensors)
         total = points.new_empty(points.shape[0], sensors.shape[1])
-        _in_threads(_add, points, shares, sensors, total)
+        in_parts(_add, points, shares, total, table=sensors)
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         points, shares, sensors = ctx.saved_tensors
-        grad_points, grad_shares = torch.empty_like(points), torch.empty_like(shares)
-        _in_threads(_add_gradient, points, shares, sensors, grads[0], grad_points, grad_shares)
+        # contiguous, whatever the points are: the kernel writes into these
+        grad_points, grad_shares = points.new_empty(points.shape), shares.new_empty(shares.shape)
+        in_parts(_add_gradient, points, shares, grads[0], grad_points, grad_shares, table=sensors)
         return grad_points, grad_shares, None
 
 
-def _in_threads(kernel: Any, points: Tensor, shares: Tensor, sensors: Tensor, *others: Tensor) -> None:
-    """Call a kernel on parts of the events, side by side."""
-    threads = max(1, min(torch.get_num_threads(), len(points)))
-    edges = np.linspace(0, len(points), threads + 1).astype(int)
-    arrays = [x.detach().contiguous().numpy() for x in (points, shares, *others)]
-    table = sensors.contiguous().numpy()
-    jobs = [[x[a:b] for x in arrays] for a, b in pairwise(edges)]
-    if threads == 1:
-        kernel(table, *jobs[0])
-    else:
-        list(_pool(threads).map(lambda job: kernel(table, *job), jobs))
-
-
-@cache
-def _pool(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n)
-
-
 @fast
-def _add(table: Floats32, points: Floats32, shares: Floats32, total: Floats32) -> None:
+def _add(points: Floats32, shares: Floats32, total: Floats32, table: Floats32) -> None:
     """Write sums (B, S); `table` (7, S) has positions, normals and areas of the sensors."""
     n = table.shape[1]
     least, inverse = np.float32(_LEAST), np.float32(1 / _TWO_PI)
@@ -117,7 +100,7 @@ def _add(table: Floats32, points: Floats32, shares: Floats32, total: Floats32) -
 
 @fast
 def _add_gradient(
-    table: Floats32, points: Floats32, shares: Floats32, grad: Floats32, of_points: Floats32, of_shares: Floats32
+    points: Floats32, shares: Floats32, grad: Floats32, of_points: Floats32, of_shares: Floats32, table: Floats32
 ) -> None:
     """Write gradients of points (B, P, 3) and shares (B, P) for the gradient (B, S) of the sums.
 

@@ -104,16 +104,12 @@ class Regressor(nn.Module):
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers
         self.trained_heads: frozenset[str] = frozenset()
         self.linear_path = linear_path
-        own, paths = {}, dict[str, nn.Module]()
+        own = {}
         for task in tasks:
             size = TASKS[task].size
             answers = 2 * size if task in self.with_sigma else size
             if heads is None:
                 own[task] = self.encoder.head(answers, hidden_dim=hidden_dim, dropout=dropout)
-            if linear_path:
-                paths[task] = _silent(nn.Linear(self.encoder.out_width, answers))
-                # the path leads, the head adds to it
-                _silent(cast(nn.Linear, cast(nn.Sequential, own[task])[-1]))
             for name, values in (
                 ("slope", torch.zeros(self.encoder.n_features, size)),
                 ("mean", torch.zeros(size)),
@@ -122,7 +118,11 @@ class Regressor(nn.Module):
             ):
                 self.register_buffer(f"{task}_{name}", values)
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
-        self.paths = nn.ModuleDict(paths)
+        self.paths = nn.ModuleDict()
+        for task in tasks if linear_path else ():
+            # the path leads, the head adds to it
+            last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
+            self.paths[task] = _silent(nn.Linear(self.encoder.out_width, last.out_features))
 
     # ------------------------------------------------------------------------------------------ targets
 
@@ -151,7 +151,8 @@ class Regressor(nn.Module):
         if not keep_features:
             self.encoder.fit_features(features)
         x = self.encoder.standard_features(features).double()
-        ridges = Ridges(x, codes if self.linear_path else None)
+        plain = Ridges(x, None)
+        ridges = Ridges(x, codes) if self.linear_path and codes is not None else plain
         for task in self.tasks:
             y = truth[task].double()
             spread = y.std(0)
@@ -165,8 +166,8 @@ class Regressor(nn.Module):
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
             if task == "timing":
                 y = y - light_time.double()[:, None]
-            mean = y.mean(0)
-            slope, path, rest = ridges.fit(y - mean)
+            # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
+            slope, mean, path, rest = (plain if task in self.trained_heads else ridges).fit(y)
             low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=torch.float64), dim=0)
             width = torch.maximum((high - low) / 2, _TINY * spread)
             if task in self.trained_heads:

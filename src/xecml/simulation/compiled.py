@@ -36,6 +36,6 @@ def vectorised(function: _Function) -> _Function:
 
 
 def fast(function: _Function) -> _Function:
-    """Compile a function that Python may call and whose sums may be reordered."""
-    result: _Function = _njit(fastmath=True, **_OPTIONS)(function)
+    """Compile a function that Python may call and whose sums may be reordered; what is no number stays none."""
+    result: _Function = _njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, **_OPTIONS)(function)
     return result

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from xecml.config import Config
@@ -29,8 +29,6 @@ def make_fabric(config: Config) -> Fabric:
     # what it says of itself is in our own first line
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Slurm installed does not mean Slurm wanted
-    warnings.filterwarnings("ignore", "The `srun` command is available")
     several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
     return Fabric(
         accelerator=options.accelerator,
@@ -38,6 +36,8 @@ def make_fabric(config: Config) -> Fabric:
         num_nodes=max(nodes, 1),
         strategy="ddp" if several and devices != "auto" else "auto",
         precision=precision(options.amp, options.accelerator),
+        # where neither started this, what Slurm says of the job around it is not about this process
+        plugins=None if started or per_node else LightningEnvironment(),
     )
 
 
@@ -48,7 +48,8 @@ def _tasks_of_srun() -> int:
         InputError: srun started tasks that would not find each other, and all write to one folder.
     """
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    if tasks < 2 or "SLURM_PROCID" not in os.environ or "LOCAL_WORLD_SIZE" in os.environ:
+    # a batch script has most of these variables too, but is no step
+    if tasks < 2 or "SLURM_STEP_ID" not in os.environ or "LOCAL_WORLD_SIZE" in os.environ:
         return 0
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise InputError(f"{tasks} tasks were asked of Slurm; ask for them with --ntasks-per-node, not --ntasks.")

@@ -76,10 +76,12 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     codes: list[Tensor] = []
     model.eval()
     for batch in batches:
-        look = model.encoder.look(*batch.inputs())
         # the code of an encoder that has learnt nothing is not worth a fit
         if model.linear_path and keep_features:
-            codes.append(full(model.encoder(*batch.inputs())[0]))
+            code, look = model.encoder(*batch.inputs())
+            codes.append(full(code))
+        else:
+            look = model.encoder.look(*batch.inputs())
         features.append(look.features)
         light_times.append(look.light_time)
         # buffers of the stream are used again: what stays is a copy
