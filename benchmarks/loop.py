@@ -23,12 +23,14 @@ from torch import nn
 from xecml import rootio
 from xecml.config import Config
 from xecml.data.batch import Batch
+from xecml.data.convert import convert
 from xecml.models import cpu
 from xecml.recipes import load_config
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_settings
 from xecml.training import loop, processes
 from xecml.training.regress import Regression
+from xecml.treewriter import TreeWriter
 
 RECIPE = Path(__file__).parents[1] / "configs" / "regress.yaml"
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shards", action="store_true", help="read shards, as 'xec convert' writes them")
     options = parser.parse_args()
     cpu.keep_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +56,8 @@ def main() -> None:
             whole.append(result.metrics["system/throughput_events_per_sec"])
             waits.append(100 - result.metrics["system/compute_efficiency"])
     ratios = [1 - w / b for b, w in zip(bare, whole, strict=True)]
-    print(f"{options.preset}, batches of {options.batch}, {torch.get_num_threads()} threads, {options.rounds} rounds")
+    source = f"{'shards' if options.shards else 'ROOT'}, {torch.get_num_threads()} threads"
+    print(f"{options.preset}, batches of {options.batch} from {source}, {options.rounds} rounds")
     print(f"bare forward, backward, step   {statistics.median(bare):8.0f} events/s")
     print(f"the training loop              {statistics.median(whole):8.0f} events/s")
     print(f"the loop costs                 {100 * statistics.median(ratios):8.1f} % (median of the rounds)")
@@ -67,11 +71,17 @@ def recipe(options: argparse.Namespace, folder: Path) -> Config:
         options.train = str(folder / "simulated.root")
         simulate(options.train, events, settings=load_settings(None, {"energy_mev": (15.0, 60.0)}), jobs=2)
     with rootio.open_tree(options.train, "tree") as reader:
-        chunk = reader.arrays(["npho", "time", "emiAng", "energyTruth", "timeTruth", "uvwTruth"], 0, events)
-        rootio.write(folder / "train.root", chunk)
-        rootio.write(folder / "val.root", {name: values[:64] for name, values in chunk.items()})
+        names = ["npho", "time", "emiAng", "energyTruth", "timeTruth", "uvwTruth"]
+        # in clusters as the simulation writes them, not in one
+        with TreeWriter(folder / "train.root") as writer:
+            for first in range(0, events, 512):
+                writer.extend(reader.arrays(names, first, min(first + 512, events)))
+        rootio.write(folder / "val.root", reader.arrays(names, 0, 64))
+    if options.shards:
+        convert([str(folder / "train.root")], folder / "shards")
     flags = {
-        "data.train_path": str(folder / "train.root"), "data.val_path": str(folder / "val.root"),
+        "data.train_path": str(folder / ("shards" if options.shards else "train.root")),
+        "data.val_path": str(folder / "val.root"),
         "data.batch_size": options.batch, "model.preset": options.preset, "checkpoint.save_dir": str(folder),
         "training.epochs": 2, "training.warmup_epochs": 0.1, "training.channel_dropout_rate": 0.0,
         "data.buffer_mb": 100, "mlflow.enabled": False,
