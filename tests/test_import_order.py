@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 # lower layers first; modules of one layer may import one another
 LAYERS = (
     ("errors",),
-    ("geometry", "resolution", "progress", "files"),
+    ("geometry", "resolution", "progress", "files", "compiled"),
     ("events",),
     ("rootio", "treewriter"),
     ("config", "oldconfig", "recipes"),

@@ -211,6 +211,18 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
         loop.train(other, name="x", quiet=True)
 
 
+def test_checkpoints_of_another_versions_network_are_one_sentence(run: loop.Result, tmp_path: Path) -> None:
+    content = checkpoint.load(run.best)
+    weights = {name: w for name, w in content["ema_state"].items() if name != "encoder.numbers.weight"}
+    checkpoint.save(tmp_path / "less.pth", content | {"ema_state": weights})
+    with pytest.raises(InputError, match=r"encoder.numbers.weight is missing"):
+        load_model(tmp_path / "less.pth")
+    older = {**content["config"], "model": {**content["config"]["model"], "wings": 2}}
+    checkpoint.save(tmp_path / "older.pth", content | {"config": older})
+    with pytest.raises(InputError, match=r"written by xecml .*'model.wings'"):
+        load_model(tmp_path / "older.pth")
+
+
 def test_gaussian_likelihood_is_lowest_at_the_true_width() -> None:
     d = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)) * 2
     values = {s: float(losses.gaussian_nll(d, torch.full_like(d, s)).mean()) for s in (1.0, 2.0, 4.0)}

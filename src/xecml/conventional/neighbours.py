@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from xecml.compiled import compiled
 from xecml.geometry import FACES, N_SENSORS, face_sensors, positions
-from xecml.simulation.compiled import compiled
 
 RADIUS = 20.0
 """Sensors nearer than this are neighbours, if they are on the same face."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xecml.compiled import compiled, inner
 from xecml.conventional.solidangles import HALF_SIPM, distances, solid_angles_of
 from xecml.events import PDE_SIPM
 from xecml.geometry import INNER_RADIUS, N_SIPM, positions, xyz_from_uvw
-from xecml.simulation.compiled import compiled, inner
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xecml.compiled import compiled
 from xecml.geometry import N_SENSORS, N_SIPM, PMT_RADIUS, SIPM_AREA, normals, positions
-from xecml.simulation.compiled import compiled
 from xecml.simulation.direct import rectangle_solid_angle
 
 Floats = NDArray[np.float64]

@@ -6,33 +6,25 @@ run without Python's lock: threads work side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.compiled import compiled
 from xecml.events import INVALID
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_njit: Any = numba.njit
 _LARGEST = np.float32(9e9)  # the bound of xecml.events
 _INVALID = np.float32(INVALID)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-def _compiled(function: _Function) -> _Function:
-    result: _Function = _njit(cache=True, nogil=True, error_model="numpy")(function)
-    return result
-
-
-@_compiled
+@compiled
 def _swapped(word: Any) -> Any:
     return ((word >> 24) & 0xFF) | ((word >> 8) & 0xFF00) | ((word << 8) & 0xFF0000) | (word << 24)
 
 
-@_compiled
+@compiled
 def _copy(source: Any, swap: bool, out: Any) -> None:
     if swap:
         for s in range(source.shape[0]):
@@ -42,7 +34,7 @@ def _copy(source: Any, swap: bool, out: Any) -> None:
             out[s] = source[s]
 
 
-@_compiled
+@compiled
 def _mark(npho: Any, time: Any, valid: Any, timed: Any) -> None:
     for s in range(npho.shape[0]):
         ok = (npho[s] > _ZERO) & (npho[s] < _LARGEST)
@@ -50,48 +42,48 @@ def _mark(npho: Any, time: Any, valid: Any, timed: Any) -> None:
         timed[s] = ok & (abs(time[s]) < _LARGEST)
 
 
-@_compiled
+@compiled
 def _decode_count(codes: Any, scale: Any, out: Any) -> None:
     for s in range(codes.shape[0]):
         root = np.float32(codes[s]) * scale
         out[s] = root * root if codes[s] != 0 else _INVALID
 
 
-@_compiled
+@compiled
 def _decode_time(codes: Any, first: Any, step: Any, out: Any) -> None:
     for s in range(codes.shape[0]):
         out[s] = first + (np.float32(codes[s]) - _ONE) * step if codes[s] != 0 else _INVALID
 
 
-@_compiled
+@compiled
 def place_words(source: Any, swap: bool, rows: Any, where: Any, out: Any) -> None:
     """Copy rows of 32-bit words (N, S) to rows `where` of `out` (M, S), from big-endian if `swap`."""
     for i in range(rows.shape[0]):
         _copy(source[rows[i]], swap, out[where[i]])
 
 
-@_compiled
+@compiled
 def decode_counts(codes: Any, scale: Any, rows: Any, where: Any, out: Any) -> None:
     """Counts from codes spaced as square roots: (code * scale)^2; code 0 is not measured."""
     for i in range(rows.shape[0]):
         _decode_count(codes[rows[i]], scale, out[where[i]])
 
 
-@_compiled
+@compiled
 def decode_times(codes: Any, first: Any, step: Any, rows: Any, where: Any, out: Any) -> None:
     """Times from codes in steps of the event's own: first + (code - 1) step; code 0 is not measured."""
     for i in range(rows.shape[0]):
         _decode_time(codes[rows[i]], first[rows[i]], step[rows[i]], out[where[i]])
 
 
-@_compiled
+@compiled
 def mark_valid(where: Any, npho: Any, time: Any, valid: Any, timed: Any) -> None:
     """Set masks of the rows `where`: 0 < count < 9e9, and of times |time| < 9e9 besides; false for NaN."""
     for i in range(where.shape[0]):
         _mark(npho[where[i]], time[where[i]], valid[where[i]], timed[where[i]])
 
 
-@_compiled
+@compiled
 def _place_events(
     counts: Any, swap_counts: bool, times: Any, swap_times: bool, rows: Any, where: Any,
     count_words: Any, time_words: Any, npho: Any, time: Any, valid: Any, timed: Any,
@@ -103,7 +95,7 @@ def _place_events(
         _mark(npho[to], time[to], valid[to], timed[to])
 
 
-@_compiled
+@compiled
 def decode_events(
     counts: Any, scale: Any, times: Any, first: Any, step: Any, rows: Any, where: Any,
     npho: Any, time: Any, valid: Any, timed: Any,

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
+from xecml.compiled import compiled
 from xecml.data.damage import block_table
 from xecml.errors import InputError
-from xecml.simulation.compiled import compiled
 
 Marks = NDArray[np.bool_]
 Ids = NDArray[np.int32]
@@ -40,8 +40,9 @@ _BINS_A_DECADE = 2.5
 _BOARD = 4
 _N_SIPM = geometry.N_SIPM
 _SPOT_SHARE = 0.25
-_SPOT_BOARDS = 0.5
-"""Share of sensors hidden about the hot spot, and of events of that pattern that hide a board there instead."""
+"""Of the sensors about the hot spot that are hidden one by one."""
+_SPOT_BLOCKS = 0.5
+"""Of the events of that pattern that hide a block there instead."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: Sta
         return 0
     near = nearest[brightest]
     done = 0
-    if _draw(state) < _SPOT_BOARDS:
+    if _draw(state) < _SPOT_BLOCKS:
         # a block holds the sensor it belongs to, and so the brightest one often
         for s in blocks[near[int(_draw(state) * len(near))]]:
             if done < k and s < len(ok) and ok[s]:

@@ -272,7 +272,7 @@ def _together(spans: Sequence[Span], most: int = 512) -> Iterator[list[Span]]:
 
 
 def _processors() -> int:
-    """Processors that this process may use, up to what helps."""
+    """Processors that this process may use, at most so many as help."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(own, _MOST_WAITING)
 

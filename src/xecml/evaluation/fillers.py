@@ -11,19 +11,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry
-from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.deadchannels import METHODS, ConventionalRepair
 from xecml.errors import InputError
 from xecml.evaluation.predictions import onnx_session
 from xecml.evaluation.repair import Repair
 from xecml.models import cpu
 from xecml.models.autoencoder import Autoencoder
-from xecml.models.build import build_model
 from xecml.models.filling import Filler
 from xecml.models.inpainter import Inpainter
 from xecml.models.originalfiles import recognise
 from xecml.training import checkpoint
-from xecml.training.starting import averaged_weights
+from xecml.training.starting import restored
 
 KINDS = ("mae", "inpaint")
 _BATCH = 128
@@ -105,8 +104,7 @@ def load_repair(name: str | Path) -> Repair:
         raise InputError(
             f"{path} is a checkpoint of '{content['kind']}', which fills no sensors; train 'inpaint' first."
         )
-    network = build_model(Config.model_validate(content["config"]), content["kind"])
-    network.load_state_dict(averaged_weights(content))
+    network = restored(content, path)
     assert isinstance(network, Autoencoder | Inpainter)
     return NetworkRepair(network, content)
 

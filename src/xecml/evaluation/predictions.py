@@ -12,17 +12,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry, rootio
-from xecml.config import Config
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
 from xecml.models import cpu
-from xecml.models.build import build_regressor
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
 from xecml.models.originalfiles import load_original, recognise
 from xecml.models.regressor import Regressor
 from xecml.training import checkpoint
+from xecml.training.starting import restored
 
 PREDICTION_TREE = "predictions"
 _BATCH = 256
@@ -136,8 +135,8 @@ def load_model(path: str | Path) -> Model:
             f"{path} is a checkpoint of '{content['kind']}', which predicts no physical quantities; train a regression "
             f"from it with: xec train regress --resume_from {path}"
         )
-    network = build_regressor(Config.model_validate(content["config"]))
-    network.load_state_dict(content["ema_state"])
+    network = restored(content, path)
+    assert isinstance(network, Regressor)
     return TorchModel(network, content)
 
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from xecml.compiled import fast
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**30
 _CACHE_BYTES = 8 * 2**20
@@ -181,9 +183,8 @@ def depthwise_weight_grad(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     images, gradients = x.contiguous().numpy(), grad.contiguous().numpy()
     edges = _edges(len(x))
     sums = np.zeros((len(edges) - 1, kernel, kernel, channels), np.float32)
-    correlate = _correlate()
     _side_by_side(
-        [(correlate, images[a:b], gradients[a:b], s) for (a, b), s in zip(pairwise(edges), sums, strict=True)]
+        [(_correlate, images[a:b], gradients[a:b], s) for (a, b), s in zip(pairwise(edges), sums, strict=True)]
     )
     return torch.from_numpy(np.ascontiguousarray(sums.sum(0).transpose(2, 0, 1)[:, None]))
 
@@ -222,37 +223,31 @@ def _threads(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n)
 
 
-@cache
-def _correlate() -> Any:
-    """Compiled on first use: sums[i, j, c] += x[b, h + i - k/2, w + j - k/2, c] * grad[b, h, w, c]."""
-    import numba
-
-    @numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
-    def correlate(x: NDArray[np.float32], grad: NDArray[np.float32], sums: NDArray[np.float32]) -> None:
-        events, rows, columns, channels = x.shape
-        k = sums.shape[0]
-        half = k // 2
-        # four columns at a time: a running sum is then read and written once for four products
-        blocks = -(-columns // 4) * 4
-        image = np.zeros((rows, blocks + k - 1, channels), np.float32)
-        gradient = np.zeros((rows, blocks, channels), np.float32)
-        row_sums = np.zeros((k, channels), np.float32)
-        for b in range(events):
-            image[:, half : half + columns] = x[b]
-            gradient[:, :columns] = grad[b]
-            for i in range(k):
-                row_sums[:] = 0
-                for h in range(max(0, half - i), min(rows, rows + half - i)):
-                    row, g = image[h + i - half], gradient[h]
-                    for w in range(0, blocks, 4):
-                        for j in range(k):
-                            for c in range(channels):
-                                row_sums[j, c] += (
-                                    row[w + j, c] * g[w, c]
-                                    + row[w + j + 1, c] * g[w + 1, c]
-                                    + row[w + j + 2, c] * g[w + 2, c]
-                                    + row[w + j + 3, c] * g[w + 3, c]
-                                )
-                sums[i] += row_sums
-
-    return correlate
+@fast
+def _correlate(x: NDArray[np.float32], grad: NDArray[np.float32], sums: NDArray[np.float32]) -> None:
+    """Add to sums[i, j, c]: x[b, h + i - k/2, w + j - k/2, c] * grad[b, h, w, c]."""
+    events, rows, columns, channels = x.shape
+    k = sums.shape[0]
+    half = k // 2
+    # four columns at a time: a running sum is then read and written once for four products
+    blocks = -(-columns // 4) * 4
+    image = np.zeros((rows, blocks + k - 1, channels), np.float32)
+    gradient = np.zeros((rows, blocks, channels), np.float32)
+    row_sums = np.zeros((k, channels), np.float32)
+    for b in range(events):
+        image[:, half : half + columns] = x[b]
+        gradient[:, :columns] = grad[b]
+        for i in range(k):
+            row_sums[:] = 0
+            for h in range(max(0, half - i), min(rows, rows + half - i)):
+                row, g = image[h + i - half], gradient[h]
+                for w in range(0, blocks, 4):
+                    for j in range(k):
+                        for c in range(channels):
+                            row_sums[j, c] += (
+                                row[w + j, c] * g[w, c]
+                                + row[w + j + 1, c] * g[w + 1, c]
+                                + row[w + j + 2, c] * g[w + 2, c]
+                                + row[w + j + 3, c] * g[w + 3, c]
+                            )
+            sums[i] += row_sums

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xecml.compiled import fast
 from xecml.models.cpu import in_parts
-from xecml.simulation.compiled import fast
 
 Floats32 = NDArray[np.float32]
 _LEAST = 1e-6
@@ -36,10 +36,10 @@ def solid_angles(points: Tensor, positions: Tensor, normals: Tensor, areas: Tens
     """
     # axis by axis: sums over an axis of three are slow
     away = [points[:, i, None] - positions[:, i] for i in range(3)]  # (B, S) each
-    square = _product(away, away)
+    square = _dot(away, away)
     distance = square.clamp_min(_LEAST).sqrt()
     # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
-    facing = areas * (_product(away, normals.unbind(1)) / distance).clamp_min(0.0)
+    facing = areas * (_dot(away, normals.unbind(1)) / distance).clamp_min(0.0)
     return facing / (square + facing / _TWO_PI).clamp_min(_LEAST), distance
 
 
@@ -57,7 +57,7 @@ def sum_of_solid_angles(points: Tensor, shares: Tensor, positions: Tensor, norma
     return total
 
 
-def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Scalar products of vectors that are given as their three components."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
+from xecml.compiled import compiled, inner
 from xecml.geometry import END_SLOPE, HALF_OPENING_DEG, INNER_RADIUS, OUTER_RADIUS
-from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.finalstates import rotate
 from xecml.simulation.optics import (

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xecml.compiled import compiled, inner
 from xecml.simulation.cascade import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
 from xecml.simulation.clusters import Clusters, cluster, new_clusters
-from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats, radiation_length
 from xecml.simulation.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
 from xecml.simulation.indirect import indirect_light

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from xecml.simulation.compiled import compiled, inner
+from xecml.compiled import compiled, inner
 from xecml.simulation.crosssections import (
     BREMS_CUT,
     DELTA_CUT,

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.compiled import compiled, inner
 from xecml.geometry import INNER_RADIUS
 from xecml.simulation.cascade import MAX_DEPOSITS
-from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 
 COARSE_CELL = 0.7

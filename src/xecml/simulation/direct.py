@@ -17,9 +17,9 @@ import math
 
 import numpy as np
 
+from xecml.compiled import compiled, inner, vectorised
 from xecml.geometry import INNER_RADIUS, PMT_RADIUS
 from xecml.simulation.clusters import Clusters
-from xecml.simulation.compiled import compiled, inner, vectorised
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.optics import (
     AREA,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xecml.simulation.compiled import compiled
+from xecml.compiled import compiled
 from xecml.simulation.crosssections import (
     ATOM_DENSITY,
     DELTA_CUT,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from xecml.simulation.compiled import compiled, inner
+from xecml.compiled import compiled, inner
 from xecml.simulation.crosssections import (
     COULOMB_CORRECTION,
     DELTA_CUT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.compiled import compiled, inner, vectorised
 from xecml.simulation.backward import map_coordinates
 from xecml.simulation.clusters import Clusters
-from xecml.simulation.compiled import compiled, inner, vectorised
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.lightmap import LightMap
 from xecml.simulation.optics import N_SIPM, PHOTONS_PER_MEV, Floats32, Optics

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
-from xecml.simulation.compiled import compiled
+from xecml.compiled import compiled
 from xecml.simulation.crosssections import Floats
 
 Floats32 = NDArray[np.float32]

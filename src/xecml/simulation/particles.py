@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from xecml.simulation.compiled import inner
+from xecml.compiled import inner
 from xecml.simulation.crosssections import LOG_E_MIN, LOG_E_STEP, N_ENERGIES, Floats
 from xecml.simulation.volume import in_front, inside_calorimeter
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
-from xecml.simulation.compiled import compiled, inner
+from xecml.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.finalstates import rotate
 from xecml.simulation.optics import CHIP_HALF, CHIP_OFFSET, N_SENSORS, N_SIPM, Optics, window_transmission

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.compiled import compiled, inner
 from xecml.events import INVALID
-from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.optics import N_SIPM, Floats32
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from xecml.compiled import compiled
 from xecml.events import INVALID
-from xecml.simulation.compiled import compiled
 from xecml.simulation.crosssections import Floats
 
 ENERGY, OFFSET, FIRST, VERTEX, DIRECTION, DEPOSITED, CENTROID, AXIS, N_GAMMA, TRIED, PHE_FACE = (

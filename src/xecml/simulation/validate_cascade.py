@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xecml.compiled import compiled
 from xecml.simulation import crosssections as xs
 from xecml.simulation.cascade import SLAB, new_buffers, shower
-from xecml.simulation.compiled import compiled
 from xecml.simulation.crosssections import Floats
 from xecml.simulation.tables import CascadeTables, cascade_tables
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xecml.compiled import compiled, inner
 from xecml.geometry import FIDUCIAL_U, FIDUCIAL_V, INNER_RADIUS
-from xecml.simulation.compiled import compiled, inner
 from xecml.simulation.crosssections import Floats
 
 SIGNAL, DECOUPLED, POINTS = 0, 1, 2

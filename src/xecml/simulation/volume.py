@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
+from xecml.compiled import compiled, inner
 from xecml.geometry import END_SLOPE, HALF_LENGTH_INNER, HALF_OPENING_DEG, INNER_RADIUS, OUTER_RADIUS
-from xecml.simulation.compiled import compiled, inner
 
 INNER, UPSTREAM, DOWNSTREAM, OUTER, TOP, BOTTOM = range(6)
 

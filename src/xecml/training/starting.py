@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.models.build import build_model
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original import OriginalModel, OriginalViews
 from xecml.models.originalfiles import load_original, recognise
@@ -128,6 +132,22 @@ def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path:
 def _source(content: dict[str, Any]) -> str:
     averaged = "averaged weights" if content.get("ema_state") else "weights, since it has no average"
     return f" ({content['kind']} of {', '.join(content['tasks']) or 'no task'}; {averaged})"
+
+
+def restored(content: dict[str, Any], path: str | Path) -> nn.Module:
+    """The network of a checkpoint's own recipe with its averaged weights.
+
+    Raises:
+        InputError: recipe or weights are those of another version's network.
+    """
+    what = f"the network of its recipe in this version (it was written by xecml {content.get('xecml', 'unknown')})"
+    try:
+        network = build_model(Config.model_validate(content["config"]), content["kind"])
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"{path} does not fit {what}: '{key}' {error.errors()[0]['msg'].lower()}.") from error
+    load_exactly(network, averaged_weights(content), str(path), what)
+    return network
 
 
 def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor]:
