@@ -1,22 +1,24 @@
 """What the training loop costs over the bare forward, backward and step on the same batches.
 
-    python benchmarks/loop.py [TRAIN.root] --preset compact --batch 256 --rounds 5
+    python benchmarks/loop.py [TRAIN.root] --preset compact --batch 128 --steps 200
 
-Both sides train the same network on the same events with the same arithmetic. The bare side has its batches in memory
-and does forward, backward, clipping, AdamW and nothing else; the loop reads them from the file, averages the weights,
-logs and keeps the schedule. Of the loop the second epoch counts: the first one gets its memory from the system. Buffers
-are small, so that the wait for the first is as small a part of the epoch as with a large sample. Rounds alternate; the
-table has medians.
+Both sides train the same network on the same batches with the same arithmetic, and take turns step by step, so that a
+machine that is slower for a while is slower for both. The bare side does forward, backward, clipping, AdamW and nothing
+else; the loop also chooses the rate, sums losses, looks for numbers that are none, averages the weights and logs. What
+reading takes is measured beside: it happens between the steps here, where all of it shows, and not in the background as
+in a training. Of the loop the second epoch counts: the first one gets its memory from the system.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,35 +35,102 @@ from xecml.training.regress import Regression
 from xecml.treewriter import TreeWriter
 
 RECIPE = Path(__file__).parents[1] / "configs" / "regress.yaml"
+COUNTED_EPOCH = 2
 
 
 def main() -> None:
-    """Measure both sides in turn."""
+    """Train once, with a bare step beside each of the loop's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", nargs="?", help="events; simulated if none are given")
     parser.add_argument("--preset", default="compact")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--shards", action="store_true", help="read shards, as 'xec convert' writes them")
     options = parser.parse_args()
     cpu.keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         config = recipe(options, Path(folder))
-        batches = copies(config)
-        bare, whole, waits = [], [], []
-        for _ in range(options.rounds):
-            bare.append(run_bare(config, batches))
-            result = loop.train(config, name="loop", quiet=True)
-            whole.append(result.metrics["system/throughput_events_per_sec"])
-            waits.append(100 - result.metrics["system/compute_efficiency"])
-    ratios = [1 - w / b for b, w in zip(bare, whole, strict=True)]
+        turns = Turns(config)
+        loop.streams = turns.streams
+        loop.train(config, name="loop", quiet=True)
+    bare, whole = np.array(turns.bare), np.array(turns.loop)
+    ms, events = 1e3 * float(np.median(bare)), options.batch
     source = f"{'shards' if options.shards else 'ROOT'}, {torch.get_num_threads()} threads"
-    print(f"{options.preset}, batches of {options.batch} from {source}, {options.rounds} rounds")
-    print(f"bare forward, backward, step   {statistics.median(bare):8.0f} events/s")
-    print(f"the training loop              {statistics.median(whole):8.0f} events/s")
-    print(f"the loop costs                 {100 * statistics.median(ratios):8.1f} % (median of the rounds)")
-    print(f"of the loop, waiting for data  {statistics.median(waits):8.1f} %")
+    print(f"{options.preset}, batches of {events} from {source}, {len(bare)} steps of each side in turn")
+    print(f"bare forward, backward, step   {ms:8.1f} ms   {1e3 * events / ms:6.0f} events/s")
+    cost, error = median_and_error(whole / bare - 1)
+    print(f"the loop costs                 {100 * cost:8.1f} +- {100 * error:.1f} %  (median of the pairs)")
+    reading = 1e3 * turns.reading / len(bare)
+    print(f"reading, all of it             {reading:8.1f} ms   {100 * reading / ms:6.1f} % of a step on one core")
+
+
+def median_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The median and its standard error by resampling."""
+    medians = np.median(np.random.default_rng(0).choice(values, (1000, len(values))), axis=1)
+    return float(np.median(values)), float(medians.std())
+
+
+class Turns:
+    """Streams whose training batches are given to a bare step too, and what each side took in seconds."""
+
+    def __init__(self, config: Config) -> None:
+        self.bare: list[float] = []
+        self.loop: list[float] = []
+        self.reading = 0.0
+        self._step = BareStep(config)
+        self._streams = loop.streams
+
+    def streams(self, *given: Any, **named: Any) -> Any:
+        """In place of `xecml.training.loop.streams`."""
+        training, validation = self._streams(*given, **named)
+        batches = training.epoch
+        training.epoch = lambda epoch, first=0: self._in_turn(batches(epoch, first), epoch)
+        return training, validation
+
+    def _in_turn(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        if epoch == 0:  # the constants of the model are fitted
+            yield from batches
+            return
+        counts = epoch == COUNTED_EPOCH
+        asked = time.perf_counter()
+        for i, batch in enumerate(batches):
+            read = time.perf_counter() - asked
+            # each side has the batch first in half of the steps: the second finds it in the cache
+            bare = self._step(batch) if i % 2 == 0 else 0.0
+            given = time.perf_counter()
+            yield batch
+            whole = time.perf_counter() - given
+            bare = bare or self._step(batch)
+            if counts:
+                self.bare.append(bare)
+                self.loop.append(whole)
+                self.reading += read
+            asked = time.perf_counter()
+
+
+class BareStep:
+    """Nothing but forward, backward, clipping and step."""
+
+    def __init__(self, config: Config) -> None:
+        torch.manual_seed(0)
+        self.config = config
+        self._job = Regression(config)
+        training, _ = loop.streams(config, None, None, tasks=list(config.tasks.enabled()))
+        self._job.fit(training.epoch(0), keep_features=False)
+        self._optimizer = torch.optim.AdamW(self._job.step.parameters(), lr=config.training.lr, fused=True)
+        self._half = processes.precision(config.training.amp, "cpu") == "bf16-mixed"
+        self._job.step.train()
+
+    def __call__(self, batch: Batch) -> float:
+        """Make a step; returns the seconds it took."""
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            total, _ = self._job.step(batch)
+        total.backward()
+        nn.utils.clip_grad_norm_(self._job.step.parameters(), self.config.training.grad_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return time.perf_counter() - started
 
 
 def recipe(options: argparse.Namespace, folder: Path) -> Config:
@@ -83,42 +152,11 @@ def recipe(options: argparse.Namespace, folder: Path) -> Config:
         "data.train_path": str(folder / ("shards" if options.shards else "train.root")),
         "data.val_path": str(folder / "val.root"),
         "data.batch_size": options.batch, "model.preset": options.preset, "checkpoint.save_dir": str(folder),
-        "training.epochs": 2, "training.warmup_epochs": 0.1, "training.channel_dropout_rate": 0.0,
-        "data.buffer_mb": 100, "mlflow.enabled": False,
+        "training.epochs": COUNTED_EPOCH, "training.warmup_epochs": 0.1, "training.channel_dropout_rate": 0.0,
+        # one thread that reads before the first step of each buffer: none of it hides
+        "data.num_workers": 0, "data.buffer_mb": 100, "mlflow.enabled": False,
     }  # fmt: skip
     return load_config(RECIPE, ["mlflow.tensorboard=null"], flags)
-
-
-def copies(config: Config) -> list[Batch]:
-    """The batches of the epoch, in memory."""
-    training, _ = loop.streams(config, None, None, tasks=list(config.tasks.enabled()))
-    kept = []
-    for batch in training.epoch(1):
-        npho, time_, valid, timed = (x.clone() for x in batch.inputs())
-        truth = {task: y.clone() for task, y in batch.truth.items()}
-        kept.append(Batch(npho, time_, valid, timed, truth, batch.run.clone(), batch.event.clone()))
-    return kept
-
-
-def run_bare(config: Config, batches: list[Batch]) -> float:
-    """Events a second of nothing but forward, backward, clipping and step."""
-    torch.manual_seed(0)
-    job = Regression(config)
-    job.fit(batches, keep_features=False)
-    optimizer = torch.optim.AdamW(job.step.parameters(), lr=config.training.lr, fused=True)
-    half = processes.precision(config.training.amp, "cpu") == "bf16-mixed"
-    job.step.train()
-    started = 0.0
-    for i, batch in enumerate(batches):
-        if i == 2:  # the first steps allocate
-            started = time.monotonic()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            total, _ = job.step(batch)
-        total.backward()
-        nn.utils.clip_grad_norm_(job.step.parameters(), config.training.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-    return sum(len(batch) for batch in batches[2:]) / (time.monotonic() - started)
 
 
 if __name__ == "__main__":

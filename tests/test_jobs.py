@@ -13,10 +13,12 @@ import uproot
 
 from xecml import geometry
 from xecml.config import Config
+from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.recipes import JOBS, load_config
 from xecml.training import checkpoint, loop
+from xecml.training.rebuild import RebuildingStep
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -66,6 +68,28 @@ def test_metrics_have_the_names_that_users_know(job: str, request: pytest.Fixtur
     assert lines[-1]["val/n_masked_total"] > 0
     assert lines[-1]["val/total_loss"] == lines[-1]["val/loss"]
     assert lines[-1]["train/total_loss"] < lines[0]["train/total_loss"]
+
+
+def test_hidden_are_sensors_that_augmentation_has_left(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mirrored events hide the sensors of their own image, and never one that was switched off."""
+    seen = []
+    forward = RebuildingStep.forward
+
+    def looked_at(step: RebuildingStep, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        hidden = torch.zeros(batch.valid.numel(), dtype=torch.bool).index_fill(0, batch.hidden, True)
+        hidden = hidden.reshape(batch.valid.shape)
+        assert not (hidden & ~batch.valid).any()
+        assert (hidden.sum(1) == torch.floor(0.6 * batch.valid.sum(1) + 1e-6)).all()
+        seen.append(float(batch.valid.float().mean()))
+        return forward(step, batch)
+
+    monkeypatch.setattr(RebuildingStep, "forward", looked_at)
+    config = recipe("mae", sample, tmp_path, "augmentation.mirror_z=0.5", "training.channel_dropout_rate=0.3",
+                    "training.epochs=1")  # fmt: skip
+    loop.train(config, name="mae", kind="mae", quiet=True)
+    assert 0.4 < np.mean(seen) < 0.6  # of the sample seven tenths are valid
 
 
 def test_an_autoencoder_beats_the_means_of_sensors(mae: loop.Result) -> None:

@@ -365,3 +365,12 @@ def test_wrong_numbers_leave_no_file(tmp_path: Path) -> None:
 
 def test_report_rate() -> None:
     assert SimulationReport(100, 2.0).rate == 50
+
+
+def test_depths_asked_for(tmp_path: Path) -> None:
+    """A range of depths holds every first interaction, and within it the depths are those of all photons."""
+    some = run(tmp_path, 600, depth_cm=[0.5, 3.0], energy_mev=52.8, seed=4)["uvwTruth"][:, 2]
+    assert some.min() >= 0.5
+    assert some.max() < 3.0
+    # attenuated over 5.4 cm along the photon, which comes in at 0 to 40 degrees
+    assert some.mean() == pytest.approx(1.66, abs=0.06)

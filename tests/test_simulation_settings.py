@@ -39,6 +39,7 @@ def test_shipped_settings_are_the_defaults() -> None:
         ({"dead_sensors": [4760]}, "there is no sensor 4760"),
         ({"dead_fraction": 1.5}, "dead_fraction"),
         ({"energy_mev": 0.5}, "min_deposit_mev"),
+        ({"depth_cm": [3.0, 1.0]}, "depth_cm must rise"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], message: str) -> None:

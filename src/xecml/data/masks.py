@@ -8,8 +8,9 @@ invalid one:
 - `clusters`: round patches of neighbours, in three dimensions and so across faces;
 - `boards`: whole blocks of 4 x 4 neighbours on a face, of a row on top and bottom;
 - `face`: one whole face that is small enough, and others at random;
-- `spot`: a quarter of the SiPMs about the brightest one, or a block there, and others at random. Which one is the
-  brightest depends little on the count of any other, so that a sensor is hidden hardly says how bright it is.
+- `spot`: SiPMs about the brightest one, the nearest nine more often than others, or one to four blocks there, and
+  others at random. Which one is the brightest depends little on the count of any other, so that a sensor is hidden
+  hardly says how bright it is.
 """
 
 from __future__ import annotations
@@ -39,10 +40,15 @@ _LIGHT_BINS = 12
 _BINS_A_DECADE = 2.5
 _BOARD = 4
 _N_SIPM = geometry.N_SIPM
-_SPOT_SHARE = 0.25
-"""Of the sensors about the hot spot that are hidden one by one."""
+_SPOT_NEAR, _SPOT_SHARE, _SPOT_SHARE_FAR = 9, 0.4, 0.12
+"""The nearest so many about the hot spot, the brightest among them, and how often one is hidden; and others there."""
 _SPOT_BLOCKS = 0.5
-"""Of the events of that pattern that hide a block there instead."""
+"""Of the events of that pattern that hide blocks there instead."""
+_MORE_BLOCKS = 0.5
+"""How often there is one more of them."""
+_MOST_BLOCKS = 4
+_SPOT_CENTRES = 36
+"""The block of any of so many sensors about the brightest; it holds the brightest for sixteen of them."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +280,7 @@ def _by_group(ok: Marks, k: int, sensors: Ids, edges: Ids, broken: bool, state: 
 
 @compiled
 def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: State, out: Marks) -> int:
-    """Hide some of the sensors about the brightest valid SiPM, or a block near it; returns how many sensors."""
+    """Hide some of the sensors about the brightest valid SiPM, or blocks near it; returns how many sensors."""
     brightest = -1
     # a PMT has the area of eleven SiPMs, and would be the brightest of every deep event
     for s in range(_N_SIPM):
@@ -285,14 +291,16 @@ def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: Sta
     near = nearest[brightest]
     done = 0
     if _draw(state) < _SPOT_BLOCKS:
-        # a block holds the sensor it belongs to, and so the brightest one often
-        for s in blocks[near[int(_draw(state) * len(near))]]:
-            if done < k and s < len(ok) and ok[s]:
-                out[s] = True
-                done += 1
+        for i in range(_MOST_BLOCKS):
+            if i > 0 and _draw(state) >= _MORE_BLOCKS:
+                break
+            for s in blocks[near[int(_draw(state) * _SPOT_CENTRES)]]:
+                if done < k and s < len(ok) and ok[s] and not out[s]:
+                    out[s] = True
+                    done += 1
         return done
-    for s in near:
-        if done < k and ok[s] and _draw(state) < _SPOT_SHARE:
+    for i, s in enumerate(near):
+        if done < k and ok[s] and _draw(state) < (_SPOT_SHARE if i < _SPOT_NEAR else _SPOT_SHARE_FAR):
             out[s] = True
             done += 1
     return done

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xecml.compiled import compiled, inner
+from xecml.geometry import INNER_RADIUS
 from xecml.simulation.cascade import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
 from xecml.simulation.clusters import Clusters, cluster, new_clusters
 from xecml.simulation.crosssections import Floats, radiation_length
@@ -74,6 +75,9 @@ class Source(NamedTuple):
     energy_low: float
     energy_high: float
     min_deposit: float
+    depth_low: float
+    """cm behind the inner face, of the first interaction"""
+    depth_high: float
     time_offset: float
     material: float
     """radiation lengths in front of the xenon, the magnet included"""
@@ -214,6 +218,13 @@ def _shower(
 
 
 @inner
+def _is_wanted(source: Source, x: float, y: float, z: float) -> bool:
+    """Whether a first interaction is one to keep: in the fiducial volume, at the depths asked for."""
+    depth = math.sqrt(x * x + y * y) - INNER_RADIUS
+    return is_fiducial(x, y, z) and source.depth_low <= depth < source.depth_high
+
+
+@inner
 def _photon(
     rng: np.random.Generator,
     physics: Physics,
@@ -249,12 +260,13 @@ def _photon(
             s = rng.standard_exponential() / photon_coefficient(physics.tables, E)
         x, y, z = entry[0] + s * direction[0], entry[1] + s * direction[1], entry[2] + s * direction[2]
         # the first interaction decides most rejections, so it comes before the shower
-        if fate == PASSES and not (inside_calorimeter(x, y, z) and (not interest or is_fiducial(x, y, z))):
+        if fate == PASSES and not (inside_calorimeter(x, y, z) and (not interest or _is_wanted(source, x, y, z))):
             continue
         thickness = (1.0 - _MAGNET_SHARE) * _RADIATION_LENGTH * source.material if fate == CONVERTS else 0.0
         u = (direction[0], direction[1], direction[2])
         n, deposited = _shower(rng, physics, work, E, (x, y, z), u, 0.0, thickness)
-        if fate == CONVERTS and (n == 0 or (interest and not is_fiducial(work.first[0], work.first[1], work.first[2]))):
+        first = work.first
+        if fate == CONVERTS and (n == 0 or (interest and not _is_wanted(source, first[0], first[1], first[2]))):
             continue
         if deposited > (source.min_deposit if interest else 0.0):
             return n, E, tried

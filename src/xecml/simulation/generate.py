@@ -186,6 +186,8 @@ def _source(settings: SimulationSettings) -> blocks.Source:
         energy_low=float(settings.energy_range[0]),
         energy_high=float(settings.energy_range[1]),
         min_deposit=float(settings.min_deposit_mev),
+        depth_low=float(settings.depth_cm[0]),
+        depth_high=float(settings.depth_cm[1]),
         time_offset=float(settings.time_offset_ns),
         material=float(settings.material_radiation_lengths),
         gammas=np.cumsum(settings.gamma_probabilities),

@@ -122,6 +122,8 @@ class SimulationSettings(_Section):
     """one energy or a range, uniform; by default 52.83 for signal, 15 to 60 for decoupled vertices, 5.486 for points"""
     min_deposit_mev: NotNegative = 1.0
     """events with less energy deposited in the xenon are not kept"""
+    depth_cm: tuple[NotNegative, NotNegative] = (0.0, 41.3)
+    """depth of the first interaction behind the inner face; events elsewhere are not kept"""
     time_offset_ns: NotNegative = 10.0
     """the time of the first interaction is uniform within plus or minus this"""
     run: int = 1
@@ -202,6 +204,8 @@ class SimulationSettings(_Section):
         inside = geometry.is_active(geometry.xyz_from_uvw(np.array(self.points_uvw_cm).reshape(-1, 3)))
         if not len(inside) or not inside.all():
             raise ValueError("points_uvw_cm must be places in the active xenon")
+        if not self.depth_cm[0] < self.depth_cm[1]:
+            raise ValueError(f"depth_cm must rise, not be {list(self.depth_cm)}")
         if self.min_deposit_mev >= self.energy_range[0]:
             raise ValueError(f"min_deposit_mev = {self.min_deposit_mev:g} is not below the energy of the photons")
         return self

@@ -28,6 +28,8 @@ class Job(Protocol):
     """Quantities whose truth is read; none for a job that needs no truth."""
     aim: str
     """What is learnt, for the first line."""
+    hides: bool
+    """Whether `prepare` hides sensors, for which it needs the batch on the CPU."""
 
     @property
     def model(self) -> nn.Module:
@@ -45,7 +47,7 @@ class Job(Protocol):
         """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
-        """Do to a batch, on the CPU, what must be drawn anew in every step; the same for the same seed."""
+        """Do to an augmented batch what must be drawn anew in every step; the same for the same seed."""
 
     def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
         """Loss and metrics of a model over the batches of all processes, each event with the same weight."""

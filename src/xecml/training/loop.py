@@ -112,6 +112,8 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     step, optimizer = fabric.setup(processes.compiled(job.step, options.compile), optimizer)
     average = WeightAverage(model, options.ema_decay)
     augment, watch = _augmentation(config), Watch(fabric.device)
+    # sensors are hidden on the CPU, among those that augmentation has left
+    place = torch.device("cpu") if job.hides else fabric.device
     torch.manual_seed(options.seed + 1 + fabric.global_rank)  # processes drop different things
     epoch, batch_in_epoch, best, since_best, sums = 1, 0, float("inf"), 0, Sums()
     run_id, metrics, rate = None, dict[str, Any](), 0.0
@@ -178,8 +180,8 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
                         group["lr"] = rate * group["lr_scale"]
                     last = (batch_in_epoch + 1) % options.accumulate == 0 or batch_in_epoch + 1 == training.n_batches
                     number = batch_in_epoch * fabric.world_size + fabric.global_rank
-                    moved = job.prepare(batch, (options.seed, epoch, number), elapsed).to(fabric.device)
-                    moved = augment(moved, step_generator(options.seed, epoch, number, fabric.device))
+                    moved = augment(batch.to(place), step_generator(options.seed, epoch, number, place))
+                    moved = job.prepare(moved, (options.seed, epoch, number), elapsed).to(fabric.device)
                     with fabric.no_backward_sync(step, enabled=not last):
                         total, parts = step(moved)
                         fabric.backward(total / options.accumulate)

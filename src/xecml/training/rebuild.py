@@ -45,7 +45,7 @@ class Rebuilding:
     """
 
     def __init__(self, config: Config, kind: str) -> None:
-        self.kind, self.tasks = kind, list[str]()
+        self.kind, self.tasks, self.hides = kind, list[str](), True
         self.model: Network = build_autoencoder(config) if kind == "mae" else build_inpainter(config)
         options = config.training
         weights = {"npho": options.npho_weight, "time": options.time_weight}

@@ -31,6 +31,7 @@ class Regression:
     """The job that learns physical quantities from their truth; see `xecml.training.job.Job`."""
 
     kind = "regress"
+    hides = False
 
     def __init__(self, config: Config) -> None:
         self.model = build_regressor(config)
