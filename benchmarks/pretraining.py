@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("val")
     parser.add_argument("--labels", type=int, nargs="+", default=[500, 2000, 10000])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--arms", nargs="+", default=["scratch", "mae"])
@@ -51,7 +52,7 @@ def main() -> None:
     out = Path(options.out)
     found: dict[str, list[dict[str, Any]]] = {}
     for labels in options.labels:
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             events = write_subset(options.train, labels, seed, out / "data" / f"{labels}_{seed}.root")
             for arm in options.arms:
                 settings = [*options.settings, *(options.mae_settings if arm == "mae" else SCRATCH)]

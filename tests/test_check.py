@@ -224,6 +224,19 @@ def test_dim_sensors_are_not_dead() -> None:
         assert len(s.dead()) == dead
 
 
+def test_neighbours_of_dead_channels_are_not_hot() -> None:
+    """Lit in every event, as all that live around: dead ones must not make a channel look strange."""
+    occupancy, count = np.ones(4760), np.full(4760, 100.0)
+    rng = np.random.default_rng(0)
+    occupancy[rng.choice(4760, 1400, replace=False)] = 0.0
+    count[occupancy == 0] = np.nan
+    assert SensorStatistics("npho", 1000, occupancy, occupancy, count, count).hot().size == 0
+    # one that is always lit among some that are mostly is hot, whatever its count
+    mostly = np.where(np.arange(4760) == 2000, 1.0, 0.85)
+    s = SensorStatistics("npho", 1000, mostly, mostly, np.full(4760, 100.0), np.full(4760, 100.0))
+    assert s.hot().tolist() == [2000]
+
+
 def test_hot_channels_stand_out_of_their_neighbours(tmp_path: Path, healthy: Columns) -> None:
     npho, time = healthy["npho"].copy(), healthy["time"].copy()
     for bright in (1500, 4300):

@@ -81,6 +81,9 @@ EFFECTS: dict[str, Effect] = {
     "training.mae_checkpoint": Effect("{root}/none.pth", _train, refused="No such checkpoint"),
     **together("masking", hidden, light="5.0", clusters="5.0", boards="5.0", face="5.0", spot="5.0"),
     **together("masking", hidden, "masking.light=1.0", random="0.0"),
+    "masking.listed": Effect("9.0", hidden, ("masking.dead_list={sample}/dead.txt", "masking.listed=1.0")),
+    **together("masking", hidden, "masking.dead_list={sample}/dead.txt", "masking.listed=9.0",
+               dead_list="{sample}/others.txt"),
     **together("masking", hidden, "masking.ramp_epochs=5", ratio_start="0.1"),
     **together("masking", hidden, "masking.ratio_start=0.1", "masking.ramp_epochs=1", ramp_epochs="2.0"),
     "masking.time_threshold": Effect("1000.0", rebuilding),
@@ -135,6 +138,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("events")
     for seed, (name, n) in enumerate((("train", 64), ("val", 32)), 1):
         rootio.write(folder / f"{name}.root", point_sources(n, seed, dead=0.01))
+    for name, first in (("dead", 0), ("others", 2000)):
+        (folder / f"{name}.txt").write_text("\n".join(map(str, range(first, first + 300))))
     return folder
 
 

@@ -143,6 +143,6 @@ def test_bad_input_is_one_sentence_and_status_two(tmp_path: Path, xec: Xec, samp
 
 
 def test_keys_are_listed(xec: Xec) -> None:
-    listing = xec("train", "regress", "--help-config")
+    listing = xec("train", "--help-config")
     assert "training.lr" in listing
     assert "learning rate after the warm-up" in listing

@@ -14,7 +14,7 @@ from xecml.errors import InputError
 from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import load_model
 from xecml.events import INVALID
-from xecml.models.filling import untruncated_mean
+from xecml.models.filling import mean_of_roots, untruncated_mean
 from xecml.recipes import load_config
 from xecml.training import loop
 
@@ -101,3 +101,17 @@ def test_zeros_belong_to_the_mean() -> None:
     mean = x / -torch.expm1(-x)
     torch.testing.assert_close(untruncated_mean(mean), x, rtol=2e-3, atol=2e-3)
     assert untruncated_mean(torch.tensor([0.3, 1.0])).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("noise", [1.0, 1.2])
+def test_means_come_back_from_mean_roots(noise: float) -> None:
+    """Of Poisson numbers that are not zero, each photoelectron with some noise of its own."""
+    rng = np.random.default_rng(0)
+    for mean in (0.1, 0.5, 1.0, 2.0, 4.0, 10.0, 100.0):
+        number = rng.poisson(mean, 400_000)
+        number = number[number > 0]
+        charge = np.maximum(number + np.sqrt((noise - 1) * number) * rng.standard_normal(len(number)), 0.1)
+        squared = torch.tensor([np.sqrt(charge).mean() ** 2], dtype=torch.float32)
+        again = mean_of_roots(squared, torch.tensor([noise], dtype=torch.float32))
+        assert abs(float(again) - charge.mean()) < 0.07
+        assert charge.mean() - float(squared) > (0.2 if mean > 3 else 0)

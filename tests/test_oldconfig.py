@@ -164,7 +164,7 @@ def test_an_old_inpainter_file_is_a_recipe() -> None:
     line = notices[0]
     assert "checkpoint.save_predictions (line 33): now checkpoint.save_predictions: 10" in line
     assert "training.use_scheduler: true" in line
-    assert "model.outer_fine_pool: without effect unless model.preset is reference" in line
+    assert "model.outer_fine_pool: left out, without effect unless model.preset is reference" in line
     assert all("\n" not in notice for notice in notices)
 
 

@@ -321,6 +321,10 @@ def further(*settings: str) -> Config:
     return load_config(None, (*options, *settings))
 
 
+def resuming(config: Config, path: Path) -> Config:
+    return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"resume_from": str(path)})})
+
+
 def test_heads_keep_their_answers_when_targets_are_fitted(old_file: Path) -> None:
     """Of the trained heads: those of other tasks begin anew, and a head that gives widths too keeps its answers."""
     tasks = ("uvwFI", "angleVec", "energy")
@@ -328,7 +332,7 @@ def test_heads_keep_their_answers_when_targets_are_fitted(old_file: Path) -> Non
     torch.manual_seed(0)
     ours = build_regressor(config).eval()
     names = list(ours.tasks)
-    begin = start(ours, str(old_file), kind="regress", tasks=names)
+    begin = start(ours, resuming(config, old_file), kind="regress", tasks=names)
     assert begin.line == (
         f"Took the encoder and the heads of angle, uvwFI, angleVec of {old_file} (original layout); "
         "epoch 1, a new optimizer."
@@ -349,14 +353,15 @@ def test_heads_keep_their_answers_when_targets_are_fitted(old_file: Path) -> Non
 
 
 def test_heads_that_were_not_trained_begin_anew(old_file: Path, tmp_path: Path) -> None:
-    n_gamma = build_regressor(further("tasks.n_gamma={enabled: true, loss_fn: cross_entropy}"))
+    config = further("tasks.n_gamma={enabled: true, loss_fn: cross_entropy}")
+    n_gamma = build_regressor(config)
     before = n_gamma.heads["n_gamma"].state_dict()["0.weight"].clone()
-    line = start(n_gamma, str(old_file), kind="regress", tasks=list(n_gamma.tasks)).line
+    line = start(n_gamma, resuming(config, old_file), kind="regress", tasks=list(n_gamma.tasks)).line
     assert line.endswith("heads of n_gamma from scratch.")
     assert torch.equal(n_gamma.heads["n_gamma"].state_dict()["0.weight"], before)
     inner = {k.removeprefix("backbone."): w for k, w in recipe("finegrid").items() if k.startswith("backbone.")}
     single = save(tmp_path / "single.pth", inner, "finegrid")
-    assert "Took the encoder of" in start(n_gamma, str(single), kind="regress", tasks=["angle"]).line
+    assert "Took the encoder of" in start(n_gamma, resuming(config, single), kind="regress", tasks=["angle"]).line
 
 
 def test_an_old_file_that_does_not_fit_is_named(old_file: Path) -> None:
@@ -367,7 +372,8 @@ def test_an_old_file_that_does_not_fit_is_named(old_file: Path) -> None:
         (("model.hidden_dim=128",), r"the configured head of angle: 0.weight is \(256, 6144\) instead of"),
     ):
         with pytest.raises(InputError, match=message):
-            start(build_regressor(further(*settings)), str(old_file), kind="regress", tasks=["angle"])
+            config = further(*settings)
+            start(build_regressor(config), resuming(config, old_file), kind="regress", tasks=["angle"])
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.errors import InputError
 from xecml.recipes import load_config
+from xecml.training import checkpoint
 from xecml.training.processes import make_fabric
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -63,7 +66,8 @@ if double:
         job.step.double()
         return job
     loop.make_job = in_double
-loop.train(load_config("TINY", settings), name="run", quiet=True)
+kind = os.environ.get("JOB", "regress")
+loop.train(load_config("TINY", settings, job=kind), name="run", kind=kind, quiet=True)
 names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, of srun, of Fabric's own children
 rank = next((os.environ[name] for name in names if name in os.environ), "0")
 with open(f"{out}/losses_{rank}.json", "w") as file:
@@ -91,6 +95,8 @@ def train(
     batch: int = 40,
     slices: bool = True,
     launcher: str = "torchrun",
+    job: str = "regress",
+    more: tuple[str, ...] = (),
 ) -> list[list[float]]:
     settings = [
         f"data.train_path={files}/*.root",
@@ -100,6 +106,7 @@ def train(
         "training.channel_dropout_rate=0",
         "training.accelerator=cpu",
         "training.epochs=1",
+        *more,
     ]
     script = out / "train.py"
     script.write_text(SCRIPT if slices else SCRIPT.replace("loop.streams = sliced", ""))
@@ -114,7 +121,7 @@ def train(
     started = [
         subprocess.Popen(
             [sys.executable, *command],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "JOB": job} | environment,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -183,3 +190,40 @@ def test_two_processes_equal_one_to_64_bits(files: Path, tmp_path: Path) -> None
     (one,) = train(files, tmp_path / "one", 1, double=True)
     both = np.mean(train(files, tmp_path / "two", 2, double=True), axis=0)
     np.testing.assert_allclose(both[:20], one[:20], rtol=1e-9)
+
+
+@pytest.mark.parametrize("job", ["mae", "inpaint"])
+def test_two_processes_rebuild_as_one_does(files: Path, tmp_path: Path, job: str) -> None:
+    """They hide the same sensors, and each of these counts alike, wherever it is."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    more = ("model.freeze_encoder=false", "checkpoint.save_predictions=0", "masking.clusters=1")
+    (one,) = train(files, tmp_path / "one", 1, job=job, more=more)
+    both = np.mean(train(files, tmp_path / "two", 2, job=job, more=more), axis=0)
+    assert abs(one[0] - both[0]) < 1e-6 * abs(one[0])
+    np.testing.assert_allclose(both[:20], one[:20], rtol=1e-4)
+    lines = [json.loads((tmp_path / n / "run" / "metrics.jsonl").read_text()) for n in ("one", "two")]
+    assert lines[0]["val/n_masked_total"] == lines[1]["val/n_masked_total"]
+    for name in ("train/total_loss", "val/loss", "val/relative_error_npho"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=1e-3), name
+
+
+def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
+    settings = [f"data.train_path={files}/*.root", f"data.val_path={files}/val", "data.batch_size=20",
+                f"checkpoint.save_dir={tmp_path}", "training.epochs=500", "training.accelerator=cpu",
+                "training.devices=2"]  # fmt: skip
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.replace("loop.streams = sliced", ""))
+    command = [sys.executable, str(script), str(tmp_path), "single", *settings]
+    started = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)  # the others hear of it from this one
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 0, said[-3000:]
+    content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    assert content["epoch"] < 500
+    assert len(content["random_states"]) == 2
+    steps = [len(json.loads((tmp_path / f"losses_{rank}.json").read_text())) for rank in (0, 1)]
+    assert steps[0] == steps[1]

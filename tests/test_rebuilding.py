@@ -9,6 +9,7 @@ import torch
 from tests.conftest import point_sources
 from xecml import geometry
 from xecml.config import Config
+from xecml.conventional.solidangles import solid_angles as solid_angles_of_squares
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.models.build import build_autoencoder, build_inpainter
@@ -99,6 +100,16 @@ def test_every_sensor_can_be_asked_and_learns(job) -> None:
     assert answer.counts.shape == (S,)
     assert torch.isfinite(answer.counts).all()
     assert torch.isfinite(answer.nanoseconds).all()
+    # the loss of each hidden sensor that counted goes back to its answer, and from there to weights
+    truth = job.model.ground.truth(batch, torch.zeros(2), batch.hidden)
+    total, _ = job.loss(answer, truth, job.model.ground)
+    (slope,) = torch.autograd.grad(total, answer.counts, retain_graph=True)
+    assert (slope != 0).equal(truth.counted)
+    assert truth.counted.float().mean() > 0.5
+    total.backward()
+    learning = [p for p in job.model.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in learning)
+    job.model.zero_grad()
     counts = torch.zeros(S).index_copy(0, batch.hidden % S, answer.counts.detach())
     outer_centre = torch.arange(4742, 4760)
     assert counts[outer_centre].unique().numel() == len(outer_centre)
@@ -294,16 +305,41 @@ def test_windows_hold_the_chips_around_and_nothing_beyond_the_edge() -> None:
 @torch.no_grad()
 def test_only_chips_near_the_hot_spot_get_an_answer_of_its_head() -> None:
     torch.manual_seed(0)
-    head = moved(HotSpotHead(16, width=32, layers=1))
+    head = moved(HotSpotHead(16, 9, width=32, layers=1))
     distance = torch.full((2, S), 50.0)
     distance[1, [700, 4400]] = 3.0
     hidden = torch.tensor([700, 710, S + 700, S + 710, S + 4400])
     seen = torch.ones(2, S, dtype=torch.bool)
-    answer = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden)
+    about = torch.randn(2, 9)
+    answer = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden, about)
     assert answer.shape == (5, 2)
     assert answer.any(1).tolist() == [False, False, True, False, False]
-    none = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden[:2])
+    none = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden[:2], about)
     assert not none.any()
+
+
+def test_solid_angles_are_exact_close_by() -> None:
+    """Of chips that see much of a point, wherever in front of them it is; others are taken for small."""
+    rng = np.random.default_rng(0)
+    uvw = np.stack([rng.uniform(-30, 30, 300), rng.uniform(-65, 65, 300), np.exp(rng.uniform(-3, 3, 300))], 1)
+    points = cartesian(*torch.tensor(uvw.astype(np.float32)).unbind(1))
+    found = PointSource().solid_angles(points)[0].double().numpy()[:, : geometry.N_SIPM]
+    exact = solid_angles_of_squares(points.double().numpy())[:, : geometry.N_SIPM]
+    large = exact > 0.05
+    assert large.any(1).mean() > 0.6
+    assert np.abs(found[large] / exact[large] - 1).max() < 2e-3
+    assert np.abs(found - exact).max() < 1e-3
+
+
+def test_inpainters_learn_with_all_their_weights() -> None:
+    """Several processes wait for the gradient of every weight, so none may go without."""
+    for preset in ("tiny", "compact"):
+        config = load_config(None, [f"model.preset={preset}", "model.freeze_encoder=false"], job="inpaint")
+        made = Rebuilding(config, "inpaint")
+        made.fit([batch_of(32, 3)], keep_features=False)
+        total, _ = made.step(made.prepare(batch_of(), (0, 1), 0.0))
+        total.backward()
+        assert [name for name, p in made.step.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_light_of_points_and_its_gradient_are_those_of_their_formula() -> None:

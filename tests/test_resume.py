@@ -50,9 +50,9 @@ def settings(sample: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
-def run(n: int, name: str, given: list[str]) -> int:
+def run(n: int, name: str, given: list[str], script: str = KILLED) -> int:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(n), name, *given]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(n), name, *given]
     return subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False).returncode
 
 
@@ -102,6 +102,40 @@ def test_killed_and_resumed(
         {k: v for k, v in m.items() if not k.startswith("system/")} for m in (whole["metrics"], resumed["metrics"])
     ]
     assert clean[0] == clean[1]
+    assert whole_lines == resumed_lines
+
+
+# a process that trains and gets a signal in the middle of its n-th batch
+SIGNALLED = """
+import os, signal, sys
+from xecml.recipes import load_config
+from xecml.training import loop
+from xecml.training.sums import Sums
+n, name, settings = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+add, batches = Sums.add, []
+def add_and_ask(self, values, events=1):
+    add(self, values, events)
+    if "loss" in values:
+        batches.append(events)
+        if len(batches) == n:
+            os.kill(os.getpid(), signal.SIGTERM)
+Sums.add = add_and_ask
+loop.train(load_config("TINY", settings), name=name, quiet=True)
+""".replace("TINY", str(TINY))
+
+
+@pytest.mark.parametrize("n", [8, 12])
+def test_a_signal_ends_a_run_that_goes_on_exactly(sample: Path, tmp_path: Path, n: int) -> None:
+    """In the middle of a group of accumulated batches, which is finished first; and in an epoch's last batch."""
+    given = settings(sample, tmp_path, "training.accumulate=5", "data.num_workers=2")
+    for name, script, number in (("whole", KILLED, 0), ("run", SIGNALLED, n)):
+        assert run(number, name, given, script) == 0
+    stopped = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    assert (stopped["epoch"], stopped["batch_in_epoch"]) == (1, 10 if n == 8 else 12)
+    assert run(0, "run", [*given, f"checkpoint.resume_from={tmp_path}/run/checkpoint_last.pth"]) == 0
+    (whole, whole_lines), (resumed, resumed_lines) = (result(tmp_path / name) for name in ("whole", "run"))
+    for part in ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch"):
+        assert_equal(whole[part], resumed[part], part)
     assert whole_lines == resumed_lines
 
 

@@ -162,18 +162,72 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, s
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
+@pytest.mark.parametrize("bad", [(17,), None])
 def test_a_nan_loss_stops_the_run_and_names_events(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...] | None
 ) -> None:
+    """The event alone where it is one, and some of the batch where it is all; before anything is spoilt by it."""
     original = regress.RegressionLoss.forward
 
     def poisoned(self: Any, model: Any, answers: Any, batch: Any) -> Any:
         total, parts = original(self, model, answers, batch)
-        return total * float("nan"), parts
+        poison = bad is None or np.isin(batch.event.numpy(), bad).any()
+        return total * (float("nan") if poison else 1.0), parts
 
     monkeypatch.setattr(regress.RegressionLoss, "forward", poisoned)
-    with pytest.raises(FloatingPointError, match=r"run/event 1/\d+"):
-        loop.train(recipe(sample, tmp_path), name="nan", quiet=True)
+    named = r"for run/event 1/17; " if bad else r"for a batch with run/event (1/\d+, ){7}1/\d+ and \d+ more; "
+    with pytest.raises(FloatingPointError, match=named + "look at these events with 'xec check'"):
+        loop.train(recipe(sample, tmp_path, "data.num_workers=0"), name="nan", quiet=True)
+
+
+def test_an_early_end_is_an_end(sample: Path, tmp_path: Path) -> None:
+    """Weights that do not move make no better epoch; what a finished run leaves is left all the same."""
+    still = ("training.lr=1e-12", "training.lr_min=0", "training.early_stop_epochs=1", "checkpoint.best_metric=phi_s68")
+    result = loop.train(recipe(sample, tmp_path, *still, "training.epochs=9"), name="still", quiet=True)
+    assert (result.stopped, result.metrics["epoch"]) == (None, 2)
+
+
+def test_a_wrong_best_metric_costs_no_epoch(sample: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'u_s68_mm'"):
+        loop.train(recipe(sample, tmp_path, "checkpoint.best_metric=u_s68_m"), name="x", quiet=True)
+    assert not (tmp_path / "x" / "metrics.jsonl").exists()
+
+
+def test_a_name_used_again_does_not_inherit_the_best(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    folder.mkdir()
+    (folder / "checkpoint_best.pth").write_bytes(b"of an earlier run")
+    checkpoint.take_over(folder, None)
+    assert not (folder / "checkpoint_best.pth").exists()
+    assert (folder / "before_checkpoint_best.pth").read_bytes() == b"of an earlier run"
+    checkpoint.take_over(folder, str(run.folder / "checkpoint_last.pth"))
+    assert (folder / "checkpoint_best.pth").read_bytes() == run.best.read_bytes()
+
+
+def test_changed_rates_of_groups_are_kept_when_going_on(run: loop.Result, sample: Path, tmp_path: Path) -> None:
+    on = f"checkpoint.resume_from={run.folder}/checkpoint_last.pth"
+    epochs = f"training.epochs={run.metrics['epoch'] + 1}"
+    result = loop.train(recipe(sample, tmp_path, on, epochs, "training.weight_decay=0.3"), name="on", quiet=True)
+    groups = checkpoint.load(result.folder / "checkpoint_last.pth")["optimizer_state"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    with pytest.raises(InputError, match="trained other weights"):
+        loop.train(recipe(sample, tmp_path, on, "training.encoder_lr_scale=0.5"), name="x", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("normalization.npho_scheme=sqrt", "normalization.npho_scheme is sqrt here and log1p there"),
+        ("normalization.npho_scale=2", "normalization.npho_scale is 2.0 here and 1000.0 there"),
+        ("data.time_branch=relative_time", "data.time_branch is relative_time here and time there"),
+    ],
+)
+def test_an_encoder_for_other_inputs_is_refused(
+    run: loop.Result, sample: Path, tmp_path: Path, setting: str, said: str
+) -> None:
+    off = "tasks.timing.enabled=false"
+    with pytest.raises(InputError, match=said):
+        loop.train(recipe(sample, tmp_path, f"checkpoint.resume_from={run.best}", setting, off), name="x", quiet=True)
 
 
 def test_runs_that_cannot_start_say_why(sample: Path, tmp_path: Path) -> None:

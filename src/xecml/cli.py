@@ -158,7 +158,7 @@ def convert(
 
 @app.command()
 def train(
-    job: Annotated[Job, typer.Argument(help="What to train.")],
+    job: Annotated[Job | None, typer.Argument(help="What to train.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Recipe, YAML.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=V", help="Set any key of the recipe.")
@@ -200,9 +200,11 @@ def train(
 
     if help_config:
         print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
-        for key, default, unit, meaning in describe(job.value):
+        for key, default, unit, meaning in describe(job.value if job else "regress"):
             print(f"{key:<34} {default!s:<14} {unit:<10} {meaning}")
         return
+    if job is None:
+        raise typer.BadParameter(f"name one of {', '.join(Job)}.", param_hint="job")
     flags: dict[str, Any] = {
         "data.train_path": train_path, "data.val_path": val_path, "data.batch_size": batch,
         "data.chunksize": chunksize, "training.epochs": epochs, "training.lr": lr,
@@ -230,6 +232,8 @@ def train(
 
     result = run(recipe, name=run_name, kind=job.value, quiet=as_json)
     files = write_finished(recipe, result, run_name)
+    if not result.first_process:
+        return
     values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
     more = f" and {len(files)} artifacts beside it" if files else ""
     show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")

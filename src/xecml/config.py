@@ -180,6 +180,9 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout, augmentation")
 
 
+_PATTERNS = ("random", "light", "clusters", "boards", "face", "spot", "listed")
+
+
 class MaskingConfig(_Section):
     """Which sensors are hidden in mae and inpaint; shares of events by pattern, in any sum."""
 
@@ -188,14 +191,16 @@ class MaskingConfig(_Section):
     clusters: Weight = Field(0.0, description="round patches of 4 to 24 neighbours, across faces too")
     boards: Weight = Field(0.0, description="whole blocks of 4 x 4")
     face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
-    spot: Weight = Field(0.0, description="a quarter of the SiPMs about the brightest, or a 4 x 4 block there")
+    spot: Weight = Field(0.0, description="SiPMs about the brightest, or 4 x 4 blocks there")
+    listed: Weight = Field(0.0, description="those of dead_list, and others at random")
+    dead_list: str | None = Field(None, description="file of sensor ids, one a line, for listed")
     ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
     ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
     time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")
 
     def patterns(self) -> dict[str, float]:
         """Share of events of each pattern."""
-        return {name: getattr(self, name) for name in ("random", "light", "clusters", "boards", "face", "spot")}
+        return {name: getattr(self, name) for name in _PATTERNS}
 
 
 class AugmentationConfig(_Section):
@@ -281,6 +286,30 @@ class Config(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     mlflow: MlflowConfig = MlflowConfig()
     export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _masks(self) -> Config:
+        if (self.masking.listed > 0) != (self.masking.dead_list is not None):
+            raise ValueError("masking.listed and masking.dead_list belong together; set both or neither")
+        if self.training.count_scale == "sqrt" and self.data.npho_branch in RELATIVE_BRANCHES:
+            raise ValueError(
+                "training.count_scale=sqrt weighs photons, which relative counts are not; set data.npho_branch to an "
+                "absolute branch or leave the key out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_keys(self) -> Config:
+        model = self.model
+        if model.preset == "reference" or model.layout == "original":
+            return self
+        for name in ("outer_mode", "outer_fine_pool", "hex_mixing", "validity_channel"):
+            if getattr(model, name) != ModelConfig.model_fields[name].default:
+                raise ValueError(
+                    f"model.{name} is nothing to model.preset={model.preset}; set model.preset=reference too, or leave "
+                    "the key out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

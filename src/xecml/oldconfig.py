@@ -103,13 +103,16 @@ def _carry_over(tree: Tree, key: str, gone: _Replaced, value: Any, at: str) -> s
 
 
 def _without_effect(tree: Tree) -> list[str]:
-    """Keys of the reference network in a recipe that names no network, and so gets another."""
+    """Take out keys of the reference network in a recipe that names no network, and so gets another."""
     model = _section(tree, "model")
     if "preset" in model or model.get("layout") == "original":
         return []
     usual = {"outer_mode": "finegrid", "outer_fine_pool": [3, 3]}
-    unusual = [f"model.{name}" for name, value in usual.items() if model.get(name, value) != value]
-    return [f"{' and '.join(unusual)}: without effect unless model.preset is reference"] if unusual else []
+    unusual = [name for name, value in usual.items() if model.get(name, value) != value]
+    for name in unusual:
+        del model[name]
+    keys = " and ".join(f"model.{name}" for name in unusual)
+    return [f"{keys}: left out, without effect unless model.preset is reference"] if unusual else []
 
 
 def _relative_branches(tree: Tree, *, is_old: bool) -> list[str]:

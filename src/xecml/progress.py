@@ -15,33 +15,49 @@ class Progress(Protocol):
     """What long work reports to."""
 
     def advance(self, count: int, note: str = "") -> None:
-        """Say that `count` more units are done; `note` is shown beside the bar."""
+        """Say that `count` more units are done; `note` is shown beside the bar until there is another."""
 
 
 class _Lines:
     """Plain lines, at most one every ten seconds and one at the end."""
 
-    def __init__(self, total: int | None, label: str, unit: str) -> None:
+    def __init__(self, total: int | None, label: str, unit: str, before: int) -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.done, self.start = 0, time.monotonic()
+        self.done, self.before, self.start, self.note = before, before, time.monotonic(), ""
         self.next_line = self.start + _LINE_EVERY_S
 
     def advance(self, count: int, note: str = "") -> None:
         self.done += count
+        self.note = note or self.note
         now = time.monotonic()
         if now >= self.next_line or self.done == self.total:
             self.next_line = now + _LINE_EVERY_S
             of = f" of {self.total}" if self.total else ""
-            rate = self.done / max(now - self.start, 1e-9)
-            tail = f", {note}" if note else ""
+            rate = (self.done - self.before) / max(now - self.start, 1e-9)
+            tail = f", {self.note}" if self.note else ""
             print(f"{self.label}: {self.done}{of} {self.unit}, {rate:.4g}/s{tail}", file=sys.stderr, flush=True)
 
 
+class _Nothing:
+    def advance(self, count: int, note: str = "") -> None:
+        """Show nothing."""
+
+
 @contextmanager
-def progress(total: int | None, label: str, unit: str = "events") -> Iterator[Progress]:
-    """Show progress of `total` units (None where it is not known) on standard error."""
-    if not sys.stderr.isatty():
-        yield _Lines(total, label, unit)
+def progress(
+    total: int | None, label: str, unit: str = "events", *, done: int = 0, silent: bool = False
+) -> Iterator[Progress]:
+    """Show progress of work on standard error.
+
+    Args:
+        total: units; None where it is not known.
+        label: what is being done.
+        unit: what is counted.
+        done: units that were done before; they do not count for the speed.
+        silent: show nothing, as all but one of several processes do.
+    """
+    if silent or not sys.stderr.isatty():
+        yield _Nothing() if silent else _Lines(total, label, unit, done)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -55,14 +71,15 @@ def progress(total: int | None, label: str, unit: str = "events") -> Iterator[Pr
         TextColumn("{task.fields[note]}"),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total or 0, unit=unit, rate=0.0, note="")
-        start, done = time.monotonic(), 0
+        task = bar.add_task(label, total=total or 0, completed=done, unit=unit, rate=0.0, note="")
+        start, before, said = time.monotonic(), done, ""
 
         class _Bar:
             def advance(self, count: int, note: str = "") -> None:
-                nonlocal done
+                nonlocal done, said
                 done += count
-                rate = done / max(time.monotonic() - start, 1e-9)
-                bar.update(task, completed=done, total=total or done, rate=rate, note=note)
+                said = note or said
+                rate = (done - before) / max(time.monotonic() - start, 1e-9)
+                bar.update(task, completed=done, total=total or done, rate=rate, note=said)
 
         yield _Bar()

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from xecml.config import Config
+from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError, nearest
 from xecml.oldconfig import modernise
 
@@ -71,9 +71,32 @@ def load_config(
             _lay(tree, key, value)
             where[key] = "the command line"
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from error
+    for notice in _notices(config, job, [*(s.partition("=")[0].strip() for s in settings), *_set_flags(flags)]):
+        print(f"xec: {notice}", file=sys.stderr)
+    return config
+
+
+def _set_flags(flags: Mapping[str, Any] | None) -> list[str]:
+    return [key for key, value in (flags or {}).items() if value is not None]
+
+
+def _notices(config: Config, job: str, given: Sequence[str]) -> Iterator[str]:
+    """What a recipe asks for without effect: keys of other jobs on the command line, times that are never learnt."""
+    meanings = {key: meaning for key, _, _, meaning in describe(job)}
+    for key in given:
+        jobs, colon, _ = meanings.get(key, "").partition(": ")
+        wanted = [name.strip() for name in jobs.split(",")] if colon else []
+        if wanted and set(wanted) <= set(JOBS) and job not in wanted:
+            yield f"{key} is for {' and '.join(wanted)}, and nothing to {job}."
+    relative = config.data.npho_branch in RELATIVE_BRANCHES
+    if relative and job != "regress" and config.masking.time_threshold >= 1:
+        yield (
+            f"No time is learnt, since relative counts do not reach masking.time_threshold = "
+            f"{config.masking.time_threshold:g}; set it to 0.001 or so."
+        )
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -22,6 +22,7 @@ class Batch:
         event: event numbers (B,).
         weight: of the event in a loss, (B,); 1 unless the sample is reweighted.
         hidden: flat positions in (B, 4760) of sensors that a network does not see and rebuilds, (n,).
+        position: place of the first event in the order of the epoch.
     """
 
     npho: Tensor
@@ -33,6 +34,7 @@ class Batch:
     event: Tensor
     weight: Tensor = field(default_factory=lambda: torch.empty(0))
     hidden: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    position: int = 0
 
     def __post_init__(self) -> None:
         if len(self.weight) != len(self.run):
@@ -44,6 +46,16 @@ class Batch:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Counts, times and masks, in the order that models take them."""
         return self.npho, self.time, self.valid, self.timed
+
+    def only(self, i: int) -> Batch:
+        """Event number `i` of the batch, as a batch."""
+        npho, time, valid, timed, run, event, weight = (
+            x[i : i + 1] for x in (*self.inputs(), self.run, self.event, self.weight)
+        )
+        truth = {task: y[i : i + 1] for task, y in self.truth.items()}
+        sensors = self.npho.shape[1]
+        hidden = self.hidden[torch.div(self.hidden, sensors, rounding_mode="floor") == i] - i * sensors
+        return Batch(npho, time, valid, timed, truth, run, event, weight, hidden, self.position + i)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device; numbers of events stay where they are."""

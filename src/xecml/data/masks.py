@@ -8,9 +8,12 @@ invalid one:
 - `clusters`: round patches of neighbours, in three dimensions and so across faces;
 - `boards`: whole blocks of 4 x 4 neighbours on a face, of a row on top and bottom;
 - `face`: one whole face that is small enough, and others at random;
-- `spot`: SiPMs about the brightest one, the nearest nine more often than others, or one to four blocks there, and
-  others at random. Which one is the brightest depends little on the count of any other, so that a sensor is hidden
-  hardly says how bright it is.
+- `spot`: about the brightest SiPM one of the five nearest, itself among them, and a share of others, or one to four
+  blocks there, and others at random. Which one is the brightest depends little on the count of any other, so that a
+  sensor is hidden hardly says how bright it is.
+- `listed`: those of a list, as of the dead channels that the network will have to fill, and others at random.
+
+`light` likewise goes by the mean light of a sensor's neighbours: hidden by its own, it would be brighter than it looks.
 """
 
 from __future__ import annotations
@@ -32,19 +35,23 @@ Ids = NDArray[np.int32]
 Counts = NDArray[np.float32]
 State = NDArray[np.uint64]
 
-PATTERNS = ("random", "light", "clusters", "boards", "face", "spot")
-_RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE, _SPOT = range(len(PATTERNS))
+PATTERNS = ("random", "light", "clusters", "boards", "face", "spot", "listed")
+_RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE, _SPOT, _LISTED = range(len(PATTERNS))
 _N_CLUSTER = 24
 """Nearest sensors of which a cluster is made, itself included."""
 _LIGHT_BINS = 12
 _BINS_A_DECADE = 2.5
+_AROUND = 7
+"""Nearest sensors, itself included, whose light is that of a sensor's surroundings."""
 _BOARD = 4
 _N_SIPM = geometry.N_SIPM
-_SPOT_NEAR, _SPOT_SHARE, _SPOT_SHARE_FAR = 9, 0.4, 0.12
-"""The nearest so many about the hot spot, the brightest among them, and how often one is hidden; and others there."""
+_SPOT_NEAR = 5
+"""Nearest to the brightest, itself included, of which one is hidden."""
+_SPOT_SHARES = (0.01, 0.3)
+"""Of the others about it that are hidden too; log-uniform, for most often a dead sensor has live neighbours."""
 _SPOT_BLOCKS = 0.5
 """Of the events of that pattern that hide blocks there instead."""
-_MORE_BLOCKS = 0.5
+_MORE_BLOCKS = 0.35
 """How often there is one more of them."""
 _MOST_BLOCKS = 4
 _SPOT_CENTRES = 36
@@ -60,6 +67,7 @@ class Masking:
         patterns: share of events of each pattern; any sum above zero.
         ratio_start: share at the first epoch, from which it goes to `ratio` in `ramp_epochs`; none for `ratio`.
         ramp_epochs: epochs of that ramp.
+        listed: sensors of the pattern of that name.
 
     Raises:
         InputError: unknown pattern, or shares that do not make sense.
@@ -69,6 +77,7 @@ class Masking:
     patterns: Mapping[str, float] = field(default_factory=lambda: {"random": 1.0})
     ratio_start: float | None = None
     ramp_epochs: float = 0.0
+    listed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.patterns) - set(PATTERNS)):
@@ -84,18 +93,31 @@ class Masking:
             return self.ratio
         return self.ratio_start + (self.ratio - self.ratio_start) * epoch / self.ramp_epochs
 
-    def __call__(self, npho: Counts, valid: Marks, seed: tuple[int, ...], *, epoch: float = np.inf) -> Marks:
-        """Hidden sensors (B, 4760) of events with counts `npho` and validity `valid` (B, 4760).
+    def __call__(
+        self, npho: Counts, valid: Marks, seed: tuple[int, ...], *, epoch: float = np.inf, first: int = 0
+    ) -> Marks:
+        """Choose what to hide; a function of the arguments, so that a resumed training hides the same sensors.
 
-        The answer is a function of the arguments, so that a resumed training hides the same sensors.
+        Args:
+            npho: counts (B, 4760).
+            valid: whether they were measured (B, 4760).
+            seed: of all draws; an event's are those of its number.
+            epoch: fractional, for the share hidden.
+            first: number of the first event, where a batch is part of a larger one or of a sample.
+
+        Returns:
+            Hidden sensors (B, 4760).
         """
         names = [name for name in PATTERNS if self.patterns.get(name, 0) > 0]
-        shares = np.array([self.patterns[name] for name in names])
-        random = np.random.default_rng(seed)
-        chosen = random.choice([PATTERNS.index(name) for name in names], size=len(npho), p=shares / shares.sum())
-        seeds = random.integers(1, 2**63, size=len(npho), dtype=np.uint64)
+        shares = np.cumsum([self.patterns[name] for name in names])
+        # a counter of the generator yields four numbers; a jump to any event takes no time
+        draws = np.random.Philox(np.random.SeedSequence(seed)).advance(first).random_raw(4 * len(npho)).reshape(-1, 4)
+        uniform = (draws[:, 1] >> np.uint64(11)) / 2.0**53
+        places = np.searchsorted(shares, uniform * shares[-1], side="right")
+        chosen = np.array([PATTERNS.index(name) for name in names], np.int8)[np.minimum(places, len(names) - 1)]
         hidden = np.zeros(valid.shape, np.bool_)
-        _hide(npho, valid, chosen.astype(np.int8), seeds, self.ratio_at(epoch), *_tables(), hidden)
+        seeds = draws[:, 0] | np.uint64(1)  # a state of zero would stay zero
+        _hide(npho, valid, chosen, seeds, self.ratio_at(epoch), *_tables(), np.array(self.listed, np.int32), hidden)
         return hidden
 
 
@@ -168,6 +190,7 @@ def _hide(
     face_sensors: Ids,
     face_edges: Ids,
     blocks: Ids,
+    listed: Ids,
     hidden: Marks,
 ) -> None:
     """Hide floor(ratio x valid) sensors of every event by its pattern."""
@@ -179,7 +202,7 @@ def _hide(
         # a hair above, for ratios that have no exact binary form
         k = int(ratio * ok.sum() + 1e-9)
         if patterns[event] == _LIGHT:
-            k -= _by_light(n, ok, k, (1 + ratio) / 2, bins, state, out)
+            k -= _by_light(n, ok, k, (1 + ratio) / 2, nearest, bins, state, out)
         elif patterns[event] == _CLUSTERS:
             k -= _by_cluster(ok, k, nearest, state, out)
         elif patterns[event] == _BOARDS:
@@ -188,6 +211,8 @@ def _hide(
             k -= _by_group(ok, k, face_sensors, face_edges, False, state, out)
         elif patterns[event] == _SPOT:
             k -= _by_spot(n, ok, k, nearest, blocks, state, out)
+        elif patterns[event] == _LISTED:
+            k -= _by_list(ok, k, listed, state, out)
         _at_random(ok, k, state, out)
 
 
@@ -208,12 +233,20 @@ def _at_random(ok: Marks, k: int, state: State, out: Marks) -> None:
 
 
 @compiled
-def _by_light(n: Counts, ok: Marks, k: int, most: float, bins: NDArray[np.int8], state: State, out: Marks) -> int:
+def _by_light(
+    n: Counts, ok: Marks, k: int, most: float, nearest: Ids, bins: NDArray[np.int8], state: State, out: Marks
+) -> int:
     """Hide up to `k` sensors, alike many in each bin of log light but no more than a share `most`; returns how many."""
     filled = np.zeros(_LIGHT_BINS, np.int64)
     for s in range(len(ok)):
         if ok[s]:
-            bins[s] = min(max(int(_BINS_A_DECADE * np.log10(max(n[s], 1.0))), 0), _LIGHT_BINS - 1)
+            light, number = 0.0, 0
+            for other in nearest[s, 1:_AROUND]:
+                if ok[other]:
+                    light += n[other]
+                    number += 1
+            light = max(light / max(number, 1), 1.0)
+            bins[s] = min(max(int(_BINS_A_DECADE * np.log10(light)), 0), _LIGHT_BINS - 1)
             filled[bins[s]] += 1
     # hidden all at once, bright sensors would leave nothing to tell them by
     limit = (most * filled).astype(np.int64)
@@ -299,8 +332,26 @@ def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: Sta
                     out[s] = True
                     done += 1
         return done
-    for i, s in enumerate(near):
-        if done < k and ok[s] and _draw(state) < (_SPOT_SHARE if i < _SPOT_NEAR else _SPOT_SHARE_FAR):
+    chosen = near[int(_draw(state) * _SPOT_NEAR)]
+    share = _SPOT_SHARES[0] * (_SPOT_SHARES[1] / _SPOT_SHARES[0]) ** _draw(state)
+    for s in near:
+        if done < k and ok[s] and (s == chosen or _draw(state) < share):
             out[s] = True
             done += 1
+    return done
+
+
+@compiled
+def _by_list(ok: Marks, k: int, listed: Ids, state: State, out: Marks) -> int:
+    """Hide the sensors of a list, or `k` of them at random if they are more; returns how many."""
+    left = 0
+    for s in listed:
+        left += ok[s]
+    done = 0
+    for s in listed:
+        if ok[s]:
+            if not out[s] and _draw(state) * left < k - done:
+                out[s] = True
+                done += 1
+            left -= 1
     return done

@@ -174,19 +174,21 @@ class EventStream:
                 for i in range(max(batch, first_batch), following):
                     if self.background and following < self.n_batches and ahead is None and i >= batch + start_at:
                         ahead = load.later(following)
-                    yield self._batch(tensors, *(self._edges[[i, i + 1]] - self._edges[batch]))
+                    first, after = int(self._edges[i]), int(self._edges[i + 1])
+                    yield self._batch(tensors, first - int(self._edges[batch]), after - first, first)
                 del tensors
 
     def _largest_buffer(self) -> int:
         starts = self._edges[:: self._buffer_batches]
         return int(np.diff(np.append(starts, self._edges[-1])).max())
 
-    def _batch(self, tensors: Mapping[str, Tensor], start: int, stop: int) -> Batch:
-        part = {name: values[start:stop] for name, values in tensors.items()}
+    def _batch(self, tensors: Mapping[str, Tensor], start: int, events: int, place: int) -> Batch:
+        part = {name: values[start : start + events] for name, values in tensors.items()}
         truth = {task: part[f"truth.{task}"] for task in self.layout.tasks}
         return Batch(
-            part["npho"], part["time"], part["valid"], part["timed"], truth, part["run"], part["event"], part["weight"]
-        )
+            part["npho"], part["time"], part["valid"], part["timed"], truth, part["run"], part["event"], part["weight"],
+            position=place,
+        )  # fmt: skip
 
     def extent(self, batch: int) -> tuple[int, int]:
         """First and last + 1 position in the epoch of the buffer that begins with a batch."""

@@ -22,7 +22,7 @@ def write_finished(recipe: Config, result: Result, run_name: str) -> list[Path]:
         run_name: part of the files' names.
 
     Returns:
-        The files written; none for a run that was stopped, or by any but the first of several processes.
+        The files written; none for a run that a signal stopped, or by any but the first of several processes.
     """
     if result.stopped is not None or not result.first_process:
         return []

@@ -37,7 +37,9 @@ class NetworkRepair:
         data = content["config"]["data"]
         self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
         self.network = network
-        self.filler = Filler(network, absolute=self.branches[0] not in RELATIVE_BRANCHES).eval()
+        roots = content["config"]["training"].get("count_scale") == "sqrt"
+        absolute = self.branches[0] not in RELATIVE_BRANCHES
+        self.filler = Filler(network, absolute=absolute, roots=roots).eval()
         self.content = content
 
     @torch.no_grad()

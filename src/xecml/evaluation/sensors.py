@@ -19,7 +19,7 @@ MIN_EVENTS_FACE = 5
 _EXPECTED_LIT = 20.0
 _HOT_RATIO = 5.0
 _HOT_MIN_LIT = 30
-_ALWAYS_LIT, _SELDOM_LIT = 0.99, 0.6
+_ALWAYS_LIT, _NEARLY_ALWAYS = 0.99, 0.95
 _MOSTLY_INVALID = 0.9
 
 
@@ -58,24 +58,33 @@ class SensorStatistics:
         return np.flatnonzero(dead)
 
     def hot(self) -> Ints:
-        """Ids of hot channels, in at least 100 events, compared with the eight nearest sensors of their face.
+        """Ids of hot channels, in at least 100 events, compared with the eight nearest of their face, where these live.
 
-        Hot is a geometric mean count above five times the median of theirs, or light in over 99 % of events
-        where their median is below 60 %.
+        Hot is a geometric mean count above five times the median of theirs, or light in over 99 % of events where
+        none of them has it in 95 %.
         """
         if self.n_events < MIN_EVENTS_CHANNEL:
             return np.array([], np.int64)
         lit = self.occupancy * self.n_events >= _HOT_MIN_LIT
+        near, living = _neighbours(), (self.occupancy > 0)[_neighbours()]
         count = np.where(lit, self.geometric_mean, 0.0)
-        around = np.median(count[_neighbours()], axis=1)
-        occupied = np.median(self.occupancy[_neighbours()], axis=1)
+        around = _median_of(count[near], living)
+        occupied = np.where(living, self.occupancy[near], 0.0).max(axis=1)
         bright = lit & (around > 0) & (count > _HOT_RATIO * around)
-        always = (self.occupancy > _ALWAYS_LIT) & (occupied < _SELDOM_LIT)
+        always = (self.occupancy > _ALWAYS_LIT) & (occupied < _NEARLY_ALWAYS) & living.any(axis=1)
         return np.flatnonzero(bright | always)
 
     def invalid_fraction(self) -> dict[str, float]:
         """Fraction of invalid counts by face."""
         return {face: 1 - float(self.occupancy[face_sensors(face)].mean()) for face in FACES}
+
+
+def _median_of(values: Floats, some: Marks) -> Floats:
+    """Median (N,) of some of the values of each row (N, K); 0 where there are none."""
+    number = some.sum(axis=1)
+    ordered = np.sort(np.where(some, values, np.inf), axis=1)
+    middle = np.stack([(np.maximum(number, 1) - 1) // 2, np.maximum(number, 1) // 2], 1)
+    return np.where(number > 0, np.take_along_axis(ordered, middle, axis=1).mean(axis=1), 0.0)
 
 
 @cache

@@ -65,7 +65,7 @@ class Autoencoder(nn.Module):
         code, look = self.encoder(npho, time, seen, timed)
         point = self.ground.point(npho, time, seen, timed, look)
         if self.shower is not None:
-            point = point._replace(photons=self.shower(code, point, self.ground.point, npho, seen))
+            point = point._replace(photons=self.shower(code, point, self.ground.point, npho, seen)[0])
         z = self.decoder(code, point)
         ground = self.ground
         with torch.autocast(npho.device.type, enabled=False):

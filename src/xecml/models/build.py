@@ -18,8 +18,10 @@ from xecml.models.inpainter import Inpainter
 from xecml.models.nearest import NearestHead
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original import original
+from xecml.models.quicklook import N_FEATURES
 from xecml.models.reference import ReferenceEncoder, reference
 from xecml.models.regressor import Encoder, Regressor
+from xecml.models.shower import NUMBERS, POINTS
 
 
 def normaliser(config: Config) -> Normaliser:
@@ -110,7 +112,8 @@ def build_inpainter(config: Config) -> Inpainter:
     width = _code_width(encoder) // tokens
     heads: list[nn.Module] = []
     if options.inpaint_heads in ("nearest", "both"):
-        heads += [NearestHead(width), HotSpotHead(width * tokens)]
+        about = N_FEATURES + POINTS * NUMBERS
+        heads += [NearestHead(width, n_tokens=tokens), HotSpotHead(width * tokens, about)]
     if options.inpaint_heads in ("faces", "both"):
         heads.append(FaceHeads(width * tokens))
     return Inpainter(

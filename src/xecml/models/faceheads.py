@@ -91,7 +91,15 @@ class FaceHeads(nn.Module):
         for name, table in (("cells", cells), ("shares", shares), ("sensors", sensors)):
             self.register_buffer(name, table, persistent=False)
 
-    def forward(self, tokens: Tensor, maps: Tensor, seen: Tensor, spot_distance: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        maps: Tensor,
+        seen: Tensor,
+        spot_distance: Tensor,
+        hidden: Tensor,
+        about: Tensor | None = None,
+    ) -> Tensor:
         """Answer at flat positions `hidden` (n,): (n, 2); the arguments are those of `NearestHead.forward`."""
         code = tokens.flatten(1)
         states = torch.cat([maps, seen[..., None].to(maps.dtype)], 2).index_select(1, self.sensors)

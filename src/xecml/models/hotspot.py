@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from xecml import geometry
 from xecml.data.batch import full
 from xecml.models.layers import DenseResidual, WideLinear, rows_of
+from xecml.models.quicklook import local_spot
 
 _HALF = 5
 """Chips to each side of the window; it is wider than a dead board of 4 x 4 by as much again."""
 _NEAR = 10.0
 """cm from the hot spot; further away the light changes too slowly to need this."""
-_CHANNELS = 5
+_CHANNELS = 6
+_OFFSET = 3.0  # cm, a scale of how far a chip is from the hot spot
 
 
 class HotSpotHead(nn.Module):
@@ -32,19 +34,25 @@ class HotSpotHead(nn.Module):
     """
 
     around: Tensor
+    place: Tensor
 
-    def __init__(self, code_width: int, *, width: int = 256, layers: int = 3) -> None:
+    def __init__(self, code_width: int, about_width: int, *, width: int = 256, layers: int = 3) -> None:
         super().__init__()
         table = window_sensors(_HALF)
         self.register_buffer("around", torch.tensor(table), persistent=False)
+        uv = geometry.uvw_from_xyz(geometry.positions()[: geometry.N_SIPM])[:, :2]
+        self.register_buffer("place", torch.tensor(uv.astype(np.float32)), persistent=False)
         self.code = nn.Sequential(nn.LayerNorm(code_width), nn.Linear(code_width, width))
-        self.window = WideLinear(_CHANNELS * table.shape[1] + 2, width)
+        self.about = nn.Linear(about_width, width)
+        self.window = WideLinear(_CHANNELS * table.shape[1] + 4, width)
         self.layers = nn.Sequential(*(DenseResidual(width, width) for _ in range(layers)), nn.LayerNorm(width))
         self.last = nn.Linear(width, 2)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, tokens: Tensor, maps: Tensor, seen: Tensor, spot_distance: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, maps: Tensor, seen: Tensor, spot_distance: Tensor, hidden: Tensor, about: Tensor
+    ) -> Tensor:
         """Answer at flat positions `hidden` (n,): (n, 2); the arguments are those of `NearestHead.forward`."""
         sensor = hidden % geometry.N_SENSORS
         near = (sensor < geometry.N_SIPM) & (spot_distance.flatten()[hidden] < _NEAR)
@@ -58,10 +66,15 @@ class HotSpotHead(nn.Module):
         state = maps.flatten(0, 1)
         view = rows_of(state, flat)  # (m, window, 5): count and time residuals, trust, expected, count
         own = state[place][:, None]
-        relative = torch.cat([view[..., :2], view[..., 3:4] - own[..., 3:4], view[..., 4:] - own[..., 3:4]], 2)
+        relative = torch.cat([view[..., :3], view[..., 3:] - own[..., 3:4]], 2)
         said = torch.cat([relative * looked, looked], 2).flatten(1)
-        where = torch.stack([own[:, 0, 3], torch.log(spot_distance.flatten()[place] + 0.5)], 1)
-        h = self.window(torch.cat([said, where], 1)) + rows_of(self.code(tokens.flatten(1)), event)
+        with torch.autocast(maps.device.type, enabled=False):
+            spot = torch.stack(local_spot(full(about))[:2], 1)
+            offset = ((spot[event] - self.place[chip]) / _OFFSET).to(maps.dtype)
+        distance = torch.log(spot_distance.flatten()[place] + 0.5)
+        where = torch.cat([own[:, 0, 3:4], distance[:, None], offset], 1)
+        of_event = self.code(tokens.flatten(1)) + self.about(about)
+        h = self.window(torch.cat([said, where], 1)) + rows_of(of_event, event)
         answer = full(self.last(self.layers(h)))
         return answer.new_zeros(hidden.shape[0], 2).index_add(0, rows, answer)
 

@@ -24,8 +24,8 @@ class Inpainter(nn.Module):
 
     Args:
         encoder: see `xecml.models.regressor.Encoder`.
-        heads: modules that map (tokens, maps, seen, distances to the hot spot, hidden) to answers (n, 2) as
-            `xecml.models.nearest.NearestHead` does; their answers add.
+        heads: modules that map (tokens, maps, seen, distances to the hot spot, hidden, numbers about the event) to
+            answers (n, 2) as `xecml.models.nearest.NearestHead` does; their answers add.
         n_tokens: tokens that the encoder's code is made of.
         time_threshold: photons above which a time is worth learning.
         freeze_encoder: leave the encoder as it is.
@@ -73,12 +73,16 @@ class Inpainter(nn.Module):
             code, look = self.encoder(npho, time, seen, timed)
         ground = self.ground
         point = ground.point(npho, time, seen, timed, look)
-        point = point._replace(photons=self.shower(code, point, ground.point, npho, seen))
+        light, placed = self.shower(code, point, ground.point, npho, seen)
+        point = point._replace(photons=light)
+        # a sensor that was read and saw no light is known to be dark, though encoders take it for dead
+        read = seen | (npho == 0)
         with torch.autocast(npho.device.type, enabled=False):
             base = ground.expected(point, look.light_time)
-            maps = self._maps(npho, time, seen, timed, base, look.light_time)
+            maps = self._maps(npho, time, read, timed, base, look.light_time)
         tokens = code.reshape(code.shape[0], self.n_tokens, -1)
-        z = torch.stack([full(head(tokens, maps, seen, point.distance, hidden)) for head in self.heads]).sum(0)
+        about = torch.cat([look.features, placed.to(look.features.dtype)], 1)
+        z = torch.stack([full(head(tokens, maps, read, point.distance, hidden, about)) for head in self.heads]).sum(0)
         with torch.autocast(npho.device.type, enabled=False):
             counts, nanoseconds = (
                 b.flatten()[hidden] + w * z[:, i]

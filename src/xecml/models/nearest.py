@@ -29,6 +29,7 @@ class NearestHead(nn.Module):
 
     Args:
         token_width: of the encoder's tokens.
+        n_tokens: how many there are; a single one needs no attention.
         width: of the hidden layers.
         k: nearest seen sensors that are looked at.
         layers: residual layers on what each neighbour says.
@@ -39,7 +40,7 @@ class NearestHead(nn.Module):
     face: Tensor
     order: Tensor
 
-    def __init__(self, token_width: int, *, width: int = 64, k: int = 16, layers: int = 1) -> None:
+    def __init__(self, token_width: int, *, n_tokens: int = 1, width: int = 64, k: int = 16, layers: int = 1) -> None:
         super().__init__()
         self.k, self.width = k, width
         table = nearest_sensors(_CANDIDATES + 1)[:, 1:]
@@ -50,8 +51,10 @@ class NearestHead(nn.Module):
         self.register_buffer("order", torch.arange(_CANDIDATES, 0, -1, dtype=torch.float32), persistent=False)
         self.faces = nn.Embedding(len(geometry.FACES), width)
         self.target = nn.Linear(3, width)
-        self.keys, self.values = nn.Linear(token_width, width), nn.Linear(token_width, width)
-        self.query = nn.Linear(width, width)
+        self.values = nn.Linear(token_width, width)
+        # what has no gradient would stop several processes, which wait for all of them
+        self.keys = nn.Linear(token_width, width) if n_tokens > 1 else None
+        self.query = nn.Linear(width, width) if n_tokens > 1 else None
         self.neighbour = nn.Linear(_PAIR + _STATE, width)
         self.from_target = nn.Linear(width, width)
         self.layers = nn.Sequential(*(DenseResidual(width, width) for _ in range(layers)))
@@ -65,7 +68,15 @@ class NearestHead(nn.Module):
         nn.init.zeros_(answer.weight)
         nn.init.zeros_(answer.bias)
 
-    def forward(self, tokens: Tensor, maps: Tensor, seen: Tensor, spot_distance: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        maps: Tensor,
+        seen: Tensor,
+        spot_distance: Tensor,
+        hidden: Tensor,
+        about: Tensor | None = None,
+    ) -> Tensor:
         """Answer at flat positions `hidden` (n,).
 
         Args:
@@ -75,6 +86,7 @@ class NearestHead(nn.Module):
             seen: sensors that may be looked at (B, 4760).
             spot_distance: of each sensor to the hot spot (B, 4760), cm.
             hidden: flat positions in (B, 4760).
+            about: numbers about the events (B, m), for heads that know less of them otherwise.
 
         Returns:
             (n, 2): count and time.
@@ -109,10 +121,11 @@ class NearestHead(nn.Module):
 
     def _of_tokens(self, target: Tensor, tokens: Tensor, event: Tensor) -> Tensor:
         """What the tokens of its event say to a sensor, (n, width)."""
-        keys, values = self.keys(tokens), self.values(tokens)  # (B, T, width)
-        if tokens.shape[1] == 1:
+        values = self.values(tokens)  # (B, T, width)
+        if self.keys is None or self.query is None:
             only: Tensor = rows_of(values[:, 0], event)
             return only
+        keys = self.keys(tokens)
         score = (self.query(target)[:, None] * rows_of(keys, event)).sum(2) / math.sqrt(self.width)
         said: Tensor = (torch.softmax(full(score), 1)[..., None] * rows_of(values, event)).sum(1)
         return said.to(target.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xecml import geometry
 from xecml.data.batch import full
 from xecml.models.pointsum import solid_angles, sum_of_solid_angles
-from xecml.models.quicklook import GROUP_VELOCITY, Look, QuickLook, face_sums
+from xecml.models.quicklook import GROUP_VELOCITY, Look, QuickLook, face_sums, local_spot
 
 SIPM_AREA = 1.392
 PMT_RADIUS = 2.25
@@ -87,7 +87,11 @@ class PointSource(nn.Module):
         return sum_of_solid_angles(points, shares, self.positions, self.normals, self.areas)
 
     def scaled(self, solid: Tensor, npho: Tensor, seen: Tensor) -> Tensor:
-        """Solid angles (B, 4760) times each face's photons a solid angle, as its seen sensors have them."""
+        """Solid angles (B, 4760) times each face's photons a solid angle, as its seen sensors have them.
+
+        Sensors that counted nothing are among them: without these, dim faces would come out bright.
+        """
+        seen = seen | (npho == 0)
         counts = torch.where(seen, full(npho), 0.0)
         mean = face_sums(solid) / self.membership.sum(0)
         solid = solid + _SCATTERED * mean @ self.membership.t()
@@ -98,11 +102,6 @@ class PointSource(nn.Module):
         few = 1e-3 * face_sums(solid).sum(1, keepdim=True)
         scale = (light + few * everywhere) / (found + few)
         return solid * (scale @ self.membership.t())
-
-
-def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
-    return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
 
 
 def cartesian(u: Tensor, v: Tensor, w: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 With PyTorch's operations some twenty arrays of (B, 4760) a point would go through memory, and more for the gradient;
 compiled, only the sum and its gradient do. Elsewhere, and while a model is exported, the operations are PyTorch's.
+
+Sensors are taken for small, but for the 7 x 7 chips about a point: light in front of a chip's edge is seen by it nearly
+as well as light in front of its middle, which only the square's own solid angle says.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xecml import geometry
 from xecml.compiled import fast
 from xecml.models.cpu import in_parts
 
@@ -23,6 +27,10 @@ Floats32 = NDArray[np.float32]
 _LEAST = 1e-6
 """Square of the shortest distance in cm2."""
 _TWO_PI = 2 * math.pi
+_PATCH = 3
+"""Chips to each side of a point whose solid angles are exact."""
+_LEAST_HEIGHT = 0.01
+_ROWS, _COLUMNS = geometry.inner_map().shape
 
 
 def solid_angles(points: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,10 +45,48 @@ def solid_angles(points: Tensor, positions: Tensor, normals: Tensor, areas: Tens
     # axis by axis: sums over an axis of three are slow
     away = [points[:, i, None] - positions[:, i] for i in range(3)]  # (B, S) each
     square = _dot(away, away)
+    small, distance = _small(square, _dot(away, normals.unbind(1)), areas)
+    chips, more = _of_squares(points[:, None], positions, normals, areas)
+    return small.scatter_add(1, chips.flatten(1), more.flatten(1)), distance
+
+
+def _small(square: Tensor, along: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+    """Solid angles of sensors as if small, from squares of distances and heights over their planes; and distances."""
     distance = square.clamp_min(_LEAST).sqrt()
-    # exact on the axis at all distances: A / (d2 + A / 2 pi) is 2 pi at the surface
-    facing = areas * (_dot(away, normals.unbind(1)) / distance).clamp_min(0.0)
+    # nowhere more than half the sky
+    facing = areas * (along / distance).clamp_min(0.0)
     return facing / (square + facing / _TWO_PI).clamp_min(_LEAST), distance
+
+
+def _of_squares(points: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+    """What the chips about points (B, P, 3) see more than if they were small.
+
+    Returns:
+        Chips (B, P, 49), and solid angles (B, P, 49) of squares less those of `_small`.
+    """
+    first, last = positions[0], positions[geometry.N_SIPM - 1]
+    turn = torch.atan2(points[..., 1], -points[..., 0])
+    start, end = torch.atan2(first[1], -first[0]), torch.atan2(last[1], -last[0])
+    row = ((turn - start) / (end - start) * (_ROWS - 1)).round().clamp(_PATCH, _ROWS - 1 - _PATCH)
+    column = ((points[..., 2] - first[2]) / (last[2] - first[2]) * (_COLUMNS - 1)).round()
+    column = column.clamp(_PATCH, _COLUMNS - 1 - _PATCH)
+    middle = (row * _COLUMNS + column).nan_to_num(0.0).long()
+    steps = torch.arange(-_PATCH, _PATCH + 1, device=points.device)
+    chips = middle[..., None] + (steps[:, None] * _COLUMNS + steps).flatten()
+    chips = chips.clamp(0, geometry.N_SIPM - 1)
+    away = [points[..., i, None] - positions[:, i][chips] for i in range(3)]
+    nx, ny = normals[:, 0][chips], normals[:, 1][chips]
+    along = away[0] * nx + away[1] * ny
+    small, _ = _small(_dot(away, away), along, areas[chips])
+    # a chip's sides lie along z and across
+    across, z, height = ny * away[0] - nx * away[1], away[2], along.clamp_min(_LEAST_HEIGHT)
+    half = 0.5 * areas[chips].sqrt()
+    whole = torch.zeros_like(small)
+    for s in (-1.0, 1.0):
+        for t in (-1.0, 1.0):
+            x, y = across + s * half, z + t * half
+            whole = whole + s * t * torch.atan(x * y / (height * torch.sqrt(x * x + y * y + height * height)))
+    return chips, torch.where(along > _LEAST_HEIGHT, whole - small, 0.0)
 
 
 def sum_of_solid_angles(points: Tensor, shares: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> Tensor:
@@ -53,8 +99,9 @@ def sum_of_solid_angles(points: Tensor, shares: Tensor, positions: Tensor, norma
         ]
         return torch.stack(parts).sum(0)
     sensors = torch.cat([positions.T, normals.T, areas[None]])
-    total: Tensor = _Sum.apply(points, shares, sensors)  # type: ignore[no-untyped-call]
-    return total
+    small: Tensor = _Sum.apply(points, shares, sensors)  # type: ignore[no-untyped-call]
+    chips, more = _of_squares(points, positions, normals, areas)
+    return small.scatter_add(1, chips.flatten(1), (shares[..., None] * more).flatten(1))
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

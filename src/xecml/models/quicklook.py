@@ -150,9 +150,17 @@ class QuickLook(nn.Module):
         return Look(features, light_time, counts, residual, row, column)
 
     def _filled(self, counts: Tensor, valid: Tensor) -> Tensor:
-        """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it."""
+        """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it.
+
+        Inside a dead block, where there are none among the eight, it is that of all within three chips.
+        """
         n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *_INNER_SHAPE) for a in (counts, valid))
-        around = F.avg_pool2d(n, 3, 1, 1) / F.avg_pool2d(ok, 3, 1, 1).clamp_min(0.1)
+        near = F.avg_pool2d(ok, 3, 1, 1)
+        around = torch.where(
+            near > 0.05,
+            F.avg_pool2d(n, 3, 1, 1) / near.clamp_min(0.1),
+            F.avg_pool2d(n, 7, 1, 3) / F.avg_pool2d(ok, 7, 1, 3).clamp_min(0.02),
+        )
         inner = torch.where(ok > 0, n, around).flatten(1)
         return torch.cat([inner, counts[:, geometry.N_SIPM :]], 1)
 
@@ -219,6 +227,11 @@ class QuickLook(nn.Module):
         windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
         weighted, weight = torch.cat([windows @ self.ring_masks, face_sums(both)], 2).unbind(0)
         return weighted / (weight + 1e-3), torch.log1p(weight) / 5
+
+
+def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
+    return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
 
 
 def face_sums(values: Tensor) -> Tensor:

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import full
-from xecml.models.pointlight import PointLight, PointSource, cartesian, local_spot
-from xecml.models.quicklook import N_FEATURES
+from xecml.models.pointlight import PointLight, PointSource, cartesian
+from xecml.models.quicklook import N_FEATURES, local_spot
 
 _SHIFT = 2.0  # cm, a scale of how far points are moved along the face
 _DEPTHS = (0.05, 38.0)  # cm
-_MOST_FOLDS = 3.0  # depths change by at most e^3
+_MOST_FOLDS = 5.0  # depths change by at most e^5; a dead block on the hot spot lets the quick look see it deep
+
+
+NUMBERS = 4
+"""Of a point: two shifts along the face, the logarithm of its depth, its share."""
+POINTS = 4
 
 
 class Shower(nn.Module):
@@ -28,7 +33,7 @@ class Shower(nn.Module):
         width: of the hidden layer.
     """
 
-    def __init__(self, code_width: int, *, points: int = 4, width: int = 128) -> None:
+    def __init__(self, code_width: int, *, points: int = POINTS, width: int = 128) -> None:
         super().__init__()
         self.points = points
         self.norm = nn.LayerNorm(code_width)
@@ -39,8 +44,21 @@ class Shower(nn.Module):
         with torch.no_grad():
             self.place.bias.copy_(torch.randn(4, points).mul(0.1).flatten())
 
-    def forward(self, code: Tensor, point: PointLight, source: PointSource, npho: Tensor, seen: Tensor) -> Tensor:
-        """Expected counts (B, 4760) from codes (B, code_width), and from counts and masks of what is seen."""
+    def forward(
+        self, code: Tensor, point: PointLight, source: PointSource, npho: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Light of points that codes (B, code_width) place.
+
+        Args:
+            code: of the events.
+            point: the light of a single point.
+            source: of the light of others.
+            npho: counts (B, 4760).
+            seen: which of them may be used.
+
+        Returns:
+            Expected counts (B, 4760); where the points stand and their shares (B, 4 points), of order one.
+        """
         h = nn.functional.gelu(self.hidden(torch.cat([self.norm(code), point.look.features.to(code.dtype)], 1)))
         with torch.autocast(code.device.type, enabled=False):
             # positions need 32 bits
@@ -53,4 +71,5 @@ class Shower(nn.Module):
             reach = _SHIFT * (1 + w / 5)
             points = cartesian(u + reach * along, v + reach * across, depth)  # (B, points, 3)
             solid = source.sum_of_solid_angles(points, share)
-            return source.scaled(solid, npho, seen)
+            placed = torch.cat([along * reach / _SHIFT, across * reach / _SHIFT, torch.log(depth), share], 1)
+            return source.scaled(solid, npho, seen), placed

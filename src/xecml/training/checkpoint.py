@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from xecml import geometry
 from xecml.errors import InputError
 from xecml.files import atomic_path
 
+BEST, LAST = "checkpoint_best.pth", "checkpoint_last.pth"
 FORMAT = "xecml-checkpoint"
 FORMAT_VERSION = 1
 
@@ -82,3 +84,22 @@ def load(path: str | Path) -> dict[str, Any]:
             "use a model trained with this geometry."
         )
     return content
+
+
+def take_over(folder: Path, resumed: str | None) -> None:
+    """Make the best checkpoint in a run's folder be of that run.
+
+    Args:
+        folder: of a run that begins.
+        resumed: checkpoint that it goes on from; the best of that run stays the best until there is a better one.
+    """
+    best = folder / BEST
+    if resumed is None:
+        if best.exists():  # of an earlier run of this name
+            best.replace(folder / f"before_{BEST}")
+        return
+    theirs = Path(resumed).parent / BEST
+    if theirs.exists() and theirs.resolve() != best.resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(best) as temporary:
+            shutil.copyfile(theirs, temporary)

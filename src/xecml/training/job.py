@@ -46,8 +46,12 @@ class Job(Protocol):
     def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
         """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
 
-    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
-        """Do to an augmented batch what must be drawn anew in every step; the same for the same seed."""
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
+        """Do to an augmented batch what must be drawn anew in every step.
+
+        It is the same for the same seed and the same number `first` of the batch's first event among those of all
+        processes.
+        """
 
     def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
         """Loss and metrics of a model over the batches of all processes, each event with the same weight."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.data.augment import Augmentation, step_generator
 from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
-from xecml.errors import InputError
+from xecml.errors import InputError, nearest
 from xecml.models import cpu
 from xecml.progress import progress
 from xecml.training import checkpoint, processes
@@ -25,7 +26,7 @@ from xecml.training.job import Job
 from xecml.training.rebuild import Rebuilding
 from xecml.training.regress import Regression
 from xecml.training.schedule import learning_rate
-from xecml.training.starting import start
+from xecml.training.starting import restore, start
 from xecml.training.stopping import StopRequest
 from xecml.training.sums import Clock, Sums, Watch
 from xecml.training.system import memory_metrics
@@ -44,7 +45,7 @@ class Result:
         best: checkpoint of the best epoch; the last one where none was validated.
         metrics: of the last epoch.
         seconds: it took.
-        stopped: why, if before its end.
+        stopped: the signal that ended it before its time.
         reweighting: of the training sample, if any.
         kind: of job.
         first_process: whether this is the one of several processes that writes files.
@@ -80,7 +81,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     """
     started = time.monotonic()
     options, folder = config.training, Path(config.checkpoint.save_dir) / name
-    best_path, last_path = folder / "checkpoint_best.pth", folder / "checkpoint_last.pth"
+    best_path, last_path = folder / checkpoint.BEST, folder / checkpoint.LAST
     fabric = processes.make_fabric(config)
     fabric.launch()
     torch.use_deterministic_algorithms(options.deterministic)
@@ -91,13 +92,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     model = job.model
     reweighting = _reweighting(config) if job.tasks else None
     training, validation = streams(config, fabric, reweighting, tasks=job.tasks)
-    begin = start(
-        model,
-        config.checkpoint.resume_from or options.mae_checkpoint,
-        kind=kind,
-        tasks=job.tasks,
-        weights_only=config.checkpoint.weights_only,
-    )
+    begin = start(model, config, kind=kind, tasks=job.tasks)
     if kind == "inpaint" and config.model.freeze_encoder and not begin.encoder_given:
         raise InputError(
             "model.freeze_encoder needs an encoder to start from; name one with --mae_checkpoint, or set it to false."
@@ -111,22 +106,24 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
     step, optimizer = fabric.setup(processes.compiled(job.step, options.compile), optimizer)
     average = WeightAverage(model, options.ema_decay)
-    augment, watch = _augmentation(config), Watch(fabric.device)
+    augment, watch = _augmentation(config), Watch(fabric, job.step)
     # sensors are hidden on the CPU, among those that augmentation has left
     place = torch.device("cpu") if job.hides else fabric.device
     torch.manual_seed(options.seed + 1 + fabric.global_rank)  # processes drop different things
     epoch, batch_in_epoch, best, since_best, sums = 1, 0, float("inf"), 0, Sums()
-    run_id, metrics, rate = None, dict[str, Any](), 0.0
+    run_id, metrics = None, dict[str, Any]()
     if (saved := begin.resumed) is not None:
-        optimizer.load_state_dict(saved["optimizer_state"])
-        job.loss.load_state_dict(saved["loss_state"])
-        average.module.load_state_dict(saved["ema_state"])
-        average.updates = saved["ema_updates"]
+        restore(saved, str(config.checkpoint.resume_from), optimizer, groups, job.loss, average)
         processes.restore_random_state(fabric, saved["random_states"])
         epoch, batch_in_epoch, best = saved["epoch"], saved["batch_in_epoch"], saved["best"]
         since_best, metrics, run_id, sums = saved["since_best"], saved["metrics"], saved["run_id"], Sums(saved["sums"])
         _check_position(saved, training, str(config.checkpoint.resume_from))
-    tracker = _tracker(config, folder, epoch, name, run_id) if fabric.global_rank == 0 else None
+    if config.checkpoint.best_metric != "loss":  # a wrong name is not to cost an epoch
+        _score(job.validate(average.module, islice(validation.epoch(0), 1), fabric), config.checkpoint.best_metric)
+    first_process = fabric.global_rank == 0
+    if first_process:
+        checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
+    tracker = _tracker(config, folder, epoch, name, run_id) if first_process else None
     say(_announcement(config, job, training, validation, folder, fabric))
     say(begin.line) if begin.line else None
 
@@ -155,78 +152,85 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
 
     def save(path: Path) -> None:
         content = state()  # all processes take part
-        if fabric.global_rank == 0:
+        if first_process:
             checkpoint.save(path, content)
 
+    def elapsed(batch: int) -> float:
+        return epoch - 1 + batch / training.n_batches
+
+    def rate_at(batch: int) -> float:
+        return learning_rate(
+            elapsed(batch),
+            epochs=options.epochs,
+            lr_max=options.lr,
+            lr_min=options.lr_min,
+            warmup_epochs=options.warmup_epochs,
+            cosine=options.use_scheduler,
+        )
+
     stopped: str | None = None
-    with StopRequest() as stop:
-        while epoch <= options.epochs and stopped is None:
+    ended = ""
+    every, accumulate, world = config.checkpoint.save_every_steps, options.accumulate, fabric.world_size
+    with StopRequest(several=world > 1) as stop:
+        while epoch <= options.epochs and not stopped and not ended:
             job.step.train()
-            clock = Clock()
-            events = training.n_batches * training.batch_size * fabric.world_size
-            with progress(events, f"epoch {epoch}/{options.epochs}") as bar:
-                bar.advance(batch_in_epoch * training.batch_size * fabric.world_size)
+            clock, due = Clock(), False
+            events, before = (n * training.batch_size * world for n in (training.n_batches, batch_in_epoch))
+            label = f"epoch {epoch}/{options.epochs}"
+            with progress(events, label, done=before, silent=not first_process) as bar:
                 for batch in clock.waiting(training.epoch(epoch, batch_in_epoch)):
-                    elapsed = epoch - 1 + batch_in_epoch / training.n_batches
-                    rate = learning_rate(
-                        elapsed,
-                        epochs=options.epochs,
-                        lr_max=options.lr,
-                        lr_min=options.lr_min,
-                        warmup_epochs=options.warmup_epochs,
-                        cosine=options.use_scheduler,
-                    )
                     for group in optimizer.param_groups:
-                        group["lr"] = rate * group["lr_scale"]
-                    last = (batch_in_epoch + 1) % options.accumulate == 0 or batch_in_epoch + 1 == training.n_batches
-                    number = batch_in_epoch * fabric.world_size + fabric.global_rank
+                        group["lr"] = rate_at(batch_in_epoch) * group["lr_scale"]
+                    in_group = batch_in_epoch % accumulate
+                    group_size = min(accumulate, training.n_batches - batch_in_epoch + in_group)
+                    last = in_group + 1 == group_size
+                    number = batch_in_epoch * world + fabric.global_rank
                     moved = augment(batch.to(place), step_generator(options.seed, epoch, number, place))
-                    moved = job.prepare(moved, (options.seed, epoch, number), elapsed).to(fabric.device)
+                    drawn, first = (options.seed, epoch, batch_in_epoch), fabric.global_rank * len(batch)
+                    moved = job.prepare(moved, drawn, elapsed(batch_in_epoch), first).to(fabric.device)
                     with fabric.no_backward_sync(step, enabled=not last):
                         total, parts = step(moved)
-                        fabric.backward(total / options.accumulate)
+                        fabric.backward(total / group_size)
                     batch_in_epoch += 1
+                    watch.loss(total, moved)
                     sums.add({"loss": total, **parts}, len(batch))
                     if last:
                         limit = options.grad_clip or float("inf")
                         norm = nn.utils.clip_grad_norm_(job.step.parameters(), limit)
-                        try:
-                            watch.step(norm, batch)
-                        except FloatingPointError as error:
-                            raise FloatingPointError(
-                                f"{error} of epoch {epoch}; the last good weights are in {last_path}: check these "
-                                "events, or lower training.lr."
-                            ) from None
+                        watch.step(norm)
                         optimizer.step()
                         optimizer.zero_grad()
                         average.update()
                         sums.add({"grad_norm": norm})
                     note = f"loss {float(total.detach()):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
-                    bar.advance(len(batch) * fabric.world_size, note)
-                    every = config.checkpoint.save_every_steps
-                    if (every and batch_in_epoch % every == 0 and last) or stop.requested:
+                    bar.advance(len(batch) * world, note)
+                    stopped = stopped or stop.after_step()
+                    due |= bool(every) and batch_in_epoch % every == 0
+                    if last and (due or stopped):  # gradients of half a group would be lost
                         watch.look()
                         save(last_path)
-                    if stop.requested:
-                        stopped = stop.requested
+                        watch.saved, due = last_path, False
+                    if last and stopped:
                         break
             if stopped:
                 break
             watch.look()
             reduced = sums.all_reduced(lambda value: processes.mean_over_processes(fabric, value))
-            metrics = {"epoch": epoch, "train/lr": rate, **{f"train/{k}": v for k, v in reduced.means().items()}}
-            metrics |= clock.system() | memory_metrics(fabric.device)
+            metrics = {"epoch": epoch, "train/lr": rate_at(training.n_batches - 1)}
+            metrics |= {f"train/{k}": v for k, v in reduced.means().items()}
+            metrics |= clock.system(world) | memory_metrics(fabric.device)
             improved = False
             if epoch % options.validate_every == 0 or epoch == options.epochs:
                 valued = job.validate(average.module, validation.epoch(0), fabric)
                 metrics |= {f"val/{k}": v for k, v in valued.items()}
                 score = _score(valued, config.checkpoint.best_metric)
+                watch.validation(valued["loss"], epoch)
                 improved = score < best
                 best, since_best = (score, 0) if improved else (best, since_best + options.validate_every)
                 say(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
                     + job.summary(valued), flush=True)  # fmt: skip
-            every = config.checkpoint.save_predictions
-            if every and fabric.global_rank == 0 and (epoch % every == 0 or epoch == options.epochs):
+            rows = config.checkpoint.save_predictions
+            if rows and first_process and (epoch % rows == 0 or epoch == options.epochs):
                 job.save_examples(average.module, validation.epoch(0), folder, epoch)
             if tracker:
                 tracker.epoch(metrics)
@@ -236,14 +240,17 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
             if (epoch - 1) % config.checkpoint.save_interval == 0:
                 save(folder / f"checkpoint_epoch_{epoch - 1}.pth")
             save(last_path)
-            if stop.requested:
-                stopped = stop.requested
-            elif options.early_stop_epochs and since_best >= options.early_stop_epochs:
-                stopped = f"no better epoch in {since_best}"
+            watch.saved = last_path
+            stopped = stop.at_epoch_end()
+            if options.early_stop_epochs and since_best >= options.early_stop_epochs:
+                ended = f"no better epoch in {since_best}"
     if stopped:
         say(f"Stopped ({stopped}); go on with --resume_from {last_path}.")
+    elif ended:
+        say(f"Ended early ({ended}).")
     if tracker:
-        tracker.artifacts([path for path in (best_path, tracker.file.path) if path.exists()])
+        examples = folder.glob("*_predictions_epoch_*.root")
+        tracker.artifacts([path for path in (best_path, tracker.file.path, *examples) if path.exists()])
         for hint in tracker.hints():
             say(f"Curves: {hint}")
         tracker.close()
@@ -252,8 +259,8 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         fabric.barrier()
         torch.distributed.destroy_process_group()
     best_path = best_path if best_path.exists() else last_path
-    seconds, first = time.monotonic() - started, fabric.global_rank == 0
-    return Result(folder, best_path, metrics, seconds, stopped, reweighting, kind, first)
+    seconds = time.monotonic() - started
+    return Result(folder, best_path, metrics, seconds, stopped, reweighting, kind, first_process)
 
 
 def streams(
@@ -335,7 +342,10 @@ def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | 
 def _score(metrics: dict[str, float], name: str) -> float:
     """What makes an epoch better: lower, but for accuracies."""
     if name not in metrics:
-        raise InputError(f"checkpoint.best_metric '{name}' is not among {', '.join(sorted(metrics))}.")
+        raise InputError(
+            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; choose one of "
+            f"{', '.join(sorted(metrics))}."
+        )
     return -metrics[name] if "accuracy" in name else metrics[name]
 
 

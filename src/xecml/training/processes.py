@@ -30,8 +30,12 @@ def make_fabric(config: Config) -> Fabric:
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
+    # of what a machine may have besides, not all takes 64-bit sums
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     return Fabric(
-        accelerator=options.accelerator,
+        accelerator=accelerator,
         devices=devices,
         num_nodes=max(nodes, 1),
         strategy="ddp" if several and devices != "auto" else "auto",
@@ -112,12 +116,34 @@ def gather_objects(fabric: Fabric, value: Any) -> list[Any]:
     return parts
 
 
-def random_states(fabric: Fabric) -> list[Tensor]:
-    """State of every process's generator, which dropout draws from."""
-    return gather_objects(fabric, torch.get_rng_state())
+def random_states(fabric: Fabric) -> list[list[Tensor]]:
+    """States of every process's generators, which dropout draws from: the processor's, and a GPU's."""
+    own = [torch.get_rng_state()]
+    if fabric.device.type == "cuda":
+        own.append(torch.cuda.get_rng_state(fabric.device))
+    return gather_objects(fabric, own)
 
 
-def restore_random_state(fabric: Fabric, states: Sequence[Tensor]) -> None:
-    """Put this process's generator back; with another number of processes the draws differ, and are seeded anew."""
-    if len(states) == fabric.world_size:
-        torch.set_rng_state(states[fabric.global_rank])
+def restore_random_state(fabric: Fabric, states: Sequence[Sequence[Tensor] | Tensor]) -> None:
+    """Put this process's generators back; with another number of processes the draws differ, and are seeded anew."""
+    if len(states) != fabric.world_size:
+        return
+    own = states[fabric.global_rank]
+    own = [own] if isinstance(own, Tensor) else own
+    torch.set_rng_state(own[0])
+    if fabric.device.type == "cuda" and len(own) > 1:
+        torch.cuda.set_rng_state(own[1], fabric.device)
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum of a tensor over processes, without a gradient."""
+    total = value.detach().clone()
+    if world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if together else 1

@@ -21,9 +21,10 @@ from xecml.models.autoencoder import Autoencoder
 from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.inpainter import Inpainter
 from xecml.models.rebuilding import CHANNELS, Ground, Rebuilt, Truth, hide
+from xecml.simulation.settings import read_dead_list
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
-from xecml.training.processes import gather_objects
+from xecml.training.processes import gather_objects, sum_over_processes, world_size
 
 FACES = geometry.FACES
 _EXAMPLES = 512
@@ -58,16 +59,22 @@ class Rebuilding:
         )
         self.step = RebuildingStep(self.model, self.loss)
         masking = config.masking
-        self.masking = Masking(config.model.mask_ratio, masking.patterns(), masking.ratio_start, masking.ramp_epochs)
+        self.masking = Masking(
+            config.model.mask_ratio,
+            masking.patterns(),
+            masking.ratio_start,
+            masking.ramp_epochs,
+            read_dead_list(masking.dead_list) if masking.dead_list else (),
+        )
         self.aim = f"to rebuild {100 * self.masking.ratio:g} % of the sensors"
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
         """Fit means and widths of the sensors."""
         self.model.fit(batches, keep_features=keep_features)
 
-    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Choose the sensors to hide."""
-        hidden = self.masking(batch.npho.numpy(), batch.valid.numpy(), seed, epoch=epoch)
+        hidden = self.masking(batch.npho.numpy(), batch.valid.numpy(), seed, epoch=epoch, first=first)
         return replace(batch, hidden=torch.from_numpy(np.flatnonzero(hidden)))
 
     def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
@@ -75,13 +82,17 @@ class Rebuilding:
         model.eval()
         self.loss.eval()
         sums = ErrorSums()
-        for i, batch in enumerate(batches):
-            prepared = self.prepare(batch, (_VALIDATION_SEED, fabric.global_rank, i), float("inf")).to(fabric.device)
+        for batch in batches:
+            prepared = self._for_validation(batch).to(fabric.device)
             with torch.no_grad():
                 answer, truth = answer_and_truth(model, prepared)
                 sums.add(answer, truth, network(model).ground, self.loss, int(prepared.valid.sum()))
         total = ErrorSums.joined(gather_objects(fabric, sums))
         return total.metrics(self.loss)
+
+    def _for_validation(self, batch: Batch) -> Batch:
+        """Hide in each event the sensors that go with its place in the sample."""
+        return self.prepare(batch, (_VALIDATION_SEED,), float("inf"), batch.position)
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """How well sensors are rebuilt, in one line: errors as shares of those of the sensors' means."""
@@ -93,8 +104,8 @@ class Rebuilding:
         model.eval()
         parts, events = [], 0
         device = next(model.parameters()).device
-        for i, batch in enumerate(batches):
-            prepared = self.prepare(batch, (_VALIDATION_SEED, 0, i), float("inf")).to(device)
+        for batch in batches:
+            prepared = self._for_validation(batch).to(device)
             with torch.no_grad():
                 answer, light_time = model(*prepared.inputs(), prepared.hidden)
             photons, seconds = network(model).ground.raw(answer, light_time, prepared.hidden)
@@ -168,9 +179,10 @@ class RebuildingLoss(nn.Module):
         self.register_buffer("face", codes, persistent=False)
 
     def forward(self, answer: Rebuilt, truth: Truth, ground: Ground) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of hidden sensors, and its parts by name."""
+        """Total loss of hidden sensors, and its parts by name; their mean over processes is that of all sensors."""
         sums, weights = self.sums(answer, truth, ground)
-        return self.total(sums / weights.clamp_min(1e-12))
+        share = sum_over_processes(weights) / world_size()
+        return self.total((sums / share.clamp_min(1e-12)).to(answer.counts.dtype))
 
     def sums(self, answer: Rebuilt, truth: Truth, ground: Ground) -> tuple[Tensor, Tensor]:
         """Weighted sums of losses, and weights, by channel and face, (2, 6) each."""
@@ -180,7 +192,8 @@ class RebuildingLoss(nn.Module):
         found = []
         for difference, weight in pairs:
             loss = losses.distance(self.name, difference[:, None], self.beta)
-            both = torch.stack([loss * weight, weight])
+            # 1e5 numbers added one by one are good to five digits only in 32 bits
+            both = torch.stack([loss * weight, weight]).double()
             found.append(both.new_zeros(2, len(FACES)).index_add(1, face, both))
         sums, weights = torch.stack(found, 1)
         return sums, weights
@@ -246,7 +259,8 @@ class ErrorSums:
     def metrics(self, loss: RebuildingLoss) -> dict[str, float]:
         """Metrics by name: losses in widths; errors of counts in transformed units, of times in ns."""
         means = self.sums / self.weights.clamp_min(1e-12)
-        total, parts = loss.total(means[0].float())
+        with torch.no_grad():  # weights of channels may be learned
+            total, parts = loss.total(means[0].float().to(loss.face.device))
         metrics = {"loss": float(total), **{name: float(value) for name, value in parts.items()}}
         # over all faces together: every hidden sensor counts alike
         overall = self.sums.sum(2) / self.weights.sum(1).clamp_min(1e-12)

@@ -44,7 +44,7 @@ class Regression:
         """Fit means, widths and anchors of the targets."""
         fit_targets(self.model, batches, keep_features=keep_features)
 
-    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float) -> Batch:
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Leave the batch as it is."""
         return batch
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from xecml.config import Config
+from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.build import build_model
@@ -20,6 +20,7 @@ from xecml.models.originalfiles import load_original, recognise
 from xecml.models.reference import ReferenceEncoder
 from xecml.models.regressor import Regressor
 from xecml.training import checkpoint
+from xecml.training.average import WeightAverage
 
 _MOST_NAMES = 6
 
@@ -41,27 +42,32 @@ class Start:
     targets_given: bool = False
 
 
-def start(model: nn.Module, path: str | None, *, kind: str, tasks: list[str], weights_only: bool = False) -> Start:
-    """Load into a model what a checkpoint has for it.
+def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> Start:
+    """Load into a model what the checkpoint that its recipe names has for it.
 
-    The same job with the same tasks is gone on with, or gives its weights alone; of anything else the encoder is
-    taken, exactly or not at all. A model of the original layout gives its encoder, and its trained heads where the
-    job has them too; fitting the targets then keeps their answers.
+    Of `checkpoint.resume_from`, the same job with the same tasks is gone on with, or gives its weights alone; of
+    anything else, and of `training.mae_checkpoint`, the encoder is taken, exactly or not at all. A model of the
+    original layout gives its encoder, and its trained heads where the job has them too; fitting the targets then keeps
+    their answers.
 
     Raises:
-        InputError: unusable checkpoint, or one that does not fit; names the layers.
+        InputError: unusable checkpoint, or one that does not fit; names the keys or layers.
     """
+    resumed = config.checkpoint.resume_from
+    path = resumed or config.training.mae_checkpoint
     if path is None:
         return Start(None, False, "")
     if recognise(path) is not None:
         return _from_original(model, path)
     content = checkpoint.load(path)
-    same = content["kind"] == kind and list(content["tasks"]) == tasks
-    if same and not weights_only:
+    _check_inputs(config, content, path)
+    same = resumed is not None and content["kind"] == kind and list(content["tasks"]) == tasks
+    if same and not config.checkpoint.weights_only:
         load_exactly(model, content["model_state"], path, "the configured model")
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
+        average = "average" if content.get("ema_state") else "average from the weights, since it has none"
         return Start(
-            content, True, f"Going on from {path} at {at}: weights, average, optimizer, schedule, random state.", True
+            content, True, f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.", True
         )
     weights = averaged_weights(content)
     if same:
@@ -78,6 +84,66 @@ def start(model: nn.Module, path: str | None, *, kind: str, tasks: list[str], we
         f"Took the encoder ({len(encoder)} tensors) of {path}{_source(content)}; left {', '.join(left) or 'nothing'}; "
         "epoch 1, a new optimizer, heads from scratch.",
     )
+
+
+def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
+    """Refuse what no shape of a weight would show: an encoder for other inputs, or another grid of the outer face."""
+    theirs, pairs = content["config"], list[tuple[str, Any, Any]]()
+    keys = ["data.npho_branch", "data.time_branch", "normalization.npho_scheme"]
+    if config.model.preset == "reference" and config.model.outer_mode == "finegrid":
+        keys.append("model.outer_fine_pool")
+    for key in keys:
+        section, _, name = key.partition(".")
+        own = getattr(getattr(config, section), name)
+        if name not in theirs.get(section, {}):  # a key that its version did not have
+            continue
+        other = theirs[section][name]
+        branches = section == "data"
+        # the names of branches may differ, what is in them may not
+        same = (own in RELATIVE_BRANCHES) == (other in RELATIVE_BRANCHES) if branches else _plain(own) == _plain(other)
+        if not same:
+            pairs.append((key, own, other))
+    for name in RELATIVE_DEFAULTS:
+        given, found = getattr(config.normalization, name), content["model_state"].get(f"encoder.normaliser.{name}")
+        # a constant that the recipe leaves open is the file's
+        if given is not None and found is not None and float(found) != float(torch.tensor(given)):
+            pairs.append((f"normalization.{name}", given, float(f"{float(found):.6g}")))
+    if pairs:
+        said = "; ".join(f"{key} is {own} here and {other} there" for key, own, other in pairs)
+        raise InputError(f"{path} was trained for other inputs: {said}. Set these keys as in the file.")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def restore(
+    saved: dict[str, Any],
+    path: str,
+    optimizer: torch.optim.Optimizer,
+    groups: list[dict[str, Any]],
+    loss: nn.Module,
+    average: WeightAverage,
+) -> None:
+    """Put optimizer, loss and average back to where a checkpoint has them; rates of groups are the recipe's.
+
+    Raises:
+        InputError: the recipe has other groups of weights, or another loss.
+    """
+    # the groups are the optimizer's own, and loading overwrites what they say
+    own = [(group["weight_decay"], group["lr_scale"]) for group in groups]
+    try:
+        optimizer.load_state_dict(saved["optimizer_state"])
+        loss.load_state_dict(saved["loss_state"])
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} trained other weights (model.freeze_encoder, training.encoder_lr_scale or a loss was changed); "
+            "keep these keys to go on, or begin anew from its weights with checkpoint.weights_only=true."
+        ) from error
+    for group, (decay, scale) in zip(optimizer.param_groups, own, strict=True):
+        group["weight_decay"], group["lr_scale"] = decay, scale
+    average.module.load_state_dict(averaged_weights(saved))
+    average.updates = saved["ema_updates"] if saved.get("ema_state") else 0
 
 
 def _from_original(model: nn.Module, path: str) -> Start:

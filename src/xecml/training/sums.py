@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from xecml.data.batch import Batch
+
+_MOST_EVENTS = 8
 
 
 class Sums:
@@ -61,43 +66,94 @@ class Clock:
             self.events += len(batch)
             yield batch
 
-    def system(self) -> dict[str, float]:
-        """Speed and efficiency of the epoch's training part."""
+    def system(self, processes: int = 1) -> dict[str, float]:
+        """Speed of all processes, and efficiency of this one, in the epoch's training part."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         return {
             "system/epoch_duration_sec": seconds,
-            "system/throughput_events_per_sec": self.events / seconds,
+            "system/throughput_events_per_sec": processes * self.events / seconds,
             "system/avg_data_load_sec": self._waited / max(self._batches, 1),
             "system/compute_efficiency": 100 * (1 - self._waited / seconds),
         }
 
 
 class Watch:
-    """Remember the last steps until their losses are known to be numbers.
+    """Remember the losses of the last steps until they are known to be numbers.
 
     On a CPU every step is looked at; on a GPU every 25, since a look makes the processor wait.
+
+    Args:
+        fabric: of the training.
+        step: model and loss, which are asked event by event where a batch's loss is no number.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._every = 1 if device.type == "cpu" else 25
-        self._open: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, fabric: Fabric, step: nn.Module) -> None:
+        self.saved: Path | None = None
+        """The last checkpoint that this run wrote."""
+        self._every = 1 if fabric.device.type == "cpu" else 25
+        self._several = fabric.world_size > 1
+        self._step = step
+        self._losses: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._norms: list[Tensor] = []
+        self._batch: Batch | None = None
 
-    def step(self, norm: Tensor, batch: Batch) -> None:
-        """Take a step's gradient norm and the numbers of its events.
+    def loss(self, total: Tensor, batch: Batch) -> None:
+        """Take a batch's loss; the numbers of its events are copied, since the memory of batches is used again."""
+        self._losses.append((total.detach(), batch.run.clone(), batch.event.clone()))
+        self._batch = batch
+
+    def step(self, norm: Tensor) -> None:
+        """Take the norm of the gradient of the batches since the last step.
 
         Raises:
-            FloatingPointError: a loss or gradient was not finite; names the batch's run and event numbers.
+            FloatingPointError: a loss or gradient was not finite; names run and event numbers.
         """
-        self._open.append((norm.detach(), batch.run, batch.event))
-        if len(self._open) >= self._every:
+        self._norms.append(norm.detach())
+        if len(self._norms) >= self._every:
             self.look()
 
     def look(self) -> None:
-        """Look at all steps not yet looked at."""
-        norms = torch.stack([norm for norm, _, _ in self._open]) if self._open else torch.zeros(1)
-        finite = torch.isfinite(norms)
-        if not bool(finite.all()):
-            _, run, event = self._open[int((~finite).int().argmax())]
-            pairs = ", ".join(f"{int(r)}/{int(e)}" for r, e in zip(run[:8], event[:8], strict=True))
-            raise FloatingPointError(f"The loss is not a finite number in a batch with run/event {pairs} ...")
-        self._open.clear()
+        """Look at all steps not yet looked at; raises as `step` does."""
+        norms = torch.stack(self._norms) if self._norms else torch.zeros(1)
+        if not bool(torch.isfinite(norms).all()):
+            raise FloatingPointError(f"{self._what()}; {self._where_to_go_on()}.")
+        self._losses.clear()
+        self._norms.clear()
+
+    def validation(self, loss: float, epoch: int) -> None:
+        """Take a validation loss.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The validation loss of epoch {epoch} is not a finite number; {self._where_to_go_on()}."
+            )
+
+    def _what(self) -> str:
+        losses = torch.stack([loss for loss, _, _ in self._losses])
+        wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if not wrong:
+            return "The gradient is not finite" + (", here or in another process" if self._several else "")
+        _, run, event = self._losses[wrong[0]]
+        guilty = self._guilty() if wrong[0] == len(self._losses) - 1 else []
+        chosen = guilty or list(range(len(run)))
+        pairs = ", ".join(f"{int(run[i])}/{int(event[i])}" for i in chosen[:_MOST_EVENTS])
+        more = f" and {len(chosen) - _MOST_EVENTS} more" if len(chosen) > _MOST_EVENTS else ""
+        of = "for" if guilty else "for a batch with"
+        return f"The loss is not a finite number {of} run/event {pairs}{more}"
+
+    def _guilty(self) -> list[int]:
+        """Which events of the last batch have such a loss alone; none where all do, or other processes would wait."""
+        if self._batch is None or self._several:
+            return []
+        with torch.no_grad():
+            alone = [float(self._step(self._batch.only(i))[0]) for i in range(len(self._batch))]
+        guilty = [i for i, loss in enumerate(alone) if not math.isfinite(loss)]
+        return guilty if len(guilty) < len(alone) else []
+
+    def _where_to_go_on(self) -> str:
+        if self.saved is None:
+            return "look at these events with 'xec check', or lower training.lr"
+        return f"the last good weights are in {self.saved}: look at these events, or lower training.lr"
