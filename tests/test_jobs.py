@@ -167,7 +167,7 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
     """Stopped in the middle of the second epoch, where masks, order and dropout must go on as they were."""
     given = ["checkpoint.save_every_steps=5", "model.freeze_encoder=false", "masking.clusters=0.5",
              "model.drop_path_rate=0.1", "training.epochs=2", "data.batch_size=64",
-             "checkpoint.save_predictions=0"]  # fmt: skip
+             "checkpoint.save_predictions=0", f"model.mask_ratio={0.6 if job == 'mae' else 0.01}"]  # fmt: skip
     whole = loop.train(recipe(job, sample, tmp_path / "whole", *given), name="run", kind=job, quiet=True)
     save, saved = checkpoint.save, []
 
