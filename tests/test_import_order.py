@@ -27,6 +27,7 @@ LAYERS = (
     ("cluster",),
     ("demo",),
     ("terminal",),
+    ("clitrain",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xecml import geometry
+from xecml.config import MaskingConfig
 from xecml.data.masks import PATTERNS, Masking, boards, nearest_sensors
 from xecml.errors import InputError
 
@@ -19,6 +20,10 @@ def events() -> tuple[np.ndarray, np.ndarray]:
     far = np.linalg.norm(geometry.positions() - geometry.positions()[2000], axis=1)
     npho = (3e4 / (1 + (far / 3) ** 2) * random.uniform(0.8, 1.2, (B, 4760))).astype(np.float32)
     return npho, random.random((B, 4760)) > 0.3
+
+
+def test_every_pattern_is_a_key_of_the_recipe() -> None:
+    assert tuple(MaskingConfig().patterns()) == PATTERNS
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

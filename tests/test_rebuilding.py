@@ -14,6 +14,7 @@ from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.decoders import LightDecoder, ReferenceDecoder, sensor_cells
+from xecml.models.heads import Asked
 from xecml.models.hotspot import HotSpotHead, window_sensors
 from xecml.models.inpainter import Inpainter
 from xecml.models.nearest import NearestHead, pair_features
@@ -182,6 +183,11 @@ def test_errors_are_those_of_all_hidden_sensors_together() -> None:
     assert metrics["n_masked_total"] == sum(len(b.hidden) for b in batches)
     assert metrics["actual_mask_ratio"] == pytest.approx(0.6, abs=1e-3)
     assert ErrorSums.joined(apart).metrics(job.loss) == pytest.approx(metrics)
+    sums.weights[1] = 0  # as of relative inputs, whose times are not known
+    counts_only = sums.metrics(job.loss)
+    assert "rmse_npho" in counts_only
+    assert "rmse_time" not in counts_only
+    assert job.summary(counts_only) == job.summary(metrics).split(", time")[0]
 
 
 def test_the_means_of_sensors_have_a_relative_error_of_one() -> None:
@@ -272,16 +278,17 @@ def test_only_seen_neighbours_are_looked_at() -> None:
     maps = torch.randn(1, S, 5)
     seen = torch.rand(1, S) > 0.5
     maps[..., :3] *= seen[..., None]
-    tokens, distance, hidden = torch.randn(1, 1, 8), torch.full((1, S), 9.0), torch.tensor([2000, 4500, 4759])
-    answer = head(tokens, maps, seen, distance, hidden)
+    distance, hidden = torch.full((1, S), 9.0), torch.tensor([2000, 4500, 4759])
+    asked = Asked(hidden, maps, seen, torch.randn(1, 1, 8), torch.zeros(1, 9), distance)
+    answer = head(asked)
     other = maps.clone()
     unseen = ~seen[0]
     unseen[hidden] = False
     other[0, unseen] += 5
-    assert torch.equal(head(tokens, other, seen, distance, hidden), answer)
+    assert torch.equal(head(asked._replace(maps=other)), answer)
     changed = maps.clone()
     changed[0, head.candidates[2000][seen[0][head.candidates[2000]]][15]] += 1
-    assert (head(tokens, changed, seen, distance, hidden) != answer).any(1).tolist() == [True, False, False]
+    assert (head(asked._replace(maps=changed)) != answer).any(1).tolist() == [True, False, False]
 
 
 def test_a_frozen_encoder_stays_as_it_is() -> None:
@@ -310,11 +317,11 @@ def test_only_chips_near_the_hot_spot_get_an_answer_of_its_head() -> None:
     distance[1, [700, 4400]] = 3.0
     hidden = torch.tensor([700, 710, S + 700, S + 710, S + 4400])
     seen = torch.ones(2, S, dtype=torch.bool)
-    about = torch.randn(2, 9)
-    answer = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden, about)
+    asked = Asked(hidden, torch.randn(2, S, 5), seen, torch.randn(2, 1, 16), torch.randn(2, 9), distance)
+    answer = head(asked)
     assert answer.shape == (5, 2)
     assert answer.any(1).tolist() == [False, False, True, False, False]
-    none = head(torch.randn(2, 1, 16), torch.randn(2, S, 5), seen, distance, hidden[:2], about)
+    none = head(asked._replace(hidden=hidden[:2]))
     assert not none.any()
 
 

@@ -180,9 +180,6 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout, augmentation")
 
 
-_PATTERNS = ("random", "light", "clusters", "boards", "face", "spot", "listed")
-
-
 class MaskingConfig(_Section):
     """Which sensors are hidden in mae and inpaint; shares of events by pattern, in any sum."""
 
@@ -199,8 +196,9 @@ class MaskingConfig(_Section):
     time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")
 
     def patterns(self) -> dict[str, float]:
-        """Share of events of each pattern."""
-        return {name: getattr(self, name) for name in _PATTERNS}
+        """Share of events of each pattern: every key that is none of the others."""
+        others = ("dead_list", "ratio_start", "ramp_epochs", "time_threshold")
+        return {name: value for name, value in self if name not in others}
 
 
 class AugmentationConfig(_Section):

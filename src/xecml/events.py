@@ -22,6 +22,8 @@ _INVALID_ABOVE = 9e9
 
 PDE_SIPM = 0.12
 QE_PMT = 0.16
+EXCESS_NOISE_SIPM = 1.2
+"""Excess noise factor of SiPMs, from crosstalk and afterpulses."""
 RELATIVE_TIME_NPHE = 50.0
 """The earliest time of an event is taken among sensors with more photoelectrons than this."""
 

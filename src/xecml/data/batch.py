@@ -71,6 +71,15 @@ def full(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def was_read(npho: Tensor, valid: Tensor) -> Tensor:
+    """Which sensors were read, dark ones among them: whose count is valid or zero. Raw counts and mask of one shape.
+
+    A count of zero is not valid, and encoders take it for missing; but unlike a dead sensor's it says that there was no
+    light.
+    """
+    return valid | (npho == 0)
+
+
 def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """Masks of measured counts and of measured times, from raw values: the rule of `xecml.events` in torch.
 

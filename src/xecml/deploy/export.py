@@ -142,15 +142,17 @@ def _save(proto: Any, metadata: dict[str, str], out: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's notes about itself away from users."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:

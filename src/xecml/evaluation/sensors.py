@@ -66,7 +66,8 @@ class SensorStatistics:
         if self.n_events < MIN_EVENTS_CHANNEL:
             return np.array([], np.int64)
         lit = self.occupancy * self.n_events >= _HOT_MIN_LIT
-        near, living = _neighbours(), (self.occupancy > 0)[_neighbours()]
+        near = _neighbours()
+        living = self.occupancy[near] > 0
         count = np.where(lit, self.geometric_mean, 0.0)
         around = _median_of(count[near], living)
         occupied = np.where(living, self.occupancy[near], 0.0).max(axis=1)

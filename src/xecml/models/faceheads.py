@@ -15,10 +15,11 @@ from xecml.data.batch import full
 from xecml.models.cpu import chunks
 from xecml.models.decoders import CHANNELS, sensor_cells
 from xecml.models.faces import ConvNextBlock
+from xecml.models.heads import Asked
 from xecml.models.hexagons import HexBlock
 
 _STATES = 6
-"""Channels of a map: those of `NearestHead.forward`, and whether the sensor is seen."""
+"""Channels of a map: those of `Asked.maps`, and whether the sensor was read."""
 _HEXAGONAL = ("top", "bottom")
 
 
@@ -91,18 +92,10 @@ class FaceHeads(nn.Module):
         for name, table in (("cells", cells), ("shares", shares), ("sensors", sensors)):
             self.register_buffer(name, table, persistent=False)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        maps: Tensor,
-        seen: Tensor,
-        spot_distance: Tensor,
-        hidden: Tensor,
-        about: Tensor | None = None,
-    ) -> Tensor:
-        """Answer at flat positions `hidden` (n,): (n, 2); the arguments are those of `NearestHead.forward`."""
-        code = tokens.flatten(1)
-        states = torch.cat([maps, seen[..., None].to(maps.dtype)], 2).index_select(1, self.sensors)
+    def forward(self, asked: Asked) -> Tensor:
+        """See `xecml.models.heads.Head`."""
+        code, maps, hidden = asked.tokens.flatten(1), asked.maps, asked.hidden
+        states = torch.cat([maps, asked.read[..., None].to(maps.dtype)], 2).index_select(1, self.sensors)
         answers = []
         for (name, shape), part in zip(self.shapes.items(), torch.split(states, self.sizes, 1), strict=True):
             face = self.faces[name](part.reshape(-1, *shape, _STATES), code)

@@ -7,15 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.events import photoelectrons
+from xecml.events import EXCESS_NOISE_SIPM, photoelectrons
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.inpainter import Inpainter
 from xecml.models.normalise import validity
 
-_EXCESS_NOISE_SIPM = 1.2
-"""Of crosstalk and afterpulses; a PMT's is that of counting alone."""
-_SOME = 0.8
-"""How fast numbers of photoelectrons spread above one: fitted to Poisson numbers, see the tests."""
+_SPREADING = 0.8
+"""How fast, per photoelectron above one, numbers that are not zero come to spread as Poisson numbers do: fitted."""
 
 
 class Filler(nn.Module):
@@ -39,7 +37,8 @@ class Filler(nn.Module):
         self.model = model
         self.absolute, self.roots = absolute, roots
         efficiency = photoelectrons(np.ones(geometry.N_SENSORS))
-        noise = np.where(geometry.face_codes() == 0, _EXCESS_NOISE_SIPM, 1.0)
+        # a PMT has the noise of counting alone
+        noise = np.where(geometry.face_codes() == 0, EXCESS_NOISE_SIPM, 1.0)
         for name, values in (("efficiency", efficiency), ("noise", noise)):
             self.register_buffer(name, torch.tensor(values.astype(np.float32)), persistent=False)
 
@@ -54,10 +53,10 @@ class Filler(nn.Module):
         photons, seconds = self.model.ground.raw(answer, light_time, hidden)
         if self.absolute:
             efficiency, noise = self.efficiency[hidden % geometry.N_SENSORS], self.noise[hidden % geometry.N_SENSORS]
-            photoelectron = photons * efficiency
+            number = photons * efficiency
             if self.roots:
-                photoelectron = mean_of_roots(photoelectron, noise)
-            photons = untruncated_mean(photoelectron) / efficiency
+                number = mean_of_roots(number, noise)
+            photons = untruncated_mean(number) / efficiency
         counts, times = (
             x.flatten().index_copy(0, hidden, y.to(x.dtype)).reshape(x.shape)
             for x, y in ((npho, photons), (time, seconds))
@@ -66,14 +65,14 @@ class Filler(nn.Module):
 
 
 def mean_of_roots(squared: Tensor, noise: Tensor) -> Tensor:
-    """Mean of a number of photoelectrons that is not zero from the square of its mean root.
+    """Mean number of photoelectrons, where it is not zero, from the square of its mean root and the excess noise.
 
-    The variance of a root is a quarter of the excess noise factor. Where there is hardly ever more than one
-    photoelectron only the noise of that one is left; between both the answer is good to 0.05 photoelectrons (Poisson
-    numbers with normal noise).
+    The variance of the root of many is a quarter of the excess noise factor. Where there is hardly ever more than one,
+    only the noise of that one is left; between both the answer is good to 0.07 photoelectrons (Poisson numbers, normal
+    noise).
     """
-    some = 1 - torch.exp(-_SOME * (squared - 1).clamp_min(0.0))
-    return squared + (noise - 1 + some) / 4
+    poisson = 1 - torch.exp(-_SPREADING * (squared - 1).clamp_min(0.0))
+    return squared + (noise - 1 + poisson) / 4
 
 
 def untruncated_mean(mean: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import full
+from xecml.models.heads import Asked
 from xecml.models.layers import DenseResidual, WideLinear, rows_of
 from xecml.models.quicklook import local_spot
 
@@ -29,6 +30,7 @@ class HotSpotHead(nn.Module):
 
     Args:
         code_width: of the encoder's code, all tokens together.
+        about_width: of `Asked.about`.
         width: of the hidden layers.
         layers: residual layers.
     """
@@ -50,10 +52,9 @@ class HotSpotHead(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
-        self, tokens: Tensor, maps: Tensor, seen: Tensor, spot_distance: Tensor, hidden: Tensor, about: Tensor
-    ) -> Tensor:
-        """Answer at flat positions `hidden` (n,): (n, 2); the arguments are those of `NearestHead.forward`."""
+    def forward(self, asked: Asked) -> Tensor:
+        """See `xecml.models.heads.Head`."""
+        hidden, maps, spot_distance = asked.hidden, asked.maps, asked.spot_distance
         sensor = hidden % geometry.N_SENSORS
         near = (sensor < geometry.N_SIPM) & (spot_distance.flatten()[hidden] < _NEAR)
         rows = near.nonzero().squeeze(1)
@@ -62,18 +63,18 @@ class HotSpotHead(nn.Module):
         around = self.around[chip]  # (m, window); beyond the edge stands N_SENSORS
         inside = around < geometry.N_SENSORS
         flat = around.clamp_max(geometry.N_SENSORS - 1) + event[:, None] * geometry.N_SENSORS
-        looked = (seen.flatten()[flat] & inside).to(maps.dtype)[..., None]
+        looked = (asked.read.flatten()[flat] & inside).to(maps.dtype)[..., None]
         state = maps.flatten(0, 1)
         view = rows_of(state, flat)  # (m, window, 5): count and time residuals, trust, expected, count
         own = state[place][:, None]
         relative = torch.cat([view[..., :3], view[..., 3:] - own[..., 3:4]], 2)
         said = torch.cat([relative * looked, looked], 2).flatten(1)
         with torch.autocast(maps.device.type, enabled=False):
-            spot = torch.stack(local_spot(full(about))[:2], 1)
+            spot = torch.stack(local_spot(full(asked.about.detach()))[:2], 1)
             offset = ((spot[event] - self.place[chip]) / _OFFSET).to(maps.dtype)
         distance = torch.log(spot_distance.flatten()[place] + 0.5)
         where = torch.cat([own[:, 0, 3:4], distance[:, None], offset], 1)
-        of_event = self.code(tokens.flatten(1)) + self.about(about)
+        of_event = self.code(asked.tokens.flatten(1)) + self.about(asked.about)
         h = self.window(torch.cat([said, where], 1)) + rows_of(of_event, event)
         answer = full(self.last(self.layers(h)))
         return answer.new_zeros(hidden.shape[0], 2).index_add(0, rows, answer)

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from xecml.data.batch import Batch, full
+from xecml.data.batch import Batch, full, was_read
+from xecml.models.heads import Asked
 from xecml.models.rebuilding import Ground, Rebuilt, hide
 from xecml.models.regressor import Encoder
 from xecml.models.shower import Shower
@@ -24,8 +25,7 @@ class Inpainter(nn.Module):
 
     Args:
         encoder: see `xecml.models.regressor.Encoder`.
-        heads: modules that map (tokens, maps, seen, distances to the hot spot, hidden, numbers about the event) to
-            answers (n, 2) as `xecml.models.nearest.NearestHead` does; their answers add.
+        heads: modules that are each a `xecml.models.heads.Head`; their answers add.
         n_tokens: tokens that the encoder's code is made of.
         time_threshold: photons above which a time is worth learning.
         freeze_encoder: leave the encoder as it is.
@@ -75,14 +75,14 @@ class Inpainter(nn.Module):
         point = ground.point(npho, time, seen, timed, look)
         light, placed = self.shower(code, point, ground.point, npho, seen)
         point = point._replace(photons=light)
-        # a sensor that was read and saw no light is known to be dark, though encoders take it for dead
-        read = seen | (npho == 0)
+        read = was_read(npho, seen)
         with torch.autocast(npho.device.type, enabled=False):
             base = ground.expected(point, look.light_time)
             maps = self._maps(npho, time, read, timed, base, look.light_time)
         tokens = code.reshape(code.shape[0], self.n_tokens, -1)
         about = torch.cat([look.features, placed.to(look.features.dtype)], 1)
-        z = torch.stack([full(head(tokens, maps, read, point.distance, hidden, about)) for head in self.heads]).sum(0)
+        asked = Asked(hidden, maps, read, tokens, about, point.distance)
+        z = torch.stack([full(head(asked)) for head in self.heads]).sum(0)
         with torch.autocast(npho.device.type, enabled=False):
             counts, nanoseconds = (
                 b.flatten()[hidden] + w * z[:, i]
@@ -94,17 +94,17 @@ class Inpainter(nn.Module):
         self,
         npho: Tensor,
         time: Tensor,
-        seen: Tensor,
+        read: Tensor,
         timed: Tensor,
         base: tuple[Tensor, Tensor],
         light_time: Tensor,
     ) -> Tensor:
-        """What heads look at, (B, 4760, 5), see `NearestHead.forward`."""
+        """What heads look at, (B, 4760, 5), see `Asked.maps`."""
         ground = self.ground
         expected, expected_time = base
-        counts = ground.normaliser.counts(npho, seen)
+        counts = ground.normaliser.counts(npho, read)
         nanoseconds = (full(time) - light_time[:, None]) * 1e9
-        residual = torch.where(seen, (counts - expected) / ground.residual_width[0], 0.0)
+        residual = torch.where(read, (counts - expected) / ground.residual_width[0], 0.0)
         late = torch.where(timed, (nanoseconds - expected_time) / ground.residual_width[1], 0.0)
         trust = torch.where(timed, npho / (npho + _TRUSTED), 0.0)
         scale = ground.width[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xecml import geometry
 from xecml.data.batch import full
 from xecml.data.masks import nearest_sensors
+from xecml.models.heads import Asked
 from xecml.models.layers import DenseResidual, rows_of
 
 _CANDIDATES = 48
@@ -68,43 +69,23 @@ class NearestHead(nn.Module):
         nn.init.zeros_(answer.weight)
         nn.init.zeros_(answer.bias)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        maps: Tensor,
-        seen: Tensor,
-        spot_distance: Tensor,
-        hidden: Tensor,
-        about: Tensor | None = None,
-    ) -> Tensor:
-        """Answer at flat positions `hidden` (n,).
-
-        Args:
-            tokens: of the encoder (B, T, token_width).
-            maps: standardised (B, 4760, 5): count residual, time residual, its trust (0 to 1), expected count by
-                the point, transformed count; the first three 0 where not seen.
-            seen: sensors that may be looked at (B, 4760).
-            spot_distance: of each sensor to the hot spot (B, 4760), cm.
-            hidden: flat positions in (B, 4760).
-            about: numbers about the events (B, m), for heads that know less of them otherwise.
-
-        Returns:
-            (n, 2): count and time.
-        """
+    def forward(self, asked: Asked) -> Tensor:
+        """See `xecml.models.heads.Head`."""
+        hidden, spot_distance = asked.hidden, asked.spot_distance
         event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
         sensor = hidden % geometry.N_SENSORS
         places = self.candidates[sensor] + event[:, None] * geometry.N_SENSORS  # (n, candidates)
-        live = seen.flatten()[places]
+        live = asked.read.flatten()[places]
         slot = torch.topk(torch.where(live, self.order + _CANDIDATES, self.order), self.k, dim=1).indices
         places, live = places.gather(1, slot), live.gather(1, slot)
-        state = maps.flatten(0, 1)
+        state = asked.maps.flatten(0, 1)
         own = state[hidden]
         around = rows_of(state, places)  # (n, k, 5)
         distance = torch.log((spot_distance.flatten()[hidden] + 0.5) / _REACH)
         target = self.target(torch.stack([own[:, 3], distance, own[:, 3] * distance], 1)) + self.faces(
             self.face[sensor]
         )
-        target = target + self._of_tokens(target, tokens, event)
+        target = target + self._of_tokens(target, asked.tokens, event)
         pair = self.pairs[sensor[:, None], slot]
         said = torch.cat([pair, around, (around[:, :, 3] - own[:, None, 3])[..., None]], 2)
         h = self.layers(self.neighbour(said) + self.from_target(target)[:, None])

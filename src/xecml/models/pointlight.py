@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import full
+from xecml.data.batch import full, was_read
 from xecml.models.pointsum import solid_angles, sum_of_solid_angles
 from xecml.models.quicklook import GROUP_VELOCITY, Look, QuickLook, face_sums, local_spot
 
@@ -87,11 +87,11 @@ class PointSource(nn.Module):
         return sum_of_solid_angles(points, shares, self.positions, self.normals, self.areas)
 
     def scaled(self, solid: Tensor, npho: Tensor, seen: Tensor) -> Tensor:
-        """Solid angles (B, 4760) times each face's photons a solid angle, as its seen sensors have them.
+        """Solid angles (B, 4760) times each face's photons a solid angle, as its sensors that were read have them.
 
-        Sensors that counted nothing are among them: without these, dim faces would come out bright.
+        Those that counted nothing are among them: without these, dim faces would come out bright.
         """
-        seen = seen | (npho == 0)
+        seen = was_read(npho, seen)
         counts = torch.where(seen, full(npho), 0.0)
         mean = face_sums(solid) / self.membership.sum(0)
         solid = solid + _SCATTERED * mean @ self.membership.t()

@@ -46,7 +46,7 @@ def solid_angles(points: Tensor, positions: Tensor, normals: Tensor, areas: Tens
     away = [points[:, i, None] - positions[:, i] for i in range(3)]  # (B, S) each
     square = _dot(away, away)
     small, distance = _small(square, _dot(away, normals.unbind(1)), areas)
-    chips, more = _of_squares(points[:, None], positions, normals, areas)
+    chips, more = _squares_less_small(points[:, None], positions, normals, areas)
     return small.scatter_add(1, chips.flatten(1), more.flatten(1)), distance
 
 
@@ -58,7 +58,7 @@ def _small(square: Tensor, along: Tensor, areas: Tensor) -> tuple[Tensor, Tensor
     return facing / (square + facing / _TWO_PI).clamp_min(_LEAST), distance
 
 
-def _of_squares(points: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+def _squares_less_small(points: Tensor, positions: Tensor, normals: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
     """What the chips about points (B, P, 3) see more than if they were small.
 
     Returns:
@@ -100,7 +100,7 @@ def sum_of_solid_angles(points: Tensor, shares: Tensor, positions: Tensor, norma
         return torch.stack(parts).sum(0)
     sensors = torch.cat([positions.T, normals.T, areas[None]])
     small: Tensor = _Sum.apply(points, shares, sensors)  # type: ignore[no-untyped-call]
-    chips, more = _of_squares(points, positions, normals, areas)
+    chips, more = _squares_less_small(points, positions, normals, areas)
     return small.scatter_add(1, chips.flatten(1), (shares[..., None] * more).flatten(1))
 
 

@@ -15,10 +15,11 @@ from xecml.compiled import compiled, inner
 from xecml.geometry import INNER_RADIUS
 from xecml.simulation.cascade import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
 from xecml.simulation.clusters import Clusters, cluster, new_clusters
-from xecml.simulation.crosssections import Floats, radiation_length
+from xecml.simulation.crosssections import Floats
 from xecml.simulation.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
 from xecml.simulation.indirect import indirect_light
 from xecml.simulation.lightmap import LightMap
+from xecml.simulation.material import CONVERTS, LOST, PASSES, forget_front, front_thickness, through_material
 from xecml.simulation.optics import N_SENSORS, PHOTONS_PER_MEV, Floats32, NearField, Optics
 from xecml.simulation.particles import Vector
 from xecml.simulation.photons import Raster, trace_point
@@ -39,13 +40,6 @@ from xecml.simulation.vertices import POINTS, SIGNAL, Target, draw_photon, draw_
 from xecml.simulation.volume import inside_calorimeter
 
 MAX_GAMMA = 4
-_CONVERSIONS_PER_RADIATION_LENGTH = 7.0 / 9.0
-_RADIATION_LENGTH = radiation_length()
-_MAGNET_SHARE = 0.197 / 0.45
-"""Of the material: the coil of the magnet, 0.197 radiation lengths (MEG 2013). It is far before the xenon, in its
-field, which takes electrons away: photons that convert there are lost. The rest, windows and sensors, is close."""
-PASSES, CONVERTS, LOST = range(3)
-"""Fates of a photon in the material in front."""
 
 
 class Physics(NamedTuple):
@@ -160,36 +154,6 @@ def _point(rng: np.random.Generator, source: Source, work: Work, vertex: Floats,
 
 
 @inner
-def _through_material(rng: np.random.Generator, source: Source, entry: Floats, direction: Floats) -> tuple[int, float]:
-    """Draw what becomes of a photon in the material in front of the xenon.
-
-    Returns:
-        PASSES, CONVERTS or LOST, and the way (cm) left to the inner face where it converts.
-    """
-    radius = math.sqrt(entry[0] ** 2 + entry[1] ** 2)
-    cosine = max((entry[0] * direction[0] + entry[1] * direction[1]) / radius, 0.05)
-    thickness = source.material / cosine
-    way = rng.standard_exponential() / _CONVERSIONS_PER_RADIATION_LENGTH
-    if way >= thickness:
-        return PASSES, 0.0
-    return LOST if way < _MAGNET_SHARE * thickness else CONVERTS, _RADIATION_LENGTH * (thickness - way)
-
-
-@inner
-def _forget_front(deposits: Floats, n: int, first: Floats) -> int:
-    """Keep the deposits in the xenon; the earliest of them is the first interaction. Returns their number."""
-    kept = 0
-    first[3] = -1.0
-    for k in range(n):
-        if inside_calorimeter(deposits[k, 0], deposits[k, 1], deposits[k, 2]):
-            deposits[kept, :] = deposits[k, :]
-            if first[3] < 0.0 or deposits[k, 3] < first[3]:
-                first[:] = deposits[k, :4]
-            kept += 1
-    return kept
-
-
-@inner
 def _shower(
     rng: np.random.Generator,
     physics: Physics,
@@ -209,7 +173,7 @@ def _shower(
     deposits, first = work.deposits, work.first
     n, _ = shower(rng, physics.tables, E, place, u, volume, thickness, deposits, work.stack, first, free_path)
     if thickness > 0.0:
-        n = _forget_front(deposits, n, first)
+        n = forget_front(deposits, n, first)
     deposited = 0.0
     for k in range(n):
         deposits[k, 3] -= first[3]
@@ -252,7 +216,7 @@ def _photon(
         tried += is_fiducial(entry[0], entry[1], entry[2])
         fate, way = PASSES, 0.0
         if source.material > 0.0:
-            fate, way = _through_material(rng, source, entry, direction)
+            fate, way = through_material(rng, source.material, entry, direction)
         if fate == LOST:
             continue
         s = -way
@@ -262,7 +226,7 @@ def _photon(
         # the first interaction decides most rejections, so it comes before the shower
         if fate == PASSES and not (inside_calorimeter(x, y, z) and (not interest or _is_wanted(source, x, y, z))):
             continue
-        thickness = (1.0 - _MAGNET_SHARE) * _RADIATION_LENGTH * source.material if fate == CONVERTS else 0.0
+        thickness = front_thickness(source.material) if fate == CONVERTS else 0.0
         u = (direction[0], direction[1], direction[2])
         n, deposited = _shower(rng, physics, work, E, (x, y, z), u, 0.0, thickness)
         first = work.first

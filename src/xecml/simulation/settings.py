@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xecml import geometry
 from xecml.errors import InputError, nearest
-from xecml.events import PDE_SIPM, QE_PMT
+from xecml.events import EXCESS_NOISE_SIPM, PDE_SIPM, QE_PMT
 from xecml.simulation.optics import Optics
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,7 +54,7 @@ class ResponseSettings(_Section):
     """photon detection efficiency of the SiPMs at 175 nm (0.06 to 0.20 over their lives)"""
     pmt_efficiency: Annotated[float, Field(gt=0, le=1)] = QE_PMT
     """quantum efficiency of the photomultipliers"""
-    excess_noise_factor: Annotated[float, Field(ge=1, le=3)] = 1.2
+    excess_noise_factor: Annotated[float, Field(ge=1, le=3)] = EXCESS_NOISE_SIPM
     """of the SiPMs: crosstalk and afterpulses as a branching process"""
     gain_spread: NotNegative = 0.0
     """relative spread of the gains about their calibration, drawn once a run"""

@@ -93,13 +93,12 @@ def take_over(folder: Path, resumed: str | None) -> None:
         folder: of a run that begins.
         resumed: checkpoint that it goes on from; the best of that run stays the best until there is a better one.
     """
-    best = folder / BEST
-    if resumed is None:
-        if best.exists():  # of an earlier run of this name
-            best.replace(folder / f"before_{BEST}")
+    best, theirs = folder / BEST, Path(resumed).parent / BEST if resumed else None
+    if theirs and theirs.resolve() == best.resolve():
         return
-    theirs = Path(resumed).parent / BEST
-    if theirs.exists() and theirs.resolve() != best.resolve():
+    if best.exists():  # of an earlier run of this name
+        best.replace(folder / f"before_{BEST}")
+    if theirs and theirs.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(best) as temporary:
             shutil.copyfile(theirs, temporary)

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from xecml import geometry
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.data.augment import Augmentation, step_generator
 from xecml.data.reweighting import Reweighting, default_bins
@@ -31,9 +32,6 @@ from xecml.training.stopping import StopRequest
 from xecml.training.sums import Clock, Sums, Watch
 from xecml.training.system import memory_metrics
 from xecml.training.tracking import Tracker
-
-_NOTE_STEPS = 20
-"""Steps between readings of the loss for the progress bar."""
 
 
 @dataclass
@@ -202,8 +200,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
                         optimizer.zero_grad()
                         average.update()
                         sums.add({"grad_norm": norm})
-                    note = f"loss {float(total.detach()):.4g}" if batch_in_epoch % _NOTE_STEPS == 0 else ""
-                    bar.advance(len(batch) * world, note)
+                    bar.advance(len(batch) * world, watch.note)
                     stopped = stopped or stop.after_step()
                     due |= bool(every) and batch_in_epoch % every == 0
                     if last and (due or stopped):  # gradients of half a group would be lost
@@ -342,9 +339,10 @@ def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | 
 def _score(metrics: dict[str, float], name: str) -> float:
     """What makes an epoch better: lower, but for accuracies."""
     if name not in metrics:
+        of_all = sorted(key for key in metrics if not any(face in key.split("_") for face in geometry.FACES))
         raise InputError(
-            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; choose one of "
-            f"{', '.join(sorted(metrics))}."
+            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; those of all faces "
+            f"together are {', '.join(of_all)}."
         )
     return -metrics[name] if "accuracy" in name else metrics[name]
 

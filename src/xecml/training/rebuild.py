@@ -96,7 +96,8 @@ class Rebuilding:
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """How well sensors are rebuilt, in one line: errors as shares of those of the sensors' means."""
-        of_means = ", ".join(f"{c} {100 * metrics[f'relative_error_{c}']:.1f} %" for c in CHANNELS)
+        shares = {channel: metrics.get(f"relative_error_{channel}") for channel in CHANNELS}
+        of_means = ", ".join(f"{channel} {100 * share:.1f} %" for channel, share in shares.items() if share is not None)
         return f"errors of hidden sensors against their means: {of_means}"
 
     def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
@@ -257,7 +258,10 @@ class ErrorSums:
         return total
 
     def metrics(self, loss: RebuildingLoss) -> dict[str, float]:
-        """Metrics by name: losses in widths; errors of counts in transformed units, of times in ns."""
+        """Metrics by name: losses in widths; errors of counts in transformed units, of times in ns.
+
+        A channel that no hidden sensor measured (times of relative inputs) has losses of zero, and no errors.
+        """
         means = self.sums / self.weights.clamp_min(1e-12)
         with torch.no_grad():  # weights of channels may be learned
             total, parts = loss.total(means[0].float().to(loss.face.device))
@@ -265,6 +269,8 @@ class ErrorSums:
         # over all faces together: every hidden sensor counts alike
         overall = self.sums.sum(2) / self.weights.sum(1).clamp_min(1e-12)
         for i, channel in enumerate(CHANNELS):
+            if not self.weights[i].any():
+                continue
             metrics |= {f"mae_{channel}": float(overall[1, i]), f"rmse_{channel}": float(overall[2, i].sqrt())}
             metrics[f"relative_error_{channel}"] = float((overall[2, i] / overall[3, i].clamp_min(1e-30)).sqrt())
             for f, face in enumerate(FACES):

@@ -88,33 +88,26 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
 
 def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
     """Refuse what no shape of a weight would show: an encoder for other inputs, or another grid of the outer face."""
-    theirs, pairs = content["config"], list[tuple[str, Any, Any]]()
+    ours, theirs, differ = config.model_dump(mode="json"), content["config"], list[str]()
     keys = ["data.npho_branch", "data.time_branch", "normalization.npho_scheme"]
     if config.model.preset == "reference" and config.model.outer_mode == "finegrid":
         keys.append("model.outer_fine_pool")
     for key in keys:
         section, _, name = key.partition(".")
-        own = getattr(getattr(config, section), name)
         if name not in theirs.get(section, {}):  # a key that its version did not have
             continue
-        other = theirs[section][name]
-        branches = section == "data"
+        own, other = ours[section][name], theirs[section][name]
         # the names of branches may differ, what is in them may not
-        same = (own in RELATIVE_BRANCHES) == (other in RELATIVE_BRANCHES) if branches else _plain(own) == _plain(other)
-        if not same:
-            pairs.append((key, own, other))
+        what = [value in RELATIVE_BRANCHES if section == "data" else value for value in (own, other)]
+        if what[0] != what[1]:
+            differ.append(f"{key} is {own} here and {other} there")
     for name in RELATIVE_DEFAULTS:
         given, found = getattr(config.normalization, name), content["model_state"].get(f"encoder.normaliser.{name}")
         # a constant that the recipe leaves open is the file's
         if given is not None and found is not None and float(found) != float(torch.tensor(given)):
-            pairs.append((f"normalization.{name}", given, float(f"{float(found):.6g}")))
-    if pairs:
-        said = "; ".join(f"{key} is {own} here and {other} there" for key, own, other in pairs)
-        raise InputError(f"{path} was trained for other inputs: {said}. Set these keys as in the file.")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+            differ.append(f"normalization.{name} is {given:g} here and {float(found):g} there")
+    if differ:
+        raise InputError(f"{path} was trained for other inputs: {'; '.join(differ)}. Set these keys as in the file.")
 
 
 def restore(

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -90,16 +90,18 @@ class Watch:
     def __init__(self, fabric: Fabric, step: nn.Module) -> None:
         self.saved: Path | None = None
         """The last checkpoint that this run wrote."""
+        self.note = ""
+        """The last loss looked at, for the progress bar, which is not to read back by itself."""
         self._every = 1 if fabric.device.type == "cpu" else 25
         self._several = fabric.world_size > 1
         self._step = step
-        self._losses: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._norms: list[Tensor] = []
         self._batch: Batch | None = None
+        self._group: list[_Numbers] = []
+        self._steps: list[tuple[Tensor, list[_Numbers]]] = []
 
     def loss(self, total: Tensor, batch: Batch) -> None:
         """Take a batch's loss; the numbers of its events are copied, since the memory of batches is used again."""
-        self._losses.append((total.detach(), batch.run.clone(), batch.event.clone()))
+        self._group.append(_Numbers(total.detach(), batch.run.clone(), batch.event.clone()))
         self._batch = batch
 
     def step(self, norm: Tensor) -> None:
@@ -108,17 +110,22 @@ class Watch:
         Raises:
             FloatingPointError: a loss or gradient was not finite; names run and event numbers.
         """
-        self._norms.append(norm.detach())
-        if len(self._norms) >= self._every:
+        self._steps.append((norm.detach(), self._group))
+        self._group = []
+        if len(self._steps) >= self._every:
             self.look()
 
     def look(self) -> None:
         """Look at all steps not yet looked at; raises as `step` does."""
-        norms = torch.stack(self._norms) if self._norms else torch.zeros(1)
-        if not bool(torch.isfinite(norms).all()):
-            raise FloatingPointError(f"{self._what()}; {self._where_to_go_on()}.")
-        self._losses.clear()
-        self._norms.clear()
+        if not self._steps:
+            return
+        norms = [norm for norm, _ in self._steps]
+        *read, loss = torch.stack([*norms, self._steps[-1][1][-1].loss.to(norms[0])]).tolist()  # one read-back
+        self.note = f"loss {loss:.4g}"
+        wrong = [i for i, norm in enumerate(read) if not math.isfinite(norm)]
+        if wrong:
+            raise FloatingPointError(f"{self._what(wrong[0])}; {self._where_to_go_on()}.")
+        self._steps.clear()
 
     def validation(self, loss: float, epoch: int) -> None:
         """Take a validation loss.
@@ -131,21 +138,24 @@ class Watch:
                 f"The validation loss of epoch {epoch} is not a finite number; {self._where_to_go_on()}."
             )
 
-    def _what(self) -> str:
-        losses = torch.stack([loss for loss, _, _ in self._losses])
-        wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        if not wrong:
-            return "The gradient is not finite" + (", here or in another process" if self._several else "")
-        _, run, event = self._losses[wrong[0]]
-        guilty = self._guilty() if wrong[0] == len(self._losses) - 1 else []
-        chosen = guilty or list(range(len(run)))
-        pairs = ", ".join(f"{int(run[i])}/{int(event[i])}" for i in chosen[:_MOST_EVENTS])
+    def _what(self, step: int) -> str:
+        """What is wrong with the batches of a step: an event's loss, a batch's, or only a gradient."""
+        group = self._steps[step][1]
+        batch = next((b for b in group if not bool(torch.isfinite(b.loss))), None)
+        if batch is None and self._several:
+            return "A loss or gradient is not finite in another process"
+        quantity = "loss" if batch else "gradient"
+        # where only the gradient is wrong, any batch of the step may be the one
+        batch = batch or group[-1]
+        is_last = step == len(self._steps) - 1 and batch is group[-1]
+        guilty = self._guilty() if is_last and quantity == "loss" else []
+        chosen = guilty or list(range(len(batch.run)))
+        pairs = ", ".join(f"{int(batch.run[i])}/{int(batch.event[i])}" for i in chosen[:_MOST_EVENTS])
         more = f" and {len(chosen) - _MOST_EVENTS} more" if len(chosen) > _MOST_EVENTS else ""
-        of = "for" if guilty else "for a batch with"
-        return f"The loss is not a finite number {of} run/event {pairs}{more}"
+        return f"The {quantity} is not finite for {'' if guilty else 'a batch with '}run/event {pairs}{more}"
 
     def _guilty(self) -> list[int]:
-        """Which events of the last batch have such a loss alone; none where all do, or other processes would wait."""
+        """Events of the last batch with such a loss alone; none where all have, or where other processes would wait."""
         if self._batch is None or self._several:
             return []
         with torch.no_grad():
@@ -157,3 +167,11 @@ class Watch:
         if self.saved is None:
             return "look at these events with 'xec check', or lower training.lr"
         return f"the last good weights are in {self.saved}: look at these events, or lower training.lr"
+
+
+class _Numbers(NamedTuple):
+    """Of a batch: its loss, and the run and event numbers (B,) of its events."""
+
+    loss: Tensor
+    run: Tensor
+    event: Tensor
