@@ -2,11 +2,11 @@
 
     python benchmarks/blocklimit.py TRAIN.root ... --test TEST.root [--truth [--smear MM]]
 
-A block of 4 x 4 SiPMs is dead, its middle at most some chips from where the photon converts (all such places alike, so
-that the block says nothing of the light). A network learns its sixteen counts, and nothing else, from the 18 x 18 chips
-around, the light of the inner face in parts of 4 x 4, and every PMT. With `--truth` it is told where the photon
-converts, its energy and its direction besides; with `--smear` this as a reconstruction might know it. Printed is its
-error over that of the conventional fit, as it learns.
+A block of 4 x 4 SiPMs is dead, its middle at most some chips from where the photon converts (all such places alike, but
+for the edges of the face, so that the block says nothing of the light). A network learns its sixteen counts, and
+nothing else, from the 18 x 18 chips around, the light of the inner face in parts of 4 x 4, and every PMT. With `--truth`
+it is told where the photon converts, its energy and its direction besides; with `--smear` this as a reconstruction might
+know it. Printed is its error over that of the conventional fit, as it learns.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
+    if options.smear and not options.truth:
+        parser.error("--smear goes with --truth")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     train, test = Events(options.train, options.events, options.smear), Events([options.test], 10**9, options.smear)

@@ -13,8 +13,9 @@ from xecml.deploy.export import export
 from xecml.errors import InputError
 from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import load_model
-from xecml.events import INVALID
-from xecml.models.filling import mean_of_roots, untruncated_mean
+from xecml.events import INVALID, photoelectrons
+from xecml.geometry import face_codes, positions
+from xecml.models.filling import Filler, around_on_face, mean_of_roots, untruncated_mean
 from xecml.recipes import load_config
 from xecml.training import loop
 
@@ -34,6 +35,8 @@ def trained(request: pytest.FixtureRequest, sample: Path, tmp_path_factory: pyte
 @pytest.fixture(scope="module")
 def events() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chunk = point_sources(150, 9)
+    some = chunk["npho"][::2]  # of these events dark sensors read zero
+    some[some > 9e9] = 0
     return chunk["npho"], chunk["time"], np.random.default_rng(0).random((150, 4760)) < 0.05
 
 
@@ -101,6 +104,64 @@ def test_zeros_belong_to_the_mean() -> None:
     mean = x / -torch.expm1(-x)
     torch.testing.assert_close(untruncated_mean(mean), x, rtol=2e-3, atol=2e-3)
     assert untruncated_mean(torch.tensor([0.3, 1.0])).tolist() == [0.0, 0.0]
+
+
+class Answers(torch.nn.Module):
+    """A network that answers so many photoelectrons for every sensor, at time zero."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.photons = torch.tensor(number / photoelectrons(np.ones(4760)), dtype=torch.float32)
+        self.ground = self
+
+    def forward(self, npho: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rest[-1], torch.zeros(len(npho))
+
+    def raw(self, answer: torch.Tensor, light_time: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.photons[answer % 4760], torch.zeros(len(answer))
+
+
+def test_dim_sensors_are_filled_with_the_mean_around_dark_ones_among_it() -> None:
+    """Half a photoelectron everywhere: what saw light saw 1.3 on average, and six in ten saw nothing."""
+    efficiency = photoelectrons(np.ones(4760))
+    rng = np.random.default_rng(0)
+    npho = torch.tensor(rng.poisson(0.5, (40, 4760)) / efficiency, dtype=torch.float32)
+    dead = torch.tensor(rng.random((40, 4760)) < 0.05)
+    # is not looked at
+    npho[dead] = torch.tensor(rng.choice([0.0, 500.0, INVALID], int(dead.sum())), dtype=torch.float32)
+    time = torch.full_like(npho, INVALID)
+    dim, bright = (Filler(Answers(number))(npho, time, dead)[0] for number in (1.3, 8.0))  # type: ignore[arg-type]
+    found = dim.numpy() * efficiency
+    for sensors in (np.arange(4760) < 4092, np.arange(4760) >= 4092):
+        values = found[:, sensors][dead.numpy()[:, sensors]]
+        assert values.mean() == pytest.approx(0.5, abs=0.02)
+        assert values.std() < 0.3
+    assert bright.numpy()[dead.numpy()] * efficiency[dead.nonzero()[:, 1]] == pytest.approx(8.0, abs=0.01)
+    # a hot sensor does not make those around it brighter than lit ones are
+    hot = torch.where(torch.arange(4760) == 2000, 1e5, npho).where(~dead, INVALID)
+    most = Filler(Answers(1.3))(hot, time, dead)[0].numpy()[dead.numpy()]  # type: ignore[arg-type]
+    assert (most * efficiency[dead.nonzero()[:, 1]]).max() < 1.31
+    # where dark sensors are not measured, or none is left around, the network has the word
+    lit = torch.where(npho == 0, INVALID, npho)
+    told = Filler(Answers(1.3))(lit, time, dead)[0].numpy()[dead.numpy()]  # type: ignore[arg-type]
+    assert told * efficiency[dead.nonzero()[:, 1]] == pytest.approx(
+        float(untruncated_mean(torch.tensor(1.3))), abs=0.01
+    )
+    face = torch.tensor(face_codes() == 3).expand(40, -1)
+    alone = Filler(Answers(1.3))(npho, time, face)[0].numpy() * efficiency  # type: ignore[arg-type]
+    assert alone[face.numpy()] == pytest.approx(float(untruncated_mean(torch.tensor(1.3))), abs=0.01)
+
+
+def test_sensors_around_are_near_and_of_one_face() -> None:
+    table, faces, xyz = around_on_face(), face_codes(), positions()
+    assert (faces[table] == faces[:, None]).all()
+    far = np.linalg.norm(xyz[table] - xyz[:, None], axis=2)
+    inner = faces == 0
+    assert far[inner].max() < 6
+    assert far[~inner].max() < 20
+    number = (far > 0).sum(1)
+    assert number.min() >= 4
+    assert np.median(number[inner]) == table.shape[1]
 
 
 @pytest.mark.parametrize("noise", [1.0, 1.2])

@@ -338,15 +338,16 @@ def test_solid_angles_are_exact_close_by() -> None:
     assert np.abs(found - exact).max() < 1e-3
 
 
-def test_inpainters_learn_with_all_their_weights() -> None:
+@pytest.mark.parametrize("heads", ["nearest", "faces"])
+@pytest.mark.parametrize("preset", ["tiny", "compact", "reference"])
+def test_inpainters_learn_with_all_their_weights(preset: str, heads: str) -> None:
     """Several processes wait for the gradient of every weight, so none may go without."""
-    for preset in ("tiny", "compact"):
-        config = load_config(None, [f"model.preset={preset}", "model.freeze_encoder=false"], job="inpaint")
-        made = Rebuilding(config, "inpaint")
-        made.fit([batch_of(32, 3)], keep_features=False)
-        total, _ = made.step(made.prepare(batch_of(), (0, 1), 0.0))
-        total.backward()
-        assert [name for name, p in made.step.named_parameters() if p.requires_grad and p.grad is None] == []
+    settings = [f"model.preset={preset}", f"model.inpaint_heads={heads}", "model.freeze_encoder=false"]
+    made = Rebuilding(load_config(None, settings, job="inpaint"), "inpaint")
+    made.fit([batch_of(32, 3)], keep_features=False)
+    total, _ = made.step(made.prepare(batch_of(2), (0, 1), 0.0))
+    total.backward()
+    assert [name for name, p in made.step.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_light_of_points_and_its_gradient_are_those_of_their_formula() -> None:

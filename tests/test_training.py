@@ -190,7 +190,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_too(
         return total + (total - total.detach()).sqrt(), parts  # of a zero
 
     monkeypatch.setattr(regress.RegressionLoss, "forward", steep)
-    with pytest.raises(FloatingPointError, match=r"The gradient is not finite for a batch with run/event 1/\d+"):
+    with pytest.raises(FloatingPointError, match=r"The gradient is not finite for events with run/event 1/\d+"):
         loop.train(recipe(sample, tmp_path), name="steep", quiet=True)
 
 

@@ -97,6 +97,11 @@ def valid_counts(npho: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray((n > 0) & (n < _INVALID_ABOVE))  # false for NaN
 
 
+def read_counts(npho: ArrayLike) -> NDArray[np.bool_]:
+    """Mask of sensors that were read: valid counts, and zeros, which are not valid but say that there was no light."""
+    return np.asarray(valid_counts(npho) | (np.asarray(npho) == 0))
+
+
 def valid_times(npho: ArrayLike, time: ArrayLike) -> NDArray[np.bool_]:
     """Mask of measured times: the count is valid, and the time is finite and below 9e9 in size."""
     return np.asarray(valid_counts(npho) & (np.abs(np.asarray(time)) < _INVALID_ABOVE))

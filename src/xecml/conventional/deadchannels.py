@@ -23,7 +23,7 @@ from xecml.conventional.neighbours import RADIUS, neighbour_sums
 from xecml.conventional.pointsource import PointSource, fit_point_source
 from xecml.conventional.solidangles import light_shares, solid_angles
 from xecml.errors import InputError
-from xecml.events import INVALID, photoelectrons
+from xecml.events import INVALID, photoelectrons, read_counts
 from xecml.geometry import N_SENSORS, N_SIPM, positions
 
 Floats = NDArray[np.float64]
@@ -46,8 +46,7 @@ _NOT_MEASURED_ABOVE = 9e9
 
 def live_sensors(npho: ArrayLike, dead: ArrayLike) -> Marks:
     """Mask (N, 4760) of sensors whose counts may serve: measured, zeros among them, and not dead."""
-    n = np.asarray(npho)
-    return np.asarray((n >= 0) & (n < _NOT_MEASURED_ABOVE) & ~np.asarray(dead, bool))
+    return np.asarray(read_counts(npho) & ~np.asarray(dead, bool))
 
 
 # ----------------------------------------------------------------------------------------------------- counts

@@ -75,7 +75,7 @@ def was_read(npho: Tensor, valid: Tensor) -> Tensor:
     """Which sensors were read, dark ones among them: whose count is valid or zero. Raw counts and mask of one shape.
 
     A count of zero is not valid, and encoders take it for missing; but unlike a dead sensor's it says that there was no
-    light.
+    light. The same as `xecml.events.read_counts`.
     """
     return valid | (npho == 0)
 

@@ -190,6 +190,8 @@ def _example_dead(events: int, seed: int = 0) -> np.ndarray:
 def example_events(events: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Counts and times (events, 4760) that look like showers, with dead and dark sensors among them.
 
+    Dark sensors read zero, in every other event they were not measured.
+
     A point of light of 2.4 million photons at random places; only meant to exercise a network.
     """
     rng = np.random.default_rng(seed)
@@ -199,8 +201,9 @@ def example_events(events: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     cosine = np.clip(np.sum(away * geometry.normals(), axis=2) / distance, 0.02, 1)
     npho = rng.poisson(2.4e6 * cosine * 1.4 / (4 * np.pi * (distance**2 + 1)))
     time = 1e-9 * (distance / 8 + rng.normal(0, 0.3, npho.shape)) + rng.uniform(-1e-8, 1e-8, (events, 1))
-    missing = (npho == 0) | (rng.uniform(size=npho.shape) < 0.02)
-    return np.where(missing, INVALID, npho).astype(np.float32), np.where(missing, INVALID, time).astype(np.float32)
+    dark, dead = npho == 0, rng.uniform(size=npho.shape) < 0.02
+    dead[1::2] |= dark[1::2]
+    return np.where(dead, INVALID, npho).astype(np.float32), np.where(dead | dark, INVALID, time).astype(np.float32)
 
 
 def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> dict[int, float]:

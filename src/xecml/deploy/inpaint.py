@@ -16,7 +16,16 @@ from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation.repair import Repair
 from xecml.evaluation.sensors import MIN_EVENTS_CHANNEL, SensorSums
-from xecml.events import BRANCHES, INVALID, Chunk, photoelectrons, relative_quantities, valid_counts, valid_times
+from xecml.events import (
+    BRANCHES,
+    INVALID,
+    Chunk,
+    photoelectrons,
+    read_counts,
+    relative_quantities,
+    valid_counts,
+    valid_times,
+)
 from xecml.geometry import N_SENSORS
 from xecml.progress import progress
 from xecml.simulation.settings import read_dead_list
@@ -113,7 +122,7 @@ def inpaint_files(
             where = _of_events(chunk[DEAD] if dead is None else dead, len(chunk[branches[0]]), plan)
             arrays = _repaired(repair, chunk, where, branches)
             writer.extend(arrays)
-            missing = int((where & ~_measured(arrays[branches[0]])).sum())
+            missing = int((where & ~read_counts(arrays[branches[0]])).sum())
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
             ever |= where.any(0)
             bar.advance(len(where))
@@ -208,11 +217,6 @@ def _of_events(dead: NDArray[Any], events: int, plan: _Plan) -> Marks:
 # ----------------------------------------------------------------------------------------------------- the output
 
 
-def _measured(npho: NDArray[Any]) -> Marks:
-    """Counts that are there, zeros among them."""
-    return np.asarray(valid_counts(npho) | (npho == 0))
-
-
 def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) -> Chunk:
     """All branches of a chunk with dead sensors filled, and the mask of what was."""
     answers = repair.fill(chunk[pair[0]], chunk[pair[1]], dead)
@@ -223,7 +227,7 @@ def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) 
         filled["relative_npho"] = _to_the_largest(chunk["relative_npho"], filled["relative_npho"])
     if "nphe" in chunk and "npho" in filled:
         n = filled["npho"]
-        filled["nphe"] = _take(chunk["nphe"], np.where(_measured(n), photoelectrons(n), INVALID), dead)
+        filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
     if pair != RELATIVE:
         filled |= _relative(chunk, filled)
     inpainted = dead | chunk[INPAINTED].astype(bool) if INPAINTED in chunk else np.array(dead)
@@ -262,7 +266,7 @@ def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks) -> 
     scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
     begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
     npho, time = filled["relative_npho"], filled["relative_time"]
-    ok, clocked = _measured(npho), valid_times(npho, time)
+    ok, clocked = read_counts(npho), valid_times(npho, time)
     return {
         "npho": _take(chunk["npho"], np.where(ok, npho * scale[:, None], INVALID), dead),
         "time": _take(chunk["time"], np.where(clocked, time + begin[:, None], INVALID), dead),

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xecml import geometry
+from xecml.data.batch import was_read
 from xecml.events import EXCESS_NOISE_SIPM, photoelectrons
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.inpainter import Inpainter
 from xecml.models.normalise import validity
 
+_AROUND = 44
+_REACH = (20.0, 6.0)
+"""cm; the sensors of a face whose mean fills a dim one: so many at most, no further away (PMTs, SiPMs)."""
+_DIM = (2.0, 4.0)
+"""Photoelectrons of a sensor that saw light: below the mean around it is taken, above the network's."""
 _SPREADING = 0.8
 """How fast, per photoelectron above one, numbers that are not zero come to spread as Poisson numbers do: fitted."""
 
@@ -21,7 +28,8 @@ class Filler(nn.Module):
 
     Networks learn from sensors that saw light, so they answer with the mean count of a sensor that did. A dead sensor
     may have seen none: it is filled with the mean that this belongs to, zeros among it. Squares of mean square roots
-    are below means, by a quarter of the variance of a photoelectron; they are raised by it.
+    are below means, by a quarter of the variance of a photoelectron; they are raised by it. Where there is hardly any
+    light, that sensors saw some says little of how much it is; there the mean of those around is taken, dark ones too.
 
     Args:
         model: whichever.
@@ -31,6 +39,7 @@ class Filler(nn.Module):
 
     efficiency: Tensor
     noise: Tensor
+    around: Tensor
 
     def __init__(self, model: Autoencoder | Inpainter, *, absolute: bool = True, roots: bool = False) -> None:
         super().__init__()
@@ -41,6 +50,7 @@ class Filler(nn.Module):
         noise = np.where(geometry.face_codes() == 0, EXCESS_NOISE_SIPM, 1.0)
         for name, values in (("efficiency", efficiency), ("noise", noise)):
             self.register_buffer(name, torch.tensor(values.astype(np.float32)), persistent=False)
+        self.register_buffer("around", torch.tensor(around_on_face()), persistent=False)
 
     def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
         """Counts and times (B, 4760) with those of `dead` (B, 4760, bool) sensors filled; all others pass.
@@ -56,12 +66,42 @@ class Filler(nn.Module):
             number = photons * efficiency
             if self.roots:
                 number = mean_of_roots(number, noise)
-            photons = untruncated_mean(number) / efficiency
+            mean, of = self._around(npho, was_read(npho, valid) & ~dead, hidden)
+            # with zeros a mean is below that of sensors that saw light, whatever a hot sensor nearby reads
+            mean = torch.minimum(mean, number / efficiency)
+            share = ((number - _DIM[0]) / (_DIM[1] - _DIM[0])).clamp(0.0, 1.0)
+            # a file may have dark sensors as not measured: then those around are no more than the lit ones
+            tells = ((npho == 0) & ~dead).any(1)[torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")]
+            share = torch.where((of > 0) & tells, share, 1.0)
+            photons = torch.lerp(mean, untruncated_mean(number) / efficiency, share)
         counts, times = (
             x.flatten().index_copy(0, hidden, y.to(x.dtype)).reshape(x.shape)
             for x, y in ((npho, photons), (time, seconds))
         )
         return counts, times
+
+    def _around(self, npho: Tensor, read: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean photons of the read sensors around each of `hidden` (n,), which are not read, and how many they are."""
+        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
+        places = self.around[hidden % geometry.N_SENSORS] + event[:, None] * geometry.N_SENSORS
+        number = read.flatten()[places].sum(1)
+        light = torch.where(read, npho, 0.0).flatten()[places].sum(1)
+        return light / number.clamp_min(1), number
+
+
+def around_on_face() -> NDArray[np.int64]:
+    """Up to 44 nearest sensors of each one's face, within 6 cm of a SiPM and 20 cm of a PMT, (4760, 44).
+
+    The sensor itself stands for missing ones.
+    """
+    from scipy.spatial import cKDTree
+
+    xyz, table = geometry.positions(), np.repeat(np.arange(geometry.N_SENSORS)[:, None], _AROUND, 1)
+    for face in geometry.FACES:
+        ids, reach = geometry.face_sensors(face), _REACH[face == "inner"]
+        near = cKDTree(xyz[ids]).query(xyz[ids], _AROUND + 1, distance_upper_bound=reach)[1][:, 1:]
+        table[ids] = np.where(near < len(ids), ids[np.minimum(near, len(ids) - 1)], ids[:, None])
+    return table
 
 
 def mean_of_roots(squared: Tensor, noise: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch, full, was_read
-from xecml.models.heads import Asked
+from xecml.models.heads import Asked, Head
 from xecml.models.rebuilding import Ground, Rebuilt, hide
 from xecml.models.regressor import Encoder
 from xecml.models.shower import Shower
@@ -80,9 +80,9 @@ class Inpainter(nn.Module):
             base = ground.expected(point, look.light_time)
             maps = self._maps(npho, time, read, timed, base, look.light_time)
         tokens = code.reshape(code.shape[0], self.n_tokens, -1)
-        about = torch.cat([look.features, placed.to(look.features.dtype)], 1)
+        about = torch.cat([point.look.features, placed.to(point.look.features.dtype)], 1)
         asked = Asked(hidden, maps, read, tokens, about, point.distance)
-        z = torch.stack([full(head(asked)) for head in self.heads]).sum(0)
+        z = torch.stack([full(cast(Head, head)(asked)) for head in self.heads]).sum(0)
         with torch.autocast(npho.device.type, enabled=False):
             counts, nanoseconds = (
                 b.flatten()[hidden] + w * z[:, i]

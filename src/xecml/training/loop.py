@@ -75,7 +75,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
 
     Raises:
         InputError: data, recipe or checkpoint are unusable.
-        FloatingPointError: the loss became NaN; names the events of the batch.
+        FloatingPointError: a loss or gradient is not finite; names the events of the batch.
     """
     started = time.monotonic()
     options, folder = config.training, Path(config.checkpoint.save_dir) / name
@@ -117,7 +117,11 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         since_best, metrics, run_id, sums = saved["since_best"], saved["metrics"], saved["run_id"], Sums(saved["sums"])
         _check_position(saved, training, str(config.checkpoint.resume_from))
     if config.checkpoint.best_metric != "loss":  # a wrong name is not to cost an epoch
-        _score(job.validate(average.module, islice(validation.epoch(0), 1), fabric), config.checkpoint.best_metric)
+        for batches in (islice(validation.epoch(0), 1), validation.epoch(0)):  # a metric may be of few events
+            known = job.validate(average.module, batches, fabric)
+            if config.checkpoint.best_metric in known:
+                break
+        _score(known, config.checkpoint.best_metric)
     first_process = fabric.global_rank == 0
     if first_process:
         checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
@@ -340,9 +344,10 @@ def _score(metrics: dict[str, float], name: str) -> float:
     """What makes an epoch better: lower, but for accuracies."""
     if name not in metrics:
         of_all = sorted(key for key in metrics if not any(face in key.split("_") for face in geometry.FACES))
+        which = "choose one of" if len(of_all) == len(metrics) else "choose one of a face, or of all together:"
         raise InputError(
-            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; those of all faces "
-            f"together are {', '.join(of_all)}."
+            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; {which} "
+            f"{', '.join(of_all)}."
         )
     return -metrics[name] if "accuracy" in name else metrics[name]
 

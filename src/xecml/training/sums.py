@@ -1,4 +1,4 @@
-"""Running means of a training epoch, its clock, and watching for losses that are no numbers."""
+"""Running means of a training epoch, its clock, and watching for losses and gradients that are no numbers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Clock:
 
 
 class Watch:
-    """Remember the losses of the last steps until they are known to be numbers.
+    """Remember losses and gradients of the last steps until they are known to be numbers.
 
     On a CPU every step is looked at; on a GPU every 25, since a look makes the processor wait.
 
@@ -119,12 +119,15 @@ class Watch:
         """Look at all steps not yet looked at; raises as `step` does."""
         if not self._steps:
             return
-        norms = [norm for norm, _ in self._steps]
-        *read, loss = torch.stack([*norms, self._steps[-1][1][-1].loss.to(norms[0])]).tolist()  # one read-back
-        self.note = f"loss {loss:.4g}"
-        wrong = [i for i, norm in enumerate(read) if not math.isfinite(norm)]
-        if wrong:
-            raise FloatingPointError(f"{self._what(wrong[0])}; {self._where_to_go_on()}.")
+        values = [value for norm, group in self._steps for value in (norm, *(numbers.loss for numbers in group))]
+        read = torch.stack([value.double() for value in values]).tolist()  # one read-back
+        self.note = f"loss {read[-1]:.4g}"
+        for step, (_, group) in enumerate(self._steps):
+            norm, *losses = read[: len(group) + 1]
+            del read[: len(group) + 1]
+            wrong = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+            if wrong or not math.isfinite(norm):
+                raise FloatingPointError(f"{self._what(step, wrong)}; {self._where_to_go_on()}.")
         self._steps.clear()
 
     def validation(self, loss: float, epoch: int) -> None:
@@ -138,21 +141,19 @@ class Watch:
                 f"The validation loss of epoch {epoch} is not a finite number; {self._where_to_go_on()}."
             )
 
-    def _what(self, step: int) -> str:
-        """What is wrong with the batches of a step: an event's loss, a batch's, or only a gradient."""
+    def _what(self, step: int, wrong: list[int]) -> str:
+        """What is not finite in a step: losses of the batches `wrong` of its group, or only the gradient."""
         group = self._steps[step][1]
-        batch = next((b for b in group if not bool(torch.isfinite(b.loss))), None)
-        if batch is None and self._several:
-            return "A loss or gradient is not finite in another process"
-        quantity = "loss" if batch else "gradient"
-        # where only the gradient is wrong, any batch of the step may be the one
-        batch = batch or group[-1]
-        is_last = step == len(self._steps) - 1 and batch is group[-1]
-        guilty = self._guilty() if is_last and quantity == "loss" else []
-        chosen = guilty or list(range(len(batch.run)))
-        pairs = ", ".join(f"{int(batch.run[i])}/{int(batch.event[i])}" for i in chosen[:_MOST_EVENTS])
-        more = f" and {len(chosen) - _MOST_EVENTS} more" if len(chosen) > _MOST_EVENTS else ""
-        return f"The {quantity} is not finite for {'' if guilty else 'a batch with '}run/event {pairs}{more}"
+        if not wrong:
+            # of one batch after the other, or of processes, only the sum is known
+            where = ", here or in another process; this one had events" if self._several else " for events"
+            return f"The gradient is not finite{where} with run/event {_pairs(group)}"
+        is_last = step == len(self._steps) - 1 and wrong[0] == len(group) - 1
+        guilty = self._guilty() if is_last else []
+        batch = group[wrong[0]]
+        if guilty:
+            return f"The loss is not finite for run/event {_pairs([batch.only(guilty)])}"
+        return f"The loss is not finite for a batch with run/event {_pairs([batch])}"
 
     def _guilty(self) -> list[int]:
         """Events of the last batch with such a loss alone; none where all have, or where other processes would wait."""
@@ -175,3 +176,14 @@ class _Numbers(NamedTuple):
     loss: Tensor
     run: Tensor
     event: Tensor
+
+    def only(self, which: list[int]) -> _Numbers:
+        """Some of its events."""
+        return self._replace(run=self.run[which], event=self.event[which])
+
+
+def _pairs(group: list[_Numbers]) -> str:
+    """Run and event numbers of batches, the first few written out."""
+    pairs = [pair for numbers in group for pair in zip(numbers.run.tolist(), numbers.event.tolist(), strict=True)]
+    more = f" and {len(pairs) - _MOST_EVENTS} more" if len(pairs) > _MOST_EVENTS else ""
+    return ", ".join(f"{run}/{event}" for run, event in pairs[:_MOST_EVENTS]) + more
