@@ -4,9 +4,9 @@
 
 A block of 4 x 4 SiPMs is dead, its middle at most some chips from where the photon converts (all such places alike, but
 for the edges of the face, so that the block says nothing of the light). A network learns its sixteen counts, and
-nothing else, from the 18 x 18 chips around, the light of the inner face in parts of 4 x 4, and every PMT. With `--truth`
-it is told where the photon converts, its energy and its direction besides; with `--smear` this as a reconstruction might
-know it. Printed is its error over that of the conventional fit, as it learns.
+nothing else, from the 18 x 18 chips around, the light of the inner face in parts of 4 x 4, and every PMT. With
+`--truth` it is told where the photon converts, its energy and its direction besides; with `--smear` this as a
+reconstruction might know it. Printed is its error over that of the conventional fit, as it learns.
 """
 
 from __future__ import annotations

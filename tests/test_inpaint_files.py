@@ -184,6 +184,54 @@ def test_what_cannot_be_filled_stays_not_measured(tmp_path: Path) -> None:
     assert (report.filled, report.not_filled) == (0, flags.sum())
     out = read_all(tmp_path / "out.root")
     assert (out["npho"][flags] == np.float32(INVALID)).all()
+    assert not out["inpainted"].any()
+
+
+def test_an_event_that_is_dead_as_a_whole_stays_as_it_is(tmp_path: Path) -> None:
+    flags = np.zeros((EVENTS, 4760), bool)
+    flags[7], flags[:, 3] = True, True
+    chunk = events()
+    rootio.write(tmp_path / "in.root", chunk | {"dead": flags})
+    report = inpaint_files(Fixed(), tmp_path / "in.root", tmp_path / "out.root", chunk_events=7)
+    out = read_all(tmp_path / "out.root")
+    assert same_bits(out["npho"][7], chunk["npho"][7])
+    assert not out["inpainted"][7].any()
+    assert out["inpainted"].sum() == EVENTS - 1
+    assert report.filled == EVENTS - 1 + int((chunk["npho"][7] < 9e9).sum())
+
+
+def test_runs_differ_in_their_dead_sensors(tmp_path: Path) -> None:
+    """A file of enough events speaks for itself, a short one goes by all together."""
+    for i, sensor in enumerate((2045, 1000)):
+        chunk = events(seed=i)
+        chunk["npho"][:, sensor] = 0
+        chunk["npho"][:, 1500] = 0
+        rootio.write(tmp_path / f"{i}.root", chunk)
+    short = events(seed=5, number=20)
+    rootio.write(tmp_path / "2.root", short)
+    files = [tmp_path / f"{i}.root" for i in range(3)]
+    rootio.write(tmp_path / "alive.root", events(seed=6))
+    report = inpaint_files(Fixed(), files, tmp_path / "out.root")
+    filled = read_all(tmp_path / "out.root")["inpainted"]
+    assert report.sensors == (1000, 1500, 2045)
+    assert [np.flatnonzero(filled[event]).tolist() for event in (0, EVENTS, 2 * EVENTS)] == [
+        [1500, 2045], [1000, 1500], []
+    ]  # fmt: skip
+
+
+def test_names_of_branches_are_those_of_the_files(tmp_path: Path, dead_list: Path) -> None:
+    chunk = relatives(events())
+    mine = {"npho": "nphoton", "relative_npho": "share"}
+    rootio.write(tmp_path / "in.root", {mine.get(name, name): values for name, values in chunk.items()})
+    inpaint_files(Fixed(), tmp_path / "in.root", tmp_path / "out.root", dead_list=dead_list, names=mine)
+    with uproot.open(tmp_path / "out.root") as file:
+        out = file["tree"].arrays(library="np")
+    assert set(out) == {mine.get(name, name) for name in chunk} | {"inpainted"}
+    assert (out["nphoton"][:, list(DEAD)] == 321).all()
+    # and where a file has the usual names after all
+    rootio.write(tmp_path / "usual.root", chunk)
+    inpaint_files(Fixed(), tmp_path / "usual.root", tmp_path / "usual_out.root", dead_list=dead_list, names=mine)
+    assert (read_all(tmp_path / "usual_out.root")["npho"][:, list(DEAD)] == 321).all()
 
 
 def test_a_second_repair_adds_to_the_mask(tmp_path: Path, dead_list: Path) -> None:
@@ -201,11 +249,14 @@ def test_branches_without_fixed_length_are_named(tmp_path: Path, dead_list: Path
     chunk = events(number=4)
     with uproot.recreate(tmp_path / "in.root") as file:
         types = {name: np.dtype((v.dtype, v.shape[1:])) for name, v in chunk.items()}
-        tree = file.mktree("tree", {**types, "hits": "var * float32"})
-        tree.extend({**chunk, "hits": ak.Array([[1.0], [], [2.0, 3.0], [4.0]])})
+        tree = file.mktree("tree", {**types, "hits": "var * float32", "even": "var * float32", "reco.E": "f8"})
+        lists = {"hits": ak.Array([[1.0], [], [2.0, 3.0], [4.0]]), "even": ak.Array([[1.0], [2.0], [3.0], [4.0]])}
+        tree.extend({**chunk, **lists, "reco.E": np.arange(4.0)})
     report = inpaint_files(Fixed(), tmp_path / "in.root", tmp_path / "out.root", dead_list=dead_list)
-    assert "hits" in report.left_out
-    assert "hits" not in read_all(tmp_path / "out.root")
+    assert {"hits", "even"} == set(report.left_out)
+    out = read_all(tmp_path / "out.root")
+    assert not {"hits", "even"} & out.keys()
+    assert out["reco.E"].tolist() == [0, 1, 2, 3]
 
 
 def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_list: Path) -> None:
@@ -222,7 +273,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_lis
         ("in.root", tmp_path / "missing.txt", "Cannot read the dead list"),
         ("few.root", None, "20 events, too few to tell which sensors are dead"),
         ("old.root", dead_list, "has no branch 'npho'"),
-        ("all.root", None, "All 4760 sensors are dead"),
+        ("all.root", None, "All 4760 sensors are dead in all events"),
         ("odd.root", None, r"'dead' has shape \(7,\)"),
         ("none.root", dead_list, "no events"),
         ("absent.root", dead_list, "No such file"),

@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tests.conftest import point_sources
 from xecml import geometry, rootio
+from xecml.conventional.deadchannels import ConventionalRepair
 from xecml.data.damage import block_table, draw_damage
 from xecml.errors import InputError
 from xecml.evaluation import repair_plots
+from xecml.evaluation.deadsensors import dead_sensors
 from xecml.evaluation.repair import NO_REPAIR, FillErrors, RepairReport, compare_repairs
 from xecml.events import INVALID, valid_counts
 
@@ -114,6 +116,7 @@ class SumOfCounts:
 
     tasks = ("energy",)
     branches = ("npho", "time")
+    names: dict[str, str] = {}  # noqa: RUF012 - the protocol's type
     truth_means = {"energy": 0.04}  # noqa: RUF012 - the protocol's type
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
@@ -199,8 +202,6 @@ def test_statistical_error_of_the_rmse_is_that_of_independent_groups() -> None:
 
 
 def test_the_result_does_not_depend_on_how_events_are_read(chunk: dict[str, NDArray[Any]], file: Path) -> None:
-    from xecml.conventional.deadchannels import ConventionalRepair
-
     repairs = {"mean": ConventionalRepair("neighbour_mean")}
     one, other = (compare_repairs(file, repairs, fractions=(0.05,), chunk_events=n, max_events=40) for n in (7, 40))
     assert one.n_events == 40
@@ -223,6 +224,36 @@ def test_sensors_dead_from_the_start_take_no_part(chunk: dict[str, NDArray[Any]]
     assert "expected" not in figures
     assert "inner" not in figures["drawn"]
     assert figures["drawn"]["all"].n == (draw_damage("scattered", 0.1, 5)[:, 4092:]).sum()
+
+
+def test_known_dead_sensors_are_no_truth(chunk: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+    """Dead ones that read zero would be compared with, and would serve as neighbours."""
+    gone = np.random.default_rng(3).random(4760) < 0.05
+    events = {name: values.copy() for name, values in chunk.items()}
+    events["npho"][:, gone] = 0
+    rootio.write(tmp_path / "flags.root", events | {"dead": np.tile(gone, (EVENTS, 1))})
+    (tmp_path / "dead.txt").write_text("\n".join(map(str, np.flatnonzero(gone))))
+    rootio.write(tmp_path / "plain.root", events)
+    repairs = {"mean": ConventionalRepair("neighbour_mean")}
+    figures = []
+    for name, listed in (("flags.root", None), ("plain.root", tmp_path / "dead.txt"), ("plain.root", None)):
+        path = str(tmp_path / name)
+        dead = dead_sensors([path], dead_list=listed, flagged=name == "flags.root") if len(figures) < 2 else None
+        report = compare_repairs([path], repairs, dead=dead, fractions=(0.1,), patterns=("scattered",))
+        figures.append(report.errors["scattered", 0.1]["mean"]["drawn"]["all"])
+    assert figures[0] == figures[1]
+    damaged = draw_damage("scattered", 0.1, EVENTS)
+    assert figures[0].n == (damaged & ~gone).sum()
+    assert figures[2].n == damaged.sum()
+
+
+def test_a_model_needs_truth_and_says_so_before_the_work(chunk: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+    bare = {name: values for name, values in chunk.items() if name in ("npho", "time")}
+    rootio.write(tmp_path / "bare.root", bare)
+    model: Any = SumOfCounts()
+    with pytest.raises(InputError, match="no truth of what the model predicts; leave it out"):
+        compare_repairs(tmp_path / "bare.root", {"nothing": Nothing()}, model=model)
+    assert compare_repairs(tmp_path / "bare.root", {"nothing": Nothing()}, fractions=(0.1,)).undamaged is None
 
 
 def test_report_is_readable_and_json(report: RepairReport) -> None:

@@ -65,6 +65,18 @@ def test_other_types_and_shapes_become_the_vocabulary_s(tmp_path: Path, few: dic
     np.testing.assert_array_equal(back["energyTruth"], few["energyTruth"])
 
 
+def test_event_numbers_that_do_not_fit_are_refused(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    for first, fits in ((5, True), (2**33, False)):
+        with uproot.recreate(tmp_path / "n.root") as file:
+            file.mktree("tree", {"event": "i8", "npho": ("f4", (4760,))})
+            file["tree"].extend({"event": first + np.arange(len(few["npho"])), "npho": few["npho"]})
+        if fits:
+            assert joined(list(rootio.read(tmp_path / "n.root", ["event"])))["event"][0] == first
+        else:
+            with pytest.raises(InputError, match="which int32 does not hold"):
+                list(rootio.read(tmp_path / "n.root", ["event"]))
+
+
 def test_relative_branches_are_derived(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
     rootio.write(tmp_path / "a.root", few)
     chunk = next(rootio.read(tmp_path / "a.root", ["relative_npho", "relative_time"]))

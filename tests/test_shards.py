@@ -17,7 +17,7 @@ from xecml.data.convert import convert
 from xecml.data.shards import Shard
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
-from xecml.events import INVALID, PDE_SIPM, QE_PMT, relative_quantities, valid_counts
+from xecml.events import INVALID, PDE_SIPM, QE_PMT, read_counts, relative_quantities, valid_counts
 from xecml.geometry import N_SIPM
 
 EVENTS = 1300
@@ -28,6 +28,7 @@ def events() -> dict[str, np.ndarray]:
     made = point_sources(EVENTS, seed=14, dead=0.02)
     made["npho"][3, 7] = np.nan
     made["time"][4, 7] = INVALID  # counted, but not timed
+    made["npho"][5, 7:9] = 0.0, -0.4  # dark
     return made
 
 
@@ -103,9 +104,11 @@ def test_mixed_inputs(files: Path, floats: Path) -> None:
 
 def test_compact_counts_are_within_a_tenth_of_their_statistics(events: dict[str, np.ndarray], compact: Path) -> None:
     back = joined(compact, ["npho"])["npho"]
-    valid = valid_counts(events["npho"])
+    valid, read = valid_counts(events["npho"]), read_counts(events["npho"])
     np.testing.assert_array_equal(valid_counts(back), valid)
-    assert (back[~valid] == np.float32(INVALID)).all()
+    assert (back[~read] == np.float32(INVALID)).all()
+    assert (read & ~valid).any()
+    assert (back[read & ~valid] == 0).all()
     efficiency = np.where(np.arange(4760) < N_SIPM, PDE_SIPM, QE_PMT)
     true = np.where(valid, events["npho"], 0).astype(float)
     statistics = np.sqrt(true * efficiency) / efficiency  # of photoelectrons, in photons

@@ -218,6 +218,14 @@ def test_dead_sensors(tmp_path: Path) -> None:
     assert (events["time"][:, dead] == INVALID).all()
     assert (events["npho"][:, ~dead] < 9e9).all()
     assert read_dead_list(listed) == (17, 4500)
+    listed.write_text("17\n", encoding="utf-8-sig")  # as editors of Windows write it
+    assert read_dead_list(listed) == (17,)
+    listed.write_text("\u00b2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        read_dead_list(listed)
+    listed.write_bytes(b"root\x00\xff\xfe")
+    with pytest.raises(InputError, match="no text file"):
+        read_dead_list(listed)
 
 
 def test_pile_up(tmp_path: Path) -> None:

@@ -161,6 +161,12 @@ def evaluate(
         list[Path] | None, typer.Option("--model", help="Another model or prediction file beside it.")
     ] = None,
     reference: Annotated[Reference, typer.Option("--reference", help="What to measure against.")] = Reference.truth,
+    dead_list: Annotated[
+        Path | None, typer.Option("--dead-list", help="Of a repair: channels dead in the files; as for 'xec inpaint'.")
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
+    ] = None,
     tree: Tree = "tree",
     as_json: Json = False,
 ) -> None:
@@ -169,8 +175,11 @@ def evaluate(
     from xecml.evaluation.report import evaluate_files
 
     if is_repair(checkpoint):
-        _evaluate_repair(checkpoint, files, out, others or [], tree, as_json)
+        options: dict[str, Any] = {"others": others or [], "dead_list": dead_list, "max_events": events, "tree": tree}
+        _evaluate_repair(checkpoint, files, out, options, as_json)
         return
+    if dead_list or events:
+        raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
     report = evaluate_files(checkpoint, files, out, others=others or [], reference=reference.value, tree=tree)
     if as_json:
         print(json.dumps(report.as_dict()))
@@ -182,12 +191,10 @@ def evaluate(
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
 
 
-def _evaluate_repair(
-    checkpoint: Path, files: list[str], out: Path, others: list[Path], tree: str, as_json: bool
-) -> None:
+def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
     from xecml.evaluation.repair_report import evaluate_repairs
 
-    report, written = evaluate_repairs(checkpoint, files, out, others=others, tree=tree)
+    report, written = evaluate_repairs(checkpoint, files, out, **options)
     if as_json:
         print(json.dumps(report.as_dict()))
         return
@@ -267,16 +274,17 @@ def inpaint(
     from xecml.evaluation.fillers import load_repair
 
     filler = load_repair(repair)
-    branches = getattr(filler, "branches", ("npho", "time"))
-    report = inpaint_files(filler, files, out, dead_list=dead_list, tree=tree, branches=branches)
+    branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
+    report = inpaint_files(filler, files, out, dead_list=dead_list, tree=tree, branches=branches, names=names)
     known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
     left = f"; left out {', '.join(report.left_out)}, which have no fixed length" if report.left_out else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
     show(
         as_json,
         report.as_dict(),
-        f"Filled {report.filled} values of {len(report.sensors)} sensors ({known}{empty}) in {report.events} events to "
-        f"{out} ({report.events / report.seconds:.0f} events/s{left}).",
+        ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
+        + f"Filled {report.filled} values of {len(report.sensors)} sensors ({known}{empty}) in {report.events} events "
+        f"to {out} ({report.events / report.seconds:.0f} events/s{left}).",
     )
 
 

@@ -98,8 +98,12 @@ def valid_counts(npho: ArrayLike) -> NDArray[np.bool_]:
 
 
 def read_counts(npho: ArrayLike) -> NDArray[np.bool_]:
-    """Mask of sensors that were read: valid counts, and zeros, which are not valid but say that there was no light."""
-    return np.asarray(valid_counts(npho) | (np.asarray(npho) == 0))
+    """Mask of sensors that were read: finite counts below 9e9 in size.
+
+    Of these the valid ones saw light. Zero and less (noise about a pedestal) is not valid, but unlike 1e10 or NaN it
+    says that there was none.
+    """
+    return np.asarray(np.abs(np.asarray(npho)) < _INVALID_ABOVE)  # false for NaN
 
 
 def valid_times(npho: ArrayLike, time: ArrayLike) -> NDArray[np.bool_]:

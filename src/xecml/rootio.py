@@ -44,9 +44,10 @@ class TreeReader:
         self.path = path
         self.tree_name = str(tree.name)
         self._tree = tree
-        self._names = dict(names)
         # an RNTuple lists the parts of a field too: x and x._0
-        self.in_file = frozenset(k for k in tree.keys() if "." not in k)
+        self.in_file = frozenset(k for k in tree.keys() if "." not in k or isinstance(tree, uproot.TTree))
+        # a file may have a branch under its own name all the same
+        self._names = {b: name for b, name in names.items() if name in self.in_file or b not in self.in_file}
         self.n_events = int(tree.num_entries)
         self._plain: dict[str, Any] = {}
         self._baskets: dict[str, tuple[int, NDArray[Any]]] = {}
@@ -54,6 +55,12 @@ class TreeReader:
     def has(self, branch: str) -> bool:
         """Whether the file holds the branch, under its canonical or its mapped name."""
         return self._names.get(branch, branch) in self.in_file
+
+    def is_jagged(self, branch: str) -> bool:
+        """Whether entries of a branch have lengths of their own, as far as the file says so without being read."""
+        with _readable(self.path):
+            found = self._tree[self._names.get(branch, branch)]
+        return isinstance(getattr(found, "interpretation", None), uproot.AsJagged)
 
     def known(self) -> list[str]:
         """Branches of the event vocabulary that the file holds."""
@@ -175,6 +182,14 @@ class TreeReader:
             raise InputError(
                 f"{self.path}: '{branch}' has shape {array.shape[1:]} and type {array.dtype}; {_shape_hint(branch)}"
             )
+        kind = np.dtype(wanted.dtype)
+        if kind.kind == "i" and array.dtype.kind in "iu" and array.size:
+            bounds = np.iinfo(kind)
+            if not (bounds.min <= array.min() and array.max() <= bounds.max):
+                raise InputError(
+                    f"{self.path}: '{branch}' reaches {array.max()}, which {kind} does not hold; "
+                    "number the events anew."
+                )
         # a copy in any case: baskets are views of what may be closed or read-only
         return np.array(array, wanted.dtype, order="C")
 

@@ -72,12 +72,16 @@ def full(x: Tensor) -> Tensor:
 
 
 def was_read(npho: Tensor, valid: Tensor) -> Tensor:
-    """Which sensors were read, dark ones among them: whose count is valid or zero. Raw counts and mask of one shape.
+    """Which sensors were read, dark ones among them; see `xecml.events.read_counts`. Raw counts and mask of one shape.
 
-    A count of zero is not valid, and encoders take it for missing; but unlike a dead sensor's it says that there was no
-    light. The same as `xecml.events.read_counts`.
+    Encoders take dark sensors for missing.
     """
-    return valid | (npho == 0)
+    return valid | dark(npho)
+
+
+def dark(npho: Tensor) -> Tensor:
+    """Which sensors were read and saw nothing: zero, or noise below it."""
+    return (npho <= 0) & (npho > -9e9)
 
 
 def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,9 @@ def _mark(npho: Any, time: Any, valid: Any, timed: Any) -> None:
 
 
 @compiled
-def _decode_count(codes: Any, scale: Any, out: Any) -> None:
+def _decode_count(codes: Any, scale: Any, dark: Any, out: Any) -> None:
     for s in range(codes.shape[0]):
-        root = np.float32(codes[s]) * scale
+        root = np.float32(codes[s]) * scale if codes[s] != dark else _ZERO
         out[s] = root * root if codes[s] != 0 else _INVALID
 
 
@@ -63,10 +63,10 @@ def place_words(source: Any, swap: bool, rows: Any, where: Any, out: Any) -> Non
 
 
 @compiled
-def decode_counts(codes: Any, scale: Any, rows: Any, where: Any, out: Any) -> None:
-    """Counts from codes spaced as square roots: (code * scale)^2; code 0 is not measured."""
+def decode_counts(codes: Any, scale: Any, dark: Any, rows: Any, where: Any, out: Any) -> None:
+    """Counts from codes spaced as square roots: (code * scale)^2; code 0 is not measured, code `dark` a count of 0."""
     for i in range(rows.shape[0]):
-        _decode_count(codes[rows[i]], scale, out[where[i]])
+        _decode_count(codes[rows[i]], scale, dark, out[where[i]])
 
 
 @compiled
@@ -97,13 +97,13 @@ def _place_events(
 
 @compiled
 def decode_events(
-    counts: Any, scale: Any, times: Any, first: Any, step: Any, rows: Any, where: Any,
+    counts: Any, scale: Any, dark: Any, times: Any, first: Any, step: Any, rows: Any, where: Any,
     npho: Any, time: Any, valid: Any, timed: Any,
 ) -> None:  # fmt: skip
     """Decode counts and times and set masks, an event after the other: its numbers stay in the cache."""
     for i in range(rows.shape[0]):
         row, to = rows[i], where[i]
-        _decode_count(counts[row], scale, npho[to])
+        _decode_count(counts[row], scale, dark, npho[to])
         _decode_time(times[row], first[row], step[row], time[to])
         _mark(npho[to], time[to], valid[to], timed[to])
 

@@ -5,6 +5,7 @@ file a column, rows of one event each, little-endian. In the form `float32` sens
 source. In the form `compact` they take 16 bits:
 
     count = (code / 32)^2 of photons, (code / 65535)^2 of relative counts         code 0: not measured
+            code 65535 of photons: read, but nothing was there (0)
     time  = first + (code - 1) step, first and step of the event's own             code 0: not measured
 
 A count is then wrong by at most sqrt(count) / 32 (of relative counts sqrt(count) / 65535), 1/80 or less of the
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from xecml import geometry
 from xecml.data import kernels
 from xecml.errors import InputError, nearest
-from xecml.events import BRANCHES, Chunk, relative_quantities, valid_counts, valid_times
+from xecml.events import BRANCHES, Chunk, read_counts, relative_quantities, valid_counts, valid_times
 
 FORMAT = "xecml-shards"
 VERSION = 1
@@ -110,6 +111,10 @@ class Shard:
         """Whether the shard holds the branch, under its canonical or its mapped name."""
         return branch in self.in_file or self._names.get(branch, branch) in self.in_file
 
+    def is_jagged(self, branch: str) -> bool:
+        """Never: rows have a fixed length."""
+        return False
+
     def known(self) -> list[str]:
         """Branches of the event vocabulary that the shard holds."""
         return [b for b in BRANCHES if self.has(b)]
@@ -150,7 +155,7 @@ class Shard:
             codes, first, step = values
             kernels.decode_times(codes, first, step, rows, where, out)
         elif encoding == "roots":
-            kernels.decode_counts(values[0], np.float32(_COUNT_SCALE[name]), rows, where, out)
+            kernels.decode_counts(values[0], np.float32(_COUNT_SCALE[name]), _dark_code(name), rows, where, out)
         elif out.ndim == 2 and out.dtype == np.float32:
             kernels.place(values[0], rows, where, out)
         else:
@@ -176,7 +181,8 @@ class Shard:
         elif (encoding, encoding_of_times) == ("roots", "steps"):
             codes, first, step = times
             scale = np.float32(_COUNT_SCALE[name])
-            kernels.decode_events(counts[0], scale, codes, first, step, rows, where, n, t, valid, timed)
+            dark = _dark_code(name)
+            kernels.decode_events(counts[0], scale, dark, codes, first, step, rows, where, n, t, valid, timed)
         else:
             self.place(npho, rows, where, n)
             self.place(time, rows, where, t)
@@ -264,17 +270,23 @@ def encode(chunk: Chunk, form: str) -> tuple[Chunk, dict[str, str]]:
     return columns, encodings
 
 
+def _dark_code(branch: str) -> int:
+    """Code of a sensor that was read and saw nothing; none of 16 bits for relative counts, which do not tell."""
+    return _LARGEST_CODE if branch in ("npho", "nphe") else _LARGEST_CODE + 1
+
+
 def _roots(branch: str, counts: NDArray[Any]) -> NDArray[np.uint16]:
-    valid = valid_counts(counts)
+    valid, dark = valid_counts(counts), _dark_code(branch)
     with np.errstate(invalid="ignore"):
         codes = np.rint(np.sqrt(np.where(valid, counts, 0)) / _COUNT_SCALE[branch])
-    if codes.max(initial=0) > _LARGEST_CODE:
-        largest = (_LARGEST_CODE * _COUNT_SCALE[branch]) ** 2
+    if codes.max(initial=0) >= dark:
+        largest = ((dark - 1) * _COUNT_SCALE[branch]) ** 2
         raise InputError(
             f"'{branch}' reaches {counts[valid].max():.4g}, more than the {largest:.4g} of the compact form; "
             "use the form float32."
         )
-    return np.where(valid, np.maximum(codes, 1), 0).astype(np.uint16)
+    rest = np.where(read_counts(counts) & (dark <= _LARGEST_CODE), dark, 0)
+    return np.where(valid, np.maximum(codes, 1), rest).astype(np.uint16)
 
 
 def _steps(branch: str, times: NDArray[Any], counts: NDArray[Any] | None) -> Chunk:

@@ -24,6 +24,9 @@ class Events(Protocol):
     def has(self, branch: str) -> bool:
         """Whether the branch is there."""
 
+    def is_jagged(self, branch: str) -> bool:
+        """Whether entries of a branch have lengths of their own, as far as the file says so."""
+
     def known(self) -> list[str]:
         """Branches of the event vocabulary that are there."""
 

@@ -170,6 +170,7 @@ def _constants(normaliser: Normaliser, branches: tuple[str, str], content: Mappi
     """What every exported file says of itself."""
     values: dict[str, Any] = {
         "branches": list(branches),
+        "names": dict(content["config"]["data"].get("branches", {})),
         "normalization": {name: float(buffer) for name, buffer in normaliser.named_buffers()}
         | {"npho_scheme": normaliser.scheme},
         "invalid_value": INVALID,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
+from xecml.evaluation.deadsensors import DEAD, Origin, dead_sensors
 from xecml.evaluation.repair import Repair
-from xecml.evaluation.sensors import MIN_EVENTS_CHANNEL, SensorSums
+from xecml.evaluation.sensors import MIN_EVENTS_CHANNEL
 from xecml.events import (
     BRANCHES,
     INVALID,
@@ -28,13 +29,11 @@ from xecml.events import (
 )
 from xecml.geometry import N_SENSORS
 from xecml.progress import progress
-from xecml.simulation.settings import read_dead_list
 
 Marks = NDArray[np.bool_]
-Origin = Literal["list", "branch", "automatic"]
 
-DEAD, INPAINTED = "dead", "inpainted"
-"""Branches (4760,) of bool: what a file flags as dead, and what was filled."""
+INPAINTED = "inpainted"
+"""Branch (4760,) of bool: what was filled."""
 RELATIVE = ("relative_npho", "relative_time")
 _LOOKED_AT = 100
 
@@ -79,9 +78,14 @@ class _Plan:
     pair: tuple[str, str]
     total: int
     chunk_events: int
+    names: Mapping[str, str]
 
-    def chunks(self, branches: Sequence[str]) -> Any:
-        return source.read(self.paths, branches, tree=self.tree, chunk_events=self.chunk_events)
+    def chunks(self) -> Iterator[tuple[str, Chunk]]:
+        """Chunks with the file that they are of."""
+        for path in self.paths:
+            options = {"tree": self.tree, "names": self.names, "chunk_events": self.chunk_events}
+            for chunk in source.read([path], self.branches, **options):  # type: ignore[arg-type]
+                yield path, chunk
 
 
 def inpaint_files(
@@ -92,14 +96,16 @@ def inpaint_files(
     dead_list: str | Path | None = None,
     tree: str = rootio.DEFAULT_TREE,
     branches: tuple[str, str] = ("npho", "time"),
+    names: Mapping[str, str] | None = None,
     chunk_events: int = 500,
 ) -> InpaintReport:
     """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
 
     Dead are the sensors of the list; without one those that the files flag in a branch `dead`, event by event; without
-    either those that are never lit, or hot or always lit unlike their neighbours, over all files together. Live sensors
-    pass bit for bit. `relative_npho`, `relative_time` and `nphe` follow where the input has them: of a live sensor they
-    change only where a filled one becomes the event's largest or earliest.
+    either those found by sight, file by file. Live sensors pass bit for bit, in the types of `xecml.events.BRANCHES`.
+    An event that is dead as a whole stays as it is. `relative_npho`, `relative_time` and `nphe` follow where the input
+    has them: of a live sensor they change only where a filled one becomes the event's largest or earliest (a repair
+    that takes relative times leaves them on the clock of the live sensors).
 
     Args:
         repair: what fills.
@@ -108,33 +114,51 @@ def inpaint_files(
         dead_list: text file, one id a line, # for comments.
         tree: name of the tree, in and out.
         branches: counts and times that the repair takes; the relative ones for a network trained on these.
+        names: canonical branch name -> name in the files, and in the output.
         chunk_events: events in memory at a time.
 
     Raises:
         InputError: input or output are unusable, sensors do not exist, all are dead, or too few events tell which are.
     """
     started = clock.monotonic()
-    plan = _plan(files, out, tree, branches, chunk_events)
-    origin, dead = _dead_sensors(plan, dead_list)
-    ever, filled, not_filled = np.zeros(N_SENSORS, bool), 0, 0
+    plan = _plan(files, out, tree, branches, names or {}, chunk_events)
+    options: dict[str, Any] = {"pair": branches, "tree": tree, "names": names, "chunk_events": chunk_events}
+    dead = dead_sensors(plan.paths, dead_list=dead_list, flagged=DEAD in plan.branches, **options)
+    if dead is None:
+        raise InputError(
+            f"{plan.paths[0]} has {plan.total} events, too few to tell which sensors are dead; "
+            f"name them in a list, or give {MIN_EVENTS_CHANNEL} events or more."
+        )
+    ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
     with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:
-        for chunk in plan.chunks(plan.branches):
-            where = _of_events(chunk[DEAD] if dead is None else dead, len(chunk[branches[0]]), plan)
-            arrays = _repaired(repair, chunk, where, branches)
-            writer.extend(arrays)
+        for path, chunk in plan.chunks():
+            where = dead.of_events(path, chunk, len(chunk[branches[0]]))
+            whole = np.asarray(where.all(1))
+            lost += int(whole.sum())
+            arrays = _repaired(repair, chunk, where & ~whole[:, None], branches)
+            writer.extend({plan.names.get(name, name): values for name, values in arrays.items()})
             missing = int((where & ~read_counts(arrays[branches[0]])).sum())
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
             ever |= where.any(0)
             bar.advance(len(where))
+        if lost == plan.total:
+            raise InputError(
+                f"All {N_SENSORS} sensors are dead in all events of {plan.paths[0]}; nothing is left to fill them from."
+            )
     ids, seconds = tuple(np.flatnonzero(ever).tolist()), clock.monotonic() - started
-    return InpaintReport(Path(out), plan.total, origin, ids, filled, not_filled, plan.left_out, seconds)
+    return InpaintReport(Path(out), plan.total, dead.origin, ids, filled, not_filled, plan.left_out, seconds)
 
 
 # ------------------------------------------------------------------------------------------------------ the input
 
 
 def _plan(
-    files: str | Path | Sequence[str | Path], out: str | Path, tree: str, pair: tuple[str, str], chunk_events: int
+    files: str | Path | Sequence[str | Path],
+    out: str | Path,
+    tree: str,
+    pair: tuple[str, str],
+    names: Mapping[str, str],
+    chunk_events: int,
 ) -> _Plan:
     """Look at all files before any work: branches, and that they are the same in all."""
     paths = source.expand(files)
@@ -142,8 +166,10 @@ def _plan(
         raise InputError(f"{out} is one of the input files; choose another output path.")
     layouts = []
     for path in paths:
-        with source.open_events(path, tree) as reader:
-            layouts.append(_branches(reader, pair))
+        with source.open_events(path, tree, names) as reader:
+            # a file may have its branches under their usual names all the same
+            names = {branch: name for branch, name in names.items() if name in reader.in_file}
+            layouts.append(_branches(reader, pair, names))
     for path, (branches, _) in zip(paths, layouts, strict=True):
         odd = sorted(branches.keys() ^ layouts[0][0].keys())
         odd += [b for b, form in branches.items() if layouts[0][0].get(b, form) != form]
@@ -152,16 +178,22 @@ def _plan(
     total = source.count_events(paths, tree)
     if total == 0:
         raise InputError(f"{paths[0]} holds no events; nothing was written.")
-    return _Plan(paths, tree, list(layouts[0][0]), layouts[0][1], pair, total, chunk_events)
+    return _Plan(paths, tree, list(layouts[0][0]), layouts[0][1], pair, total, chunk_events, names)
 
 
-def _branches(reader: source.Events, pair: tuple[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Forms (type and shape) of the branches that can be written, by name, and names of the others."""
+def _branches(
+    reader: source.Events, pair: tuple[str, str], names: Mapping[str, str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Forms (type and shape) of the branches that can be written, by canonical name, and names of the others."""
     reader.arrays(pair, 0, 0)
+    canonical = {name: branch for branch, name in names.items()}
     forms, left_out = {}, []
-    for branch in sorted({*reader.in_file, *pair}):
+    for branch in sorted({*(canonical.get(name, name) for name in reader.in_file), *pair}):
+        if branch not in BRANCHES and reader.is_jagged(branch):
+            left_out.append(branch)
+            continue
         try:
-            # lists of different lengths look like an array as long as one event is read
+            # where a file does not say so, lists of different lengths show as soon as some events are read
             values = reader.arrays([branch], 0, min(_LOOKED_AT, reader.n_events))[branch]
         except InputError:
             if branch in BRANCHES or branch == DEAD:
@@ -172,46 +204,6 @@ def _branches(reader: source.Events, pair: tuple[str, str]) -> tuple[dict[str, A
         else:
             forms[branch] = (values.dtype, values.shape[1:])
     return forms, tuple(left_out)
-
-
-def _dead_sensors(plan: _Plan, dead_list: str | Path | None) -> tuple[Origin, Marks | None]:
-    """Where dead sensors are known from, and their mask (4760,), None if every event has its own."""
-    if dead_list is not None:
-        dead = np.zeros(N_SENSORS, bool)
-        dead[list(read_dead_list(dead_list))] = True
-        return "list", dead
-    if DEAD in plan.branches:
-        return "branch", None
-    return "automatic", _detected(plan)
-
-
-def _detected(plan: _Plan) -> Marks:
-    """Mask (4760,) of the channels that are dead or hot over all events."""
-    if plan.total < MIN_EVENTS_CHANNEL:
-        raise InputError(
-            f"{plan.paths[0]} has {plan.total} events, too few to tell which sensors are dead; "
-            f"name them in a list, or give {MIN_EVENTS_CHANNEL} events or more."
-        )
-    sums = SensorSums(*plan.pair)
-    for chunk in plan.chunks(plan.pair):
-        npho, time = (chunk[b] for b in plan.pair)
-        sums.add(chunk, {plan.pair[0]: valid_counts(npho), plan.pair[1]: valid_times(npho, time)})
-    found, dead = sums.statistics(), np.zeros(N_SENSORS, bool)
-    dead[found.dead()] = True
-    dead[found.hot()] = True
-    return dead
-
-
-def _of_events(dead: NDArray[Any], events: int, plan: _Plan) -> Marks:
-    """Mask (events, 4760) of dead sensors."""
-    if dead.shape[-1:] != (N_SENSORS,):
-        raise InputError(
-            f"{plan.paths[0]}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags."
-        )
-    where = np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
-    if where.all(1).any():
-        raise InputError(f"All {N_SENSORS} sensors are dead in {plan.paths[0]}; there is nothing to fill them from.")
-    return where
 
 
 # ----------------------------------------------------------------------------------------------------- the output
@@ -229,8 +221,10 @@ def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) 
         n = filled["npho"]
         filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
     if pair != RELATIVE:
-        filled |= _relative(chunk, filled)
-    inpainted = dead | chunk[INPAINTED].astype(bool) if INPAINTED in chunk else np.array(dead)
+        filled |= _relative(chunk, filled, pair)
+    inpainted = dead & read_counts(filled[pair[0]])
+    if INPAINTED in chunk:
+        inpainted |= chunk[INPAINTED].astype(bool)
     return chunk | filled | {INPAINTED: inpainted}
 
 
@@ -239,12 +233,13 @@ def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[An
     return np.where(where, np.asarray(after).astype(before.dtype), before)
 
 
-def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]]) -> Chunk:
+def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]], pair: tuple[str, str]) -> Chunk:
     """The relative branches of the input: as they were, but for values that come out otherwise than before."""
     if not set(RELATIVE) & chunk.keys():
         return {}
-    before = relative_quantities(chunk["npho"], chunk["time"], chunk.get("nphe"))
-    after = relative_quantities(filled["npho"], filled["time"], filled.get("nphe"))
+    before, after = (
+        relative_quantities(of[pair[0]], of[pair[1]], of.get("nphe")) for of in (chunk, {**chunk, **filled})
+    )
     pairs = zip(RELATIVE, before, after, strict=True)
     return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in chunk}
 

@@ -26,6 +26,8 @@ from xecml.training.starting import restored
 
 KINDS = ("mae", "inpaint")
 _BATCH = 128
+_HIDDEN = 60_000
+"""Dead sensors in a batch, which bound its memory; more only in a single event."""
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 
@@ -36,6 +38,7 @@ class NetworkRepair:
     def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
         data = content["config"]["data"]
         self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
+        self.names: dict[str, str] = dict(data.get("branches", {}))
         self.network = network
         roots = content["config"]["training"].get("count_scale") == "sqrt"
         absolute = self.branches[0] not in RELATIVE_BRANCHES
@@ -64,6 +67,7 @@ class OnnxRepair:
             )
         npho, time = json.loads(metadata["xecml.branches"])
         self.branches: tuple[str, str] = (npho, time)
+        self.names: dict[str, str] = json.loads(metadata.get("xecml.names", "{}"))
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
         """See `NetworkRepair`."""
@@ -80,10 +84,12 @@ def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) ->
     if n.ndim != 2 or n.shape[1] != geometry.N_SENSORS or t.shape != n.shape:
         raise InputError(f"npho has shape {n.shape}; it must be (events, {geometry.N_SENSORS}), and time as npho.")
     d = np.broadcast_to(np.asarray(dead, bool), n.shape)
-    parts = [
-        some(n[i : i + _BATCH], t[i : i + _BATCH], np.array(d[i : i + _BATCH])) for i in range(0, len(n), _BATCH)
-    ] or [(n, t)]
-    counts, times = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    counts, times, first, number = n.copy(), t.copy(), 0, d.sum(1)
+    while first < len(n):
+        fits = int(np.searchsorted(np.cumsum(number[first : first + _BATCH]), _HIDDEN, side="right"))
+        last = min(first + max(fits, 1), len(n))
+        counts[first:last], times[first:last] = some(n[first:last], t[first:last], np.array(d[first:last]))
+        first = last
     return counts, times
 
 

@@ -34,6 +34,8 @@ class Model(Protocol):
     tasks: tuple[str, ...]
     branches: tuple[str, str]
     """Branches that hold its counts and times."""
+    names: dict[str, str]
+    """Canonical branch name -> name in the files, where it was trained on others."""
     truth_means: dict[str, float]
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
 
@@ -53,6 +55,7 @@ class TorchModel:
         self.tasks = network.tasks
         data = content["config"]["data"]
         self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
+        self.names: dict[str, str] = dict(data.get("branches", {}))
         self.truth_means = {
             column: float(mean)
             for task in self.tasks
@@ -104,6 +107,7 @@ class OnnxModel:
         self._outputs = [output.name for output in self.session.get_outputs()]
         npho, time = json.loads(self.metadata["xecml.branches"])
         self.branches: tuple[str, str] = (npho, time)
+        self.names: dict[str, str] = json.loads(self.metadata.get("xecml.names", "{}"))
         self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
@@ -194,7 +198,8 @@ def predict_chunks(
     truths = sorted({TASKS[task].truth for task in TASKS})
     optional = ("run", "event", *truths, *_EXTRA_TRUTH)
     entry = 0
-    for chunk in source.read(files, model.branches, tree=tree, chunk_events=chunk_events, optional=optional):
+    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional, "names": model.names}
+    for chunk in source.read(files, model.branches, **options):
         events = len(chunk[model.branches[0]])
         answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
         yield chunk, prediction_columns(chunk, answers, first=entry)

@@ -21,6 +21,7 @@ from xecml.conventional.deadchannels import live_sensors
 from xecml.data import source
 from xecml.data.damage import PATTERNS, Pattern, draw_damage
 from xecml.errors import InputError
+from xecml.evaluation.deadsensors import DEAD, DeadSensors, without_dead
 from xecml.evaluation.metrics import ALL, Evaluation, evaluate, with_error
 from xecml.evaluation.predictions import Model, table_columns, true_columns
 from xecml.evaluation.tables import QUANTITIES, Columns, residuals
@@ -42,6 +43,7 @@ _TIMED_ABOVE = 50.0
 """Times are compared on sensors with this many photoelectrons."""
 _GROUPS = 20
 _REPLICAS = 200
+_CENTRAL = (0.15865, 0.84135)
 _NOT_FILLED_ABOVE = 9e9
 
 Marks = NDArray[np.bool_]
@@ -154,10 +156,12 @@ def _recovered(before: Floats, after: Floats, lost: Floats) -> tuple[float, floa
     if good.sum() < 2:
         return np.nan, np.nan
     sample = np.stack([before, after, lost])[:, good]
-    drawn = np.random.default_rng(0).integers(sample.shape[1], size=(_REPLICAS, sample.shape[1]))
-    low, high = np.quantile(sample[:, drawn], (0.15865, 0.84135), axis=2)
+    rng, widths = np.random.default_rng(0), np.empty((3, _REPLICAS))
+    for i in range(_REPLICAS):  # one at a time: all together would take as much memory as a large sample has events
+        low, high = np.quantile(sample[:, rng.integers(sample.shape[1], size=sample.shape[1])], _CENTRAL, axis=1)
+        widths[:, i] = (high - low) / 2
     nominal = np.array([[s68(x)] for x in sample])
-    return float(_share(nominal)[0]), float(np.std(_share((high - low) / 2)))
+    return float(_share(nominal)[0]), float(np.std(_share(widths)))
 
 
 def _share(widths: Floats) -> Floats:
@@ -272,9 +276,11 @@ def compare_repairs(
     model: Model | None = None,
     fractions: Sequence[float] = FRACTIONS,
     patterns: Sequence[Pattern] = PATTERNS,
+    dead: DeadSensors | None = None,
     max_events: int | None = None,
     seed: int = 0,
     tree: str = "tree",
+    names: Mapping[str, str] | None = None,
     chunk_events: int = 250,
 ) -> RepairReport:
     """Damage events, repair them by each of `repairs`, and measure what comes out.
@@ -285,13 +291,16 @@ def compare_repairs(
         model: a trained regression model, for the effect on its resolutions.
         fractions: shares of dead sensors.
         patterns: of `xecml.data.damage`.
+        dead: sensors that are dead already: they are not measured for any repair, and not compared.
         max_events: no more than these; all by default.
         seed: of the damage.
         tree: name of the tree.
+        names: canonical branch name -> name in the files.
         chunk_events: events in memory at a time.
 
     Raises:
-        InputError: files are unusable or hold no events, or a fraction or pattern does not exist.
+        InputError: files are unusable, hold no events, or no truth of what the model predicts; or a fraction or pattern
+            does not exist.
     """
     cases: list[Case] = [(pattern, fraction) for pattern in patterns for fraction in fractions]
     sums = {case: {name: ErrorSums() for name in repairs} for case in cases}
@@ -301,18 +310,23 @@ def compare_repairs(
     total = len(cases) * (known if max_events is None else min(known, max_events))
     first = 0
     with progress(total, "repair", "damaged events") as bar:
-        for chunk in _events(paths, tree, max_events, chunk_events):
-            npho, time = chunk["npho"], chunk["time"]
+        for path, chunk in _events(paths, tree, names, max_events, chunk_events):
+            npho, time = without_dead(path, chunk, dead)
             if model is not None:
+                if first == 0 and not any(TASKS[task].truth in chunk for task in model.tasks):
+                    raise InputError(
+                        f"{path} has no truth of what the model predicts; leave it out, and errors of counts and times "
+                        "are measured."
+                    )
                 tables.setdefault((None, UNDAMAGED), []).append(_predicted(model, chunk, npho, time))
             for case in cases:
-                dead = draw_damage(*case, len(npho), seed=seed, first=first) & live_sensors(npho, dead=False)
-                damaged = np.where(dead, np.float32(INVALID), npho), np.where(dead, np.float32(INVALID), time)
+                lost = draw_damage(*case, len(npho), seed=seed, first=first) & live_sensors(npho, dead=False)
+                damaged = np.where(lost, np.float32(INVALID), npho), np.where(lost, np.float32(INVALID), time)
                 if model is not None:
                     tables.setdefault((case, NO_REPAIR), []).append(_predicted(model, chunk, *damaged))
                 for name, repair in repairs.items():
-                    filled = repair.fill(*damaged, dead)
-                    _add(sums[case][name], chunk, filled, dead, first)
+                    filled = repair.fill(*damaged, lost)
+                    _add(sums[case][name], chunk, filled, lost, first)
                     if model is not None:
                         tables.setdefault((case, name), []).append(_predicted(model, chunk, *filled))
                 bar.advance(len(npho))
@@ -323,15 +337,17 @@ def compare_repairs(
 
 
 def _events(
-    files: str | Path | Iterable[str | Path], tree: str, most: int | None, chunk_events: int
-) -> Iterator[Chunk]:
+    paths: Sequence[str], tree: str, names: Mapping[str, str] | None, most: int | None, chunk_events: int
+) -> Iterator[tuple[str, Chunk]]:
     left = most
-    optional = (EXPECTED, "run", "event", *(task.truth for task in TASKS.values()))
-    for chunk in source.read(files, ["npho", "time"], tree=tree, chunk_events=chunk_events, optional=optional):
-        if left is not None and left <= 0:
-            return
-        yield chunk if left is None else {name: values[:left] for name, values in chunk.items()}
-        left = None if left is None else left - len(chunk["npho"])
+    optional = (EXPECTED, DEAD, "run", "event", *(task.truth for task in TASKS.values()))
+    options: dict[str, Any] = {"tree": tree, "names": names, "chunk_events": chunk_events, "optional": optional}
+    for path in paths:
+        for chunk in source.read([path], ["npho", "time"], **options):
+            if left is not None and left <= 0:
+                return
+            yield path, chunk if left is None else {name: values[:left] for name, values in chunk.items()}
+            left = None if left is None else left - len(chunk["npho"])
 
 
 def _add(sums: ErrorSums, chunk: Chunk, filled: tuple[NDArray[Any], NDArray[Any]], dead: Marks, first: int) -> None:

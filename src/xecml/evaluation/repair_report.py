@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xecml import rootio
+from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.deadchannels import METHODS, live_sensors
 from xecml.data import source
 from xecml.data.damage import draw_damage
 from xecml.errors import InputError
+from xecml.evaluation.deadsensors import DEAD, DeadSensors, dead_sensors, without_dead
 from xecml.evaluation.fillers import is_repair, load_repair
 from xecml.evaluation.predictions import Model, load_model
 from xecml.evaluation.repair import EXPECTED, Repair, RepairReport, compare_repairs
@@ -28,6 +31,7 @@ def evaluate_repairs(
     out: str | Path,
     *,
     others: Sequence[str | Path] = (),
+    dead_list: str | Path | None = None,
     max_events: int | None = None,
     tree: str = rootio.DEFAULT_TREE,
 ) -> tuple[RepairReport, list[Path]]:
@@ -36,8 +40,10 @@ def evaluate_repairs(
     Args:
         checkpoint: of `inpaint` or `mae`, or its exported form.
         files: undamaged events; simulated with expected counts, the comparison is free of each sensor's own noise.
+            Sensors that are dead in them, by list, flags or sight, are left out of all.
         out: folder for the results.
         others: further repairs, and a regression model for the effect on its resolutions.
+        dead_list: text file of sensors that are dead in the files, one id a line.
         max_events: no more than these; all by default.
         tree: name of the tree.
 
@@ -59,13 +65,25 @@ def evaluate_repairs(
             model = load_model(other)
         else:
             raise InputError(f"{other} is a second regression; give one, whose resolutions are looked at.")
-    report = compare_repairs(files, repairs, model=model, max_events=max_events, tree=tree)
+    names: dict[str, str] = getattr(repairs[Path(checkpoint).stem], "names", {})
+    for name, repair in repairs.items():
+        if getattr(repair, "branches", ("npho",))[0] in RELATIVE_BRANCHES:
+            raise InputError(f"{name} fills relative counts, which say nothing in photons; train one on npho and time.")
+    paths = source.expand(files)
+    flagged = all(_has(path, tree, DEAD) for path in paths)
+    dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)
+    report = compare_repairs(paths, repairs, model=model, dead=dead, max_events=max_events, tree=tree, names=names)
     folder = Path(out)
     written = [folder / "repair.json", folder / "repair.pdf"]
     with atomic_path(written[0]) as temporary:
         temporary.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
     save_repairs(report, written[1])
-    return report, written + _pictures(files, tree, repairs, folder)
+    return report, written + _pictures(paths, tree, names, dead, repairs, folder)
+
+
+def _has(path: str, tree: str, branch: str) -> bool:
+    with source.open_events(path, tree) as reader:
+        return reader.has(branch)
 
 
 def _distinct(path: Path, taken: dict[str, Repair]) -> str:
@@ -73,17 +91,26 @@ def _distinct(path: Path, taken: dict[str, Repair]) -> str:
     return path.stem if path.stem not in taken else "/".join(path.parts[-2:])
 
 
-def _pictures(files: Sequence[str | Path], tree: str, repairs: dict[str, Repair], folder: Path) -> list[Path]:
+def _pictures(
+    files: Sequence[str],
+    tree: str,
+    names: Mapping[str, str],
+    dead: DeadSensors | None,
+    repairs: dict[str, Repair],
+    folder: Path,
+) -> list[Path]:
     """Draw the first event with 10 % of its sensors dead in blocks."""
-    chunk = next(iter(source.read(files, ["npho", "time"], tree=tree, chunk_events=_PICTURES, optional=(EXPECTED,))))
-    npho, time = chunk["npho"], chunk["time"]
-    dead = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
+    path = next(path for path in files if source.count_events(path, tree))
+    options: dict[str, Any] = {"tree": tree, "names": names, "chunk_events": _PICTURES, "optional": (EXPECTED, DEAD)}
+    chunk = next(source.read([path], ["npho", "time"], **options))
+    npho, time = without_dead(path, chunk, dead)
+    lost = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
     truth = chunk.get(EXPECTED, npho)
-    filled = {name: repair.fill(npho, time, dead)[0] for name, repair in repairs.items()}
+    filled = {name: repair.fill(npho, time, lost)[0] for name, repair in repairs.items()}
     paths = []
     for event in range(len(npho)):
-        shown = {name: np.where(dead[event], values[event], truth[event]) for name, values in filled.items()}
-        figure = draw_repaired_event(truth[event], dead[event], shown, title=f"event {event}, 10 % dead in blocks")
+        shown = {name: np.where(lost[event], values[event], truth[event]) for name, values in filled.items()}
+        figure = draw_repaired_event(truth[event], lost[event], shown, title=f"event {event}, 10 % dead in blocks")
         paths.append(folder / f"repaired_event_{event}.png")
         save_repaired_event(figure, paths[-1])
     return paths

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import was_read
-from xecml.events import EXCESS_NOISE_SIPM, photoelectrons
+from xecml.data.batch import dark, was_read
+from xecml.events import EXCESS_NOISE_SIPM, INVALID, photoelectrons
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.inpainter import Inpainter
 from xecml.models.normalise import validity
@@ -19,6 +19,8 @@ _REACH = (20.0, 6.0)
 """cm; the sensors of a face whose mean fills a dim one: so many at most, no further away (PMTs, SiPMs)."""
 _DIM = (2.0, 4.0)
 """Photoelectrons of a sensor that saw light: below the mean around it is taken, above the network's."""
+_TELLING = 2
+"""So many sensors around that saw nothing tell that a file has dark sensors."""
 _SPREADING = 0.8
 """How fast, per photoelectron above one, numbers that are not zero come to spread as Poisson numbers do: fitted."""
 
@@ -55,6 +57,7 @@ class Filler(nn.Module):
     def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
         """Counts and times (B, 4760) with those of `dead` (B, 4760, bool) sensors filled; all others pass.
 
+        A time is 1e10 where the event has none to go by, or the sensor less than a photoelectron.
         What stands at dead sensors is not looked at.
         """
         valid, timed = validity(npho, time)
@@ -66,14 +69,18 @@ class Filler(nn.Module):
             number = photons * efficiency
             if self.roots:
                 number = mean_of_roots(number, noise)
-            mean, of = self._around(npho, was_read(npho, valid) & ~dead, hidden)
+            mean, none = self._around(npho, was_read(npho, valid) & ~dead, hidden)
             # with zeros a mean is below that of sensors that saw light, whatever a hot sensor nearby reads
             mean = torch.minimum(mean, number / efficiency)
             share = ((number - _DIM[0]) / (_DIM[1] - _DIM[0])).clamp(0.0, 1.0)
             # a file may have dark sensors as not measured: then those around are no more than the lit ones
-            tells = ((npho == 0) & ~dead).any(1)[torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")]
-            share = torch.where((of > 0) & tells, share, 1.0)
+            share = torch.where(none >= _TELLING, share, 1.0)
             photons = torch.lerp(mean, untruncated_mean(number) / efficiency, share)
+            # where there is hardly a photoelectron there is no pulse to be timed
+            seconds = torch.where(photons * efficiency < 1, INVALID, seconds)
+        # and without any time in the event none to go by
+        clocked = (timed & ~dead).any(1)[torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")]
+        seconds = torch.where(clocked, seconds, INVALID)
         counts, times = (
             x.flatten().index_copy(0, hidden, y.to(x.dtype)).reshape(x.shape)
             for x, y in ((npho, photons), (time, seconds))
@@ -81,12 +88,13 @@ class Filler(nn.Module):
         return counts, times
 
     def _around(self, npho: Tensor, read: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean photons of the read sensors around each of `hidden` (n,), which are not read, and how many they are."""
+        """Mean photons of the read sensors around each of `hidden` (n,), and how many of them saw nothing."""
         event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
         places = self.around[hidden % geometry.N_SENSORS] + event[:, None] * geometry.N_SENSORS
         number = read.flatten()[places].sum(1)
         light = torch.where(read, npho, 0.0).flatten()[places].sum(1)
-        return light / number.clamp_min(1), number
+        none = (dark(npho) & read).flatten()[places].sum(1)
+        return (light / number.clamp_min(1)).clamp_min(0.0), none
 
 
 def around_on_face() -> NDArray[np.int64]:

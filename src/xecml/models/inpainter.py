@@ -102,7 +102,7 @@ class Inpainter(nn.Module):
         """What heads look at, (B, 4760, 5), see `Asked.maps`."""
         ground = self.ground
         expected, expected_time = base
-        counts = ground.normaliser.counts(npho, read)
+        counts = ground.normaliser.counts(npho.clamp_min(0.0), read)
         nanoseconds = (full(time) - light_time[:, None]) * 1e9
         residual = torch.where(read, (counts - expected) / ground.residual_width[0], 0.0)
         late = torch.where(timed, (nanoseconds - expected_time) / ground.residual_width[1], 0.0)

@@ -92,7 +92,7 @@ class PointSource(nn.Module):
         Those that counted nothing are among them: without these, dim faces would come out bright.
         """
         seen = was_read(npho, seen)
-        counts = torch.where(seen, full(npho), 0.0)
+        counts = torch.where(seen, full(npho).clamp_min(0.0), 0.0)
         mean = face_sums(solid) / self.membership.sum(0)
         solid = solid + _SCATTERED * mean @ self.membership.t()
         found, light = face_sums(torch.where(seen, solid, 0.0)), face_sums(counts)

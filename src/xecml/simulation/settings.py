@@ -299,13 +299,15 @@ def read_dead_list(path: str | Path) -> tuple[int, ...]:
         InputError: the file is missing or holds something else.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"Cannot read the dead list {path}: {error.strerror}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text file; give sensor ids, one a line.") from error
     ids = []
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
-        if text and not (text.isdigit() and int(text) < geometry.N_SENSORS):
+        if text and not (text.isascii() and text.isdecimal() and int(text) < geometry.N_SENSORS):
             raise InputError(f"{path}, line {number}: '{text}' is no sensor id from 0 to {geometry.N_SENSORS - 1}.")
         if text:
             ids.append(int(text))
