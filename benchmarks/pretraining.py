@@ -53,7 +53,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for labels in options.labels:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            events = write_subset(options.train, labels, seed, out / "data" / f"{labels}_{seed}.root")
+            name = f"{Path(options.train).stem}_{labels}_{seed}.root"
+            events = write_subset(options.train, labels, seed, out / "data" / name)
             for arm in options.arms:
                 settings = [*options.settings, *(options.mae_settings if arm == "mae" else SCRATCH)]
                 found.setdefault(f"{labels} {arm}", []).append(run(options, events, labels, seed, arm, settings, out))
@@ -67,6 +68,10 @@ def write_subset(path: str, labels: int, seed: int, out: Path) -> Path:
     if not out.exists():
         first = seed * labels
         with rootio.open_tree(path, "tree") as reader:
+            if reader.n_events < first + labels:
+                raise SystemExit(
+                    f"{path} has {reader.n_events} events; {labels} of seed {seed} end at {first + labels}."
+                )
             rootio.write(out, reader.arrays(list(BRANCHES), first, first + labels))
     return out
 

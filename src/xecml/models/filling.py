@@ -17,7 +17,7 @@ from xecml.models.normalise import validity
 _AROUND = 44
 _REACH = (20.0, 6.0)
 """cm; the sensors of a face whose mean fills a dim one: so many at most, no further away (PMTs, SiPMs)."""
-_DIM = (2.0, 4.0)
+_DIM = (3.0, 6.0)
 """Photoelectrons of a sensor that saw light: below the mean around it is taken, above the network's."""
 _TELLING = 2
 """So many sensors around that saw nothing tell that a file has dark sensors."""
