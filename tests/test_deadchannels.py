@@ -128,7 +128,7 @@ def test_neighbour_mean_is_the_mean_of_live_neighbours() -> None:
 
 def test_live_sensors_are_those_measured_zeros_among_them() -> None:
     npho = np.array([[5.0, 0.0, 1e10, np.nan, -1.0, 7.0]])
-    assert live_sensors(npho, np.array([0, 0, 0, 0, 0, 1])).tolist() == [[True, True, False, False, False, False]]
+    assert live_sensors(npho, np.array([0, 0, 0, 0, 0, 1])).tolist() == [[True, True, False, False, True, False]]
 
 
 def test_solid_angle_is_exact_for_light_of_solid_angles() -> None:

@@ -72,6 +72,7 @@ def test_times_are_filled_only_where_there_are_some(trained, events) -> None:
     assert (t[3] == np.float32(INVALID)).all()
     assert (n[3][dead[3]] < 9e9).all()
     hardly = dead & (photoelectrons(n) < 1)
+    assert hardly.any()
     assert (t[hardly] == np.float32(INVALID)).all()
     lit = dead & ~hardly
     lit[3] = False

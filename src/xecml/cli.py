@@ -277,7 +277,7 @@ def inpaint(
     branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
     report = inpaint_files(filler, files, out, dead_list=dead_list, tree=tree, branches=branches, names=names)
     known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
-    left = f"; left out {', '.join(report.left_out)}, which have no fixed length" if report.left_out else ""
+    left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
     show(
         as_json,

@@ -6,6 +6,7 @@ measured is a boolean mask computed here, once, from the raw values; nothing lat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,24 @@ def valid_counts(npho: ArrayLike) -> NDArray[np.bool_]:
     """Mask of measured counts: finite, above 0 and below 9e9."""
     n = np.asarray(npho)
     return np.asarray((n > 0) & (n < _INVALID_ABOVE))  # false for NaN
+
+
+def branch_names(data: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
+    """Which branches are a recipe's counts and times, and what the files call branches.
+
+    Args:
+        data: section `data` of a recipe.
+
+    Returns:
+        Canonical names of counts and times, and canonical name -> name in the files where it is another.
+    """
+    names, chosen = dict(data.get("branches", {})), []
+    for usual, given in (("npho", data["npho_branch"]), ("time", data["time_branch"])):
+        # a name outside the vocabulary is what the files call a branch of it
+        chosen.append(given if given in BRANCHES else usual)
+        if given not in BRANCHES:
+            names[usual] = given
+    return (chosen[0], chosen[1]), names
 
 
 def read_counts(npho: ArrayLike) -> NDArray[np.bool_]:

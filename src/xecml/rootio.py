@@ -46,8 +46,7 @@ class TreeReader:
         self._tree = tree
         # an RNTuple lists the parts of a field too: x and x._0
         self.in_file = frozenset(k for k in tree.keys() if "." not in k or isinstance(tree, uproot.TTree))
-        # a file may have a branch under its own name all the same
-        self._names = {b: name for b, name in names.items() if name in self.in_file or b not in self.in_file}
+        self._names = dict(names)
         self.n_events = int(tree.num_entries)
         self._plain: dict[str, Any] = {}
         self._baskets: dict[str, tuple[int, NDArray[Any]]] = {}
@@ -115,7 +114,7 @@ class TreeReader:
                 f"it has {_listing(self.in_file)}."
             )
         needed = {b for b in branches if b not in derived}
-        needed |= {"npho", "time"} | ({"nphe"} & self.in_file) if derived else set()
+        needed |= {"npho", "time"} | ({"nphe"} if self.has("nphe") else set()) if derived else set()
         return sorted(needed), derived
 
     def _read(self, branches: Sequence[str], start: int, stop: int) -> Chunk:

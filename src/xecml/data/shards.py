@@ -31,7 +31,9 @@ from xecml.errors import InputError, nearest
 from xecml.events import BRANCHES, Chunk, read_counts, relative_quantities, valid_counts, valid_times
 
 FORMAT = "xecml-shards"
-VERSION = 1
+VERSION = 2
+_FIRST_WITH_DARK = 2
+"""Version since which compact shards tell dark sensors from those not measured."""
 MANIFEST = "manifest.json"
 BLOCK_EVENTS = 512
 FORMS = ("float32", "compact")
@@ -155,7 +157,8 @@ class Shard:
             codes, first, step = values
             kernels.decode_times(codes, first, step, rows, where, out)
         elif encoding == "roots":
-            kernels.decode_counts(values[0], np.float32(_COUNT_SCALE[name]), _dark_code(name), rows, where, out)
+            dark = _dark_code(name, self.manifest["version"])
+            kernels.decode_counts(values[0], np.float32(_COUNT_SCALE[name]), dark, rows, where, out)
         elif out.ndim == 2 and out.dtype == np.float32:
             kernels.place(values[0], rows, where, out)
         else:
@@ -181,7 +184,7 @@ class Shard:
         elif (encoding, encoding_of_times) == ("roots", "steps"):
             codes, first, step = times
             scale = np.float32(_COUNT_SCALE[name])
-            dark = _dark_code(name)
+            dark = _dark_code(name, self.manifest["version"])
             kernels.decode_events(counts[0], scale, dark, codes, first, step, rows, where, n, t, valid, timed)
         else:
             self.place(npho, rows, where, n)
@@ -270,9 +273,10 @@ def encode(chunk: Chunk, form: str) -> tuple[Chunk, dict[str, str]]:
     return columns, encodings
 
 
-def _dark_code(branch: str) -> int:
+def _dark_code(branch: str, version: int = VERSION) -> int:
     """Code of a sensor that was read and saw nothing; none of 16 bits for relative counts, which do not tell."""
-    return _LARGEST_CODE if branch in ("npho", "nphe") else _LARGEST_CODE + 1
+    tells = branch in ("npho", "nphe") and version >= _FIRST_WITH_DARK
+    return _LARGEST_CODE if tells else _LARGEST_CODE + 1
 
 
 def _roots(branch: str, counts: NDArray[Any]) -> NDArray[np.uint16]:

@@ -84,6 +84,14 @@ def open_events(
             yield reader
 
 
+def names_here(path: str | Path, tree: str, names: Mapping[str, str] | None) -> dict[str, str]:
+    """Those of a model's names of branches that a file has; others stand under their usual names, or not at all."""
+    if not names:
+        return {}
+    with open_events(path, tree) as reader:
+        return {branch: name for branch, name in names.items() if name in reader.in_file}
+
+
 def read(
     inputs: str | Path | Iterable[str | Path],
     branches: Sequence[str] | None = None,

@@ -20,7 +20,7 @@ from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import OnnxModel, TorchModel, load_model
-from xecml.events import INVALID, TASKS, photoelectrons, valid_times
+from xecml.events import INVALID, TASKS, branch_names, photoelectrons
 from xecml.files import atomic_path
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original import OriginalModel
@@ -44,7 +44,7 @@ class Report:
 _NEARLY = 1e-3
 _LEAST_WIDTH = 1e-3
 """ns; a training sample has times if they spread by more."""
-_UNITS = {"npho": "photons", "time": "s", "dead": "true or false"}
+_KNOWN_BELOW = 9e9
 
 
 class RawModel(nn.Module):
@@ -101,10 +101,10 @@ def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
     with atomic_path(out) as temporary:
         arguments = tuple(torch.from_numpy(a) for a in (*example_events(2), _example_dead(2)))
         names = ["npho_filled", "time_filled"]
+        units = {"npho": "photons" if repair.filler.absolute else "", "time": "s", "dead": "true or false"}
         proto = _program(repair.filler, arguments, ["npho", "time", "dead"], names)
-        _save(proto, _constants(repair.network.encoder.normaliser, repair.branches, repair.content)
-              | {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(_UNITS)},
-              temporary)  # fmt: skip
+        said = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
+        _save(proto, _constants(repair.network.encoder.normaliser, repair.branches, repair.content) | said, temporary)
         differences = _compare_repairs(repair, OnnxRepair(temporary))
         size = temporary.stat().st_size
     return Report(out, ("repair",), size, differences)
@@ -177,7 +177,7 @@ def _constants(normaliser: Normaliser, branches: tuple[str, str], content: Mappi
     """What every exported file says of itself."""
     values: dict[str, Any] = {
         "branches": list(branches),
-        "names": dict(content["config"]["data"].get("branches", {})),
+        "names": branch_names(content["config"]["data"])[1],
         "normalization": {name: float(buffer) for name, buffer in normaliser.named_buffers()}
         | {"npho_scheme": normaliser.scheme},
         "invalid_value": INVALID,
@@ -240,7 +240,7 @@ def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, f
         counts, counts2 = (ground.normaliser.counts(torch.from_numpy(x[dead]), some) for x in (n, n2))
         away = float((counts - counts2).abs().max() / ground.width[0])
         # a sensor of one photoelectron may have a time in one answer and none in the other
-        known, known2 = valid_times(n[dead], t[dead]), valid_times(n2[dead], t2[dead])
+        known, known2 = np.abs(t[dead]) < _KNOWN_BELOW, np.abs(t2[dead]) < _KNOWN_BELOW
         odd = (known != known2) & (np.abs(photoelectrons(n)[dead] - 1) > _NEARLY)
         late = np.where(known & known2, t[dead] - t2[dead], np.where(odd, np.inf, 0.0))
         # times of a sample that has none are not learnt, and have no width

@@ -49,7 +49,7 @@ class InpaintReport:
         sensors: their ids, those of any event if they differ from event to event.
         filled: sensors filled, summed over events.
         not_filled: dead sensors that the repair had nothing to go by for; they are not measured.
-        left_out: branches of the input that could not be written, having no fixed length.
+        left_out: branches of the input that could not be written: lists, and those under a name that another has.
         seconds: time it took.
     """
 
@@ -69,7 +69,7 @@ class InpaintReport:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is read of every file, and which sensors are dead in all events, if that is known before."""
+    """What is read of every file, by canonical names, and those of the output that are others."""
 
     paths: list[str]
     tree: str
@@ -78,13 +78,12 @@ class _Plan:
     pair: tuple[str, str]
     total: int
     chunk_events: int
-    names: Mapping[str, str]
+    names: list[dict[str, str]]
 
     def chunks(self) -> Iterator[tuple[str, Chunk]]:
         """Chunks with the file that they are of."""
-        for path in self.paths:
-            options = {"tree": self.tree, "names": self.names, "chunk_events": self.chunk_events}
-            for chunk in source.read([path], self.branches, **options):  # type: ignore[arg-type]
+        for path, here in zip(self.paths, self.names, strict=True):
+            for chunk in source.read([path], self.branches, tree=self.tree, names=here, chunk_events=self.chunk_events):
                 yield path, chunk
 
 
@@ -114,7 +113,7 @@ def inpaint_files(
         dead_list: text file, one id a line, # for comments.
         tree: name of the tree, in and out.
         branches: counts and times that the repair takes; the relative ones for a network trained on these.
-        names: canonical branch name -> name in the files, and in the output.
+        names: canonical branch name -> name in the files, where they have it, and in the output as in the first file.
         chunk_events: events in memory at a time.
 
     Raises:
@@ -135,8 +134,9 @@ def inpaint_files(
             where = dead.of_events(path, chunk, len(chunk[branches[0]]))
             whole = np.asarray(where.all(1))
             lost += int(whole.sum())
-            arrays = _repaired(repair, chunk, where & ~whole[:, None], branches)
-            writer.extend({plan.names.get(name, name): values for name, values in arrays.items()})
+            where = where & ~whole[:, None]
+            arrays = _repaired(repair, chunk, where, branches)
+            writer.extend({plan.names[0].get(name, name): values for name, values in arrays.items()})
             missing = int((where & ~read_counts(arrays[branches[0]])).sum())
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
             ever |= where.any(0)
@@ -164,12 +164,10 @@ def _plan(
     paths = source.expand(files)
     if any("://" not in path and Path(path).resolve() == Path(out).resolve() for path in paths):
         raise InputError(f"{out} is one of the input files; choose another output path.")
-    layouts = []
-    for path in paths:
-        with source.open_events(path, tree, names) as reader:
-            # a file may have its branches under their usual names all the same
-            names = {branch: name for branch, name in names.items() if name in reader.in_file}
-            layouts.append(_branches(reader, pair, names))
+    layouts, named = [], [source.names_here(path, tree, names) for path in paths]
+    for path, here in zip(paths, named, strict=True):
+        with source.open_events(path, tree, here) as reader:
+            layouts.append(_branches(reader, pair, here))
     for path, (branches, _) in zip(paths, layouts, strict=True):
         odd = sorted(branches.keys() ^ layouts[0][0].keys())
         odd += [b for b, form in branches.items() if layouts[0][0].get(b, form) != form]
@@ -178,7 +176,7 @@ def _plan(
     total = source.count_events(paths, tree)
     if total == 0:
         raise InputError(f"{paths[0]} holds no events; nothing was written.")
-    return _Plan(paths, tree, list(layouts[0][0]), layouts[0][1], pair, total, chunk_events, names)
+    return _Plan(paths, tree, list(layouts[0][0]), layouts[0][1], pair, total, chunk_events, named)
 
 
 def _branches(
@@ -188,15 +186,19 @@ def _branches(
     reader.arrays(pair, 0, 0)
     canonical = {name: branch for branch, name in names.items()}
     forms, left_out = {}, []
-    for branch in sorted({*(canonical.get(name, name) for name in reader.in_file), *pair}):
-        if branch not in BRANCHES and reader.is_jagged(branch):
+    # what stands under a usual name beside the branch that serves in its place
+    shadowed = names.keys() & reader.in_file
+    left_out += sorted(shadowed)
+    present = {canonical.get(name, name) for name in reader.in_file - shadowed}
+    for branch in sorted({*present, *pair}):
+        if branch not in {*BRANCHES, DEAD, INPAINTED} and reader.is_jagged(branch):
             left_out.append(branch)
             continue
         try:
             # where a file does not say so, lists of different lengths show as soon as some events are read
             values = reader.arrays([branch], 0, min(_LOOKED_AT, reader.n_events))[branch]
         except InputError:
-            if branch in BRANCHES or branch == DEAD:
+            if branch in {*BRANCHES, DEAD, INPAINTED}:
                 raise
             values = None
         if values is None or values.dtype.kind not in "fiub":

@@ -26,7 +26,7 @@ from xecml.evaluation.predictions import PREDICTION_TREE, TorchModel, load_model
 from xecml.evaluation.saliency import Saliency, saliency, save_face_weights, save_saliency
 from xecml.evaluation.tables import Columns
 from xecml.evaluation.worst import Event, EventLosses, WorstEvents, save_worst
-from xecml.events import BRANCHES, TASKS, Chunk
+from xecml.events import TASKS, Chunk, branch_names
 from xecml.files import atomic_path
 from xecml.progress import progress
 from xecml.training.checkpoint import load as load_checkpoint
@@ -163,7 +163,7 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     parts: list[Chunk] = []
     inputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     kept = 0
-    branches, names = _branches(config)
+    branches, names = branch_names(config.data.model_dump())
     for chunk in _chunks(config, branches, names, most_events):
         npho, time = (chunk[name] for name in branches)
         answers = model.predict(npho, time)
@@ -179,17 +179,6 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     table = {name: np.concatenate([part[name] for part in parts]) for name in shared}
     npho, time = (np.concatenate(arrays) for arrays in zip(*inputs, strict=True))
     return Validation(table, npho, time, worst.events)
-
-
-def _branches(config: Config) -> tuple[tuple[str, str], dict[str, str]]:
-    """Canonical names of counts and times, and all names in the files that differ from the vocabulary's."""
-    names, chosen = dict(config.data.branches), []
-    for usual, given in (("npho", config.data.npho_branch), ("time", config.data.time_branch)):
-        # a name outside the vocabulary is what the files call a branch of it
-        chosen.append(given if given in BRANCHES else usual)
-        if given not in BRANCHES:
-            names[usual] = given
-    return (chosen[0], chosen[1]), names
 
 
 def _chunks(config: Config, branches: tuple[str, str], names: Mapping[str, str], most_events: int) -> Iterator[Chunk]:

@@ -30,7 +30,8 @@ class DeadSensors:
 
     Attributes:
         origin: where they are known from.
-        by_file: mask (4760,) by path; events have their own in `dead` where they are flagged.
+        by_file: mask (4760,) by path. Events that are flagged have their own in `dead`; beside files with flags, none
+            are dead in a file without.
     """
 
     origin: Origin
@@ -42,7 +43,8 @@ class DeadSensors:
         Raises:
             InputError: the file's flags have another shape.
         """
-        dead: NDArray[Any] = chunk[DEAD] if self.origin == "branch" else self.by_file[path]
+        flagged = self.origin == "branch" and DEAD in chunk
+        dead: NDArray[Any] = chunk[DEAD] if flagged else self.by_file.get(path, np.zeros(N_SENSORS, bool))
         if dead.shape[-1:] != (N_SENSORS,):
             raise InputError(f"{path}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags.")
         return np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
@@ -66,7 +68,7 @@ def dead_sensors(
     Args:
         paths: files and shards.
         dead_list: text file, one id a line, # for comments.
-        flagged: whether the files have a branch `dead`.
+        flagged: whether files have a branch `dead`.
         pair: branches of counts and times.
         tree: name of the tree.
         names: canonical branch name -> name in the files.
@@ -84,7 +86,8 @@ def dead_sensors(
     together, by_file = SensorSums(*pair), dict[str, SensorSums]()
     for path in paths:
         by_file[path] = SensorSums(*pair)
-        for chunk in source.read([path], pair, tree=tree, names=names, chunk_events=chunk_events):
+        here = source.names_here(path, tree, names)
+        for chunk in source.read([path], pair, tree=tree, names=here, chunk_events=chunk_events):
             npho, time = (chunk[branch] for branch in pair)
             measured = {pair[0]: valid_counts(npho), pair[1]: valid_times(npho, time)}
             for sums in (together, by_file[path]):

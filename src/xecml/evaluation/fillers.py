@@ -16,6 +16,7 @@ from xecml.conventional.deadchannels import METHODS, ConventionalRepair
 from xecml.errors import InputError
 from xecml.evaluation.predictions import onnx_session
 from xecml.evaluation.repair import Repair
+from xecml.events import branch_names
 from xecml.models import cpu
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.filling import Filler
@@ -37,8 +38,7 @@ class NetworkRepair:
 
     def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
         data = content["config"]["data"]
-        self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
-        self.names: dict[str, str] = dict(data.get("branches", {}))
+        self.branches, self.names = branch_names(data)
         self.network = network
         roots = content["config"]["training"].get("count_scale") == "sqrt"
         absolute = self.branches[0] not in RELATIVE_BRANCHES

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from xecml import geometry, rootio
 from xecml.data import source
 from xecml.errors import InputError
-from xecml.events import TASKS, Chunk
+from xecml.events import TASKS, Chunk, branch_names
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
@@ -54,8 +54,7 @@ class TorchModel:
         self.content = content
         self.tasks = network.tasks
         data = content["config"]["data"]
-        self.branches: tuple[str, str] = (data["npho_branch"], data["time_branch"])
-        self.names: dict[str, str] = dict(data.get("branches", {}))
+        self.branches, self.names = branch_names(data)
         self.truth_means = {
             column: float(mean)
             for task in self.tasks
@@ -198,12 +197,13 @@ def predict_chunks(
     truths = sorted({TASKS[task].truth for task in TASKS})
     optional = ("run", "event", *truths, *_EXTRA_TRUTH)
     entry = 0
-    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional, "names": model.names}
-    for chunk in source.read(files, model.branches, **options):
-        events = len(chunk[model.branches[0]])
-        answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
-        yield chunk, prediction_columns(chunk, answers, first=entry)
-        entry += events
+    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
+    for path in source.expand(files):
+        for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
+            events = len(chunk[model.branches[0]])
+            answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
+            yield chunk, prediction_columns(chunk, answers, first=entry)
+            entry += events
 
 
 def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], *, first: int) -> Chunk:

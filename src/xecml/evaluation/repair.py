@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.deadchannels import live_sensors
 from xecml.data import source
 from xecml.data.damage import PATTERNS, Pattern, draw_damage
@@ -24,7 +25,7 @@ from xecml.errors import InputError
 from xecml.evaluation.deadsensors import DEAD, DeadSensors, without_dead
 from xecml.evaluation.metrics import ALL, Evaluation, evaluate, with_error
 from xecml.evaluation.predictions import Model, table_columns, true_columns
-from xecml.evaluation.tables import QUANTITIES, Columns, residuals
+from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
 from xecml.events import INVALID, TASKS, Chunk, photoelectrons, relative_quantities, valid_times
 from xecml.geometry import FACES, face_codes
 from xecml.progress import progress
@@ -313,12 +314,13 @@ def compare_repairs(
         for path, chunk in _events(paths, tree, names, max_events, chunk_events):
             npho, time = without_dead(path, chunk, dead)
             if model is not None:
-                if first == 0 and not any(TASKS[task].truth in chunk for task in model.tasks):
+                predicted = _predicted(model, chunk, npho, time)
+                if not quantities(predicted):
                     raise InputError(
                         f"{path} has no truth of what the model predicts; leave it out, and errors of counts and times "
                         "are measured."
                     )
-                tables.setdefault((None, UNDAMAGED), []).append(_predicted(model, chunk, npho, time))
+                tables.setdefault((None, UNDAMAGED), []).append(predicted)
             for case in cases:
                 lost = draw_damage(*case, len(npho), seed=seed, first=first) & live_sensors(npho, dead=False)
                 damaged = np.where(lost, np.float32(INVALID), npho), np.where(lost, np.float32(INVALID), time)
@@ -341,9 +343,10 @@ def _events(
 ) -> Iterator[tuple[str, Chunk]]:
     left = most
     optional = (EXPECTED, DEAD, "run", "event", *(task.truth for task in TASKS.values()))
-    options: dict[str, Any] = {"tree": tree, "names": names, "chunk_events": chunk_events, "optional": optional}
+    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in paths:
-        for chunk in source.read([path], ["npho", "time"], **options):
+        here = source.names_here(path, tree, names)
+        for chunk in source.read([path], ["npho", "time"], names=here, **options):
             if left is not None and left <= 0:
                 return
             yield path, chunk if left is None else {name: values[:left] for name, values in chunk.items()}
@@ -370,7 +373,7 @@ def _add(sums: ErrorSums, chunk: Chunk, filled: tuple[NDArray[Any], NDArray[Any]
 
 def _predicted(model: Model, chunk: Chunk, npho: NDArray[Any], time: NDArray[Any]) -> Chunk:
     """Columns of the prediction tree for given inputs; relative ones are made where the model was trained on them."""
-    inputs = (npho, time) if model.branches[0] == "npho" else relative_quantities(npho, time)
+    inputs = relative_quantities(npho, time) if model.branches[0] in RELATIVE_BRANCHES else (npho, time)
     columns: Chunk = {name: chunk[name] for name in ("run", "event") if name in chunk}
     columns |= table_columns(model.predict(*inputs))
     return columns | true_columns(chunk, [task for task in TASKS if task != "n_gamma"])

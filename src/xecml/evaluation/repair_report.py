@@ -70,7 +70,7 @@ def evaluate_repairs(
         if getattr(repair, "branches", ("npho",))[0] in RELATIVE_BRANCHES:
             raise InputError(f"{name} fills relative counts, which say nothing in photons; train one on npho and time.")
     paths = source.expand(files)
-    flagged = all(_has(path, tree, DEAD) for path in paths)
+    flagged = any(_has(path, tree, names, DEAD) for path in paths)
     dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)
     report = compare_repairs(paths, repairs, model=model, dead=dead, max_events=max_events, tree=tree, names=names)
     folder = Path(out)
@@ -81,8 +81,8 @@ def evaluate_repairs(
     return report, written + _pictures(paths, tree, names, dead, repairs, folder)
 
 
-def _has(path: str, tree: str, branch: str) -> bool:
-    with source.open_events(path, tree) as reader:
+def _has(path: str, tree: str, names: Mapping[str, str], branch: str) -> bool:
+    with source.open_events(path, tree, source.names_here(path, tree, names)) as reader:
         return reader.has(branch)
 
 
@@ -101,7 +101,8 @@ def _pictures(
 ) -> list[Path]:
     """Draw the first event with 10 % of its sensors dead in blocks."""
     path = next(path for path in files if source.count_events(path, tree))
-    options: dict[str, Any] = {"tree": tree, "names": names, "chunk_events": _PICTURES, "optional": (EXPECTED, DEAD)}
+    here = source.names_here(path, tree, names)
+    options: dict[str, Any] = {"tree": tree, "names": here, "chunk_events": _PICTURES, "optional": (EXPECTED, DEAD)}
     chunk = next(source.read([path], ["npho", "time"], **options))
     npho, time = without_dead(path, chunk, dead)
     lost = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
