@@ -197,7 +197,7 @@ def test_an_event_that_is_dead_as_a_whole_stays_as_it_is(tmp_path: Path) -> None
     assert same_bits(out["npho"][7], chunk["npho"][7])
     assert not out["inpainted"][7].any()
     assert out["inpainted"].sum() == EVENTS - 1
-    assert (report.filled, report.sensors) == (EVENTS - 1, (3,))
+    assert (report.filled, report.not_filled, report.sensors) == (EVENTS - 1, 4760, (3,))
 
 
 def test_runs_differ_in_their_dead_sensors(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ Chunk = dict[str, NDArray[Any]]
 
 INVALID = 1e10
 """What files hold where nothing was measured."""
-_INVALID_ABOVE = 9e9
+INVALID_ABOVE = 9e9
+"""Size from which a number is taken for that."""
 
 PDE_SIPM = 0.12
 QE_PMT = 0.16
@@ -92,23 +93,32 @@ TASKS = {
 }
 
 
+def measured(values: ArrayLike) -> NDArray[np.bool_]:
+    """Mask of numbers of any quantity that were measured: finite and below 9e9 in size."""
+    return np.asarray(np.abs(np.asarray(values)) < INVALID_ABOVE)  # false for NaN
+
+
 def valid_counts(npho: ArrayLike) -> NDArray[np.bool_]:
     """Mask of measured counts: finite, above 0 and below 9e9."""
     n = np.asarray(npho)
-    return np.asarray((n > 0) & (n < _INVALID_ABOVE))  # false for NaN
+    return np.asarray((n > 0) & measured(n))
 
 
-def branch_names(data: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
+def branch_names(
+    npho_branch: str, time_branch: str, branches: Mapping[str, str]
+) -> tuple[tuple[str, str], dict[str, str]]:
     """Which branches are a recipe's counts and times, and what the files call branches.
 
     Args:
-        data: section `data` of a recipe.
+        npho_branch: of the counts, by its canonical name or the files'.
+        time_branch: of the times, likewise.
+        branches: others, canonical name -> name in the files.
 
     Returns:
         Canonical names of counts and times, and canonical name -> name in the files where it is another.
     """
-    names, chosen = dict(data.get("branches", {})), []
-    for usual, given in (("npho", data["npho_branch"]), ("time", data["time_branch"])):
+    names, chosen = dict(branches), []
+    for usual, given in (("npho", npho_branch), ("time", time_branch)):
         # a name outside the vocabulary is what the files call a branch of it
         chosen.append(given if given in BRANCHES else usual)
         if given not in BRANCHES:
@@ -122,12 +132,12 @@ def read_counts(npho: ArrayLike) -> NDArray[np.bool_]:
     Of these the valid ones saw light. Zero and less (noise about a pedestal) is not valid, but unlike 1e10 or NaN it
     says that there was none.
     """
-    return np.asarray(np.abs(np.asarray(npho)) < _INVALID_ABOVE)  # false for NaN
+    return measured(npho)
 
 
 def valid_times(npho: ArrayLike, time: ArrayLike) -> NDArray[np.bool_]:
     """Mask of measured times: the count is valid, and the time is finite and below 9e9 in size."""
-    return np.asarray(valid_counts(npho) & (np.abs(np.asarray(time)) < _INVALID_ABOVE))
+    return np.asarray(valid_counts(npho) & measured(time))
 
 
 def photoelectrons(npho: ArrayLike) -> NDArray[Any]:

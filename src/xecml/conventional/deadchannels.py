@@ -23,7 +23,7 @@ from xecml.conventional.neighbours import RADIUS, neighbour_sums
 from xecml.conventional.pointsource import PointSource, fit_point_source
 from xecml.conventional.solidangles import light_shares, solid_angles
 from xecml.errors import InputError
-from xecml.events import INVALID, photoelectrons, read_counts
+from xecml.events import INVALID, measured, photoelectrons, read_counts
 from xecml.geometry import N_SENSORS, N_SIPM, positions
 
 Floats = NDArray[np.float64]
@@ -41,11 +41,10 @@ GROUP_VELOCITY = 8.0
 _HOT_SPOT, _HOT_SPOT_DEPTHS = 4.0, 1.5
 _WHOLE_FACE = 1000.0
 _BLOCK = 200
-_NOT_MEASURED_ABOVE = 9e9
 
 
 def live_sensors(npho: ArrayLike, dead: ArrayLike) -> Marks:
-    """Mask (N, 4760) of sensors whose counts may serve: measured, zeros among them, and not dead."""
+    """Mask (N, 4760) of sensors whose counts may serve: read, dark ones among them, and not dead."""
     return np.asarray(read_counts(npho) & ~np.asarray(dead, bool))
 
 
@@ -174,7 +173,7 @@ def neighbour_times(
         where the event has none at all.
     """
     n, t, (event, sensor) = np.asarray(npho), np.asarray(time), np.nonzero(dead)
-    timed = live & (n > 0) & (np.abs(t) < _NOT_MEASURED_ABOVE)
+    timed = live & (n > 0) & measured(t)
     nphe = photoelectrons(np.where(timed, n, 0.0))
     weight = nphe / (6.25 + 0.04 * nphe)
     delay = np.where(timed, t, 0.0) * 1e9

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from xecml.events import INVALID_ABOVE
+from xecml.geometry import N_SENSORS
+
 
 @dataclass
 class Batch:
@@ -53,8 +56,8 @@ class Batch:
             x[i : i + 1] for x in (*self.inputs(), self.run, self.event, self.weight)
         )
         truth = {task: y[i : i + 1] for task, y in self.truth.items()}
-        sensors = self.npho.shape[1]
-        hidden = self.hidden[torch.div(self.hidden, sensors, rounding_mode="floor") == i] - i * sensors
+        event, sensor = event_and_sensor(self.hidden)
+        hidden = sensor[event == i]
         return Batch(npho, time, valid, timed, truth, run, event, weight, hidden, self.position + i)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -71,6 +74,11 @@ def full(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def event_and_sensor(places: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns, each (n,), of flat positions (n,) in (B, 4760)."""
+    return torch.div(places, N_SENSORS, rounding_mode="floor"), places % N_SENSORS
+
+
 def was_read(npho: Tensor, valid: Tensor) -> Tensor:
     """Which sensors were read, dark ones among them; see `xecml.events.read_counts`. Raw counts and mask of one shape.
 
@@ -81,7 +89,7 @@ def was_read(npho: Tensor, valid: Tensor) -> Tensor:
 
 def dark(npho: Tensor) -> Tensor:
     """Which sensors were read and saw nothing: zero, or noise below it."""
-    return (npho <= 0) & (npho > -9e9)
+    return (npho <= 0) & (npho > -INVALID_ABOVE)
 
 
 def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,5 +97,5 @@ def validity(npho: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
 
     For callers that hold raw values alone, such as an exported model; training carries the reader's masks.
     """
-    valid = (npho > 0) & (npho < 9e9)
-    return valid, valid & (time.abs() < 9e9)
+    valid = (npho > 0) & (npho < INVALID_ABOVE)
+    return valid, valid & (time.abs() < INVALID_ABOVE)

@@ -27,7 +27,7 @@ from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers, keep_freed_memory
 from xecml.data.filling import Layout, fill
 from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.errors import InputError
-from xecml.events import BRANCHES
+from xecml.events import branch_names
 
 __all__ = ["Batch", "EventStream", "buffer_events"]
 
@@ -97,9 +97,9 @@ class EventStream:
         self.workers, self.rank, self.world = max(1, workers), rank, world
         self.weights, self.pin_memory = weights, pin_memory
         keep_freed_memory()
-        self._tree, self._names = tree, dict(names or {})
-        counts, times = self._canonical("npho", npho_branch), self._canonical("time", time_branch)
-        self.layout = Layout(counts, times, tuple(tasks))
+        self._tree = tree
+        pair, self._names = branch_names(npho_branch, time_branch, names or {})
+        self.layout = Layout(*pair, tuple(tasks))
         self.files = source.expand(files)
         self._parts = self._scan()
         self._ranges = Ranges.of([part.ranges for part in self._parts])
@@ -121,13 +121,6 @@ class EventStream:
         self._edges = batch_edges(self.n_events, batch_size, rank, world, shuffle)
         self.n_batches = len(self._edges) - 1
         self._buffer_batches = min(max(1, buffer_events // batch_size), self.n_batches)
-
-    def _canonical(self, branch: str, given: str) -> str:
-        """A name outside the vocabulary is what the files call a branch of it."""
-        if given in BRANCHES:
-            return given
-        self._names[branch] = given
-        return branch
 
     def _scan(self) -> list[_Part]:
         """Ranges of all files with events; missing branches are found here, before any work."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.evaluation.predictions import OnnxModel, TorchModel, load_model
-from xecml.events import INVALID, TASKS, branch_names, photoelectrons
+from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original import OriginalModel
@@ -42,9 +42,9 @@ class Report:
 
 
 _NEARLY = 1e-3
+"""Photoelectrons from one within which a sensor may have a time or not."""
 _LEAST_WIDTH = 1e-3
 """ns; a training sample has times if they spread by more."""
-_KNOWN_BELOW = 9e9
 
 
 class RawModel(nn.Module):
@@ -104,7 +104,7 @@ def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
         units = {"npho": "photons" if repair.filler.absolute else "", "time": "s", "dead": "true or false"}
         proto = _program(repair.filler, arguments, ["npho", "time", "dead"], names)
         said = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
-        _save(proto, _constants(repair.network.encoder.normaliser, repair.branches, repair.content) | said, temporary)
+        _save(proto, _constants(repair.network.encoder.normaliser, repair) | said, temporary)
         differences = _compare_repairs(repair, OnnxRepair(temporary))
         size = temporary.stat().st_size
     return Report(out, ("repair",), size, differences)
@@ -169,22 +169,22 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
         "units": {task: TASKS[task].unit for task in tasks},
         "truth_means": model.truth_means,
     }
-    constants = _constants(model.network.encoder.normaliser, model.branches, model.content)
+    constants = _constants(model.network.encoder.normaliser, model)
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
 
 
-def _constants(normaliser: Normaliser, branches: tuple[str, str], content: Mapping[str, Any]) -> dict[str, str]:
+def _constants(normaliser: Normaliser, model: TorchModel | NetworkRepair) -> dict[str, str]:
     """What every exported file says of itself."""
     values: dict[str, Any] = {
-        "branches": list(branches),
-        "names": branch_names(content["config"]["data"])[1],
+        "branches": list(model.branches),
+        "names": model.names,
         "normalization": {name: float(buffer) for name, buffer in normaliser.named_buffers()}
         | {"npho_scheme": normaliser.scheme},
         "invalid_value": INVALID,
         "geometry_hash": geometry.geometry_hash(),
         "version": xecml.__version__,
-        "run_name": str(content.get("run_name", "")),
-        "revision": str(content.get("revision", "")),
+        "run_name": str(model.content.get("run_name", "")),
+        "revision": str(model.content.get("revision", "")),
     }
     return {f"xecml.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
 
@@ -240,7 +240,7 @@ def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, f
         counts, counts2 = (ground.normaliser.counts(torch.from_numpy(x[dead]), some) for x in (n, n2))
         away = float((counts - counts2).abs().max() / ground.width[0])
         # a sensor of one photoelectron may have a time in one answer and none in the other
-        known, known2 = np.abs(t[dead]) < _KNOWN_BELOW, np.abs(t2[dead]) < _KNOWN_BELOW
+        known, known2 = measured(t[dead]), measured(t2[dead])
         odd = (known != known2) & (np.abs(photoelectrons(n)[dead] - 1) > _NEARLY)
         late = np.where(known & known2, t[dead] - t2[dead], np.where(odd, np.inf, 0.0))
         # times of a sample that has none are not learnt, and have no width

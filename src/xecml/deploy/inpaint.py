@@ -134,7 +134,7 @@ def inpaint_files(
             where = dead.of_events(path, chunk, len(chunk[branches[0]]))
             whole = np.asarray(where.all(1))
             lost += int(whole.sum())
-            where = where & ~whole[:, None]
+            where, not_filled = where & ~whole[:, None], not_filled + N_SENSORS * int(whole.sum())
             arrays = _repaired(repair, chunk, where, branches)
             writer.extend({plan.names[0].get(name, name): values for name, values in arrays.items()})
             missing = int((where & ~read_counts(arrays[branches[0]])).sum())
@@ -223,7 +223,7 @@ def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) 
         n = filled["npho"]
         filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
     if pair != RELATIVE:
-        filled |= _relative(chunk, filled, pair)
+        filled |= _relative(chunk, filled)
     inpainted = dead & read_counts(filled[pair[0]])
     if INPAINTED in chunk:
         inpainted |= chunk[INPAINTED].astype(bool)
@@ -235,13 +235,11 @@ def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[An
     return np.where(where, np.asarray(after).astype(before.dtype), before)
 
 
-def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]], pair: tuple[str, str]) -> Chunk:
+def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]]) -> Chunk:
     """The relative branches of the input: as they were, but for values that come out otherwise than before."""
     if not set(RELATIVE) & chunk.keys():
         return {}
-    before, after = (
-        relative_quantities(of[pair[0]], of[pair[1]], of.get("nphe")) for of in (chunk, {**chunk, **filled})
-    )
+    before, after = (relative_quantities(of["npho"], of["time"], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
     pairs = zip(RELATIVE, before, after, strict=True)
     return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in chunk}
 

@@ -163,7 +163,8 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     parts: list[Chunk] = []
     inputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     kept = 0
-    branches, names = branch_names(config.data.model_dump())
+    data = config.data
+    branches, names = branch_names(data.npho_branch, data.time_branch, data.branches)
     for chunk in _chunks(config, branches, names, most_events):
         npho, time = (chunk[name] for name in branches)
         answers = model.predict(npho, time)

@@ -26,6 +26,7 @@ from xecml.events import (
     SENSOR_BRANCHES,
     TRUTH_BRANCHES,
     Chunk,
+    measured,
     valid_counts,
     valid_times,
 )
@@ -34,7 +35,6 @@ from xecml.rootio import DEFAULT_TREE, ranges
 
 PAIRS = (("npho", "time"), ("relative_npho", "relative_time"))
 _COUNT_OF = {time: npho for npho, time in PAIRS}
-_NOT_MEASURED_ABOVE = 9e9
 
 
 @dataclass(frozen=True)
@@ -281,5 +281,5 @@ def _measured(chunk: Chunk, branch: str) -> Marks:
             return valid_counts(values)
         count = _COUNT_OF[branch]
         return valid_times(chunk[count] if count in chunk else np.ones_like(values), values)
-    below = np.abs(values) < _NOT_MEASURED_ABOVE
+    below = measured(values)
     return below if values.ndim == 1 else np.asarray(below.all(axis=-1))

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml.errors import InputError
 from xecml.evaluation.style import COLOURS, STYLE, save_figure
-from xecml.events import relative_quantities, valid_counts, valid_times
+from xecml.events import measured, relative_quantities, valid_counts, valid_times
 from xecml.geometry import (
     FACES,
     INNER_RADIUS,
@@ -196,10 +196,10 @@ def draw_sensors(
     axes: Axes, values: Floats, valid: NDArray[np.bool_], scale: Normalize, colour_map: str, label: str
 ) -> None:
     """Draw values (4760,) of the measured sensors in colour and the others hatched, at their places."""
-    for ids, measured in ((np.flatnonzero(valid), True), (np.flatnonzero(~valid), False)):
+    for ids, is_lit in ((np.flatnonzero(valid), True), (np.flatnonzero(~valid), False)):
         for shapes, part in zip(_shapes(axes, ids), _split(ids), strict=True):
             shapes.set(linewidth=0)
-            if measured:
+            if is_lit:
                 shapes.set(array=values[part], norm=scale, cmap=colour_map)
             else:
                 shapes.set(facecolor=_INVALID_COLOUR, edgecolor="0.6", hatch="//////")
@@ -248,7 +248,7 @@ def _bare(values: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for name, *_ in _HEADER:
         for key in (name, f"true_{name}", f"pred_{name}", f"reco_{name}"):
-            if key in values and np.abs(value := float(values[key])) < 9e9:
+            if key in values and measured(value := float(values[key])):
                 found[name] = value
     return found
 

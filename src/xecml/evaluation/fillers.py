@@ -38,7 +38,7 @@ class NetworkRepair:
 
     def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
         data = content["config"]["data"]
-        self.branches, self.names = branch_names(data)
+        self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
         self.network = network
         roots = content["config"]["training"].get("count_scale") == "sqrt"
         absolute = self.branches[0] not in RELATIVE_BRANCHES

@@ -54,7 +54,7 @@ class TorchModel:
         self.content = content
         self.tasks = network.tasks
         data = content["config"]["data"]
-        self.branches, self.names = branch_names(data)
+        self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
         self.truth_means = {
             column: float(mean)
             for task in self.tasks

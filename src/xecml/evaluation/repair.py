@@ -26,7 +26,7 @@ from xecml.evaluation.deadsensors import DEAD, DeadSensors, without_dead
 from xecml.evaluation.metrics import ALL, Evaluation, evaluate, with_error
 from xecml.evaluation.predictions import Model, table_columns, true_columns
 from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
-from xecml.events import INVALID, TASKS, Chunk, photoelectrons, relative_quantities, valid_times
+from xecml.events import INVALID, TASKS, Chunk, measured, photoelectrons, relative_quantities, valid_times
 from xecml.geometry import FACES, face_codes
 from xecml.progress import progress
 from xecml.resolution import Floats, s68, without_nan
@@ -45,7 +45,6 @@ _TIMED_ABOVE = 50.0
 _GROUPS = 20
 _REPLICAS = 200
 _CENTRAL = (0.15865, 0.84135)
-_NOT_FILLED_ABOVE = 9e9
 
 Marks = NDArray[np.bool_]
 Case = tuple[Pattern, float]
@@ -360,14 +359,14 @@ def _add(sums: ErrorSums, chunk: Chunk, filled: tuple[NDArray[Any], NDArray[Any]
     drawn, clock = chunk["npho"][dead].astype(np.float64), chunk["time"][dead].astype(np.float64)
     expected = chunk[EXPECTED][dead].astype(np.float64) if EXPECTED in chunk else None
     light = drawn if expected is None else expected
-    ok = np.isfinite(npho) & (npho < _NOT_FILLED_ABOVE)
+    ok = measured(npho)
     sums.not_filled += int((~ok).sum())
     event = event + first
     for reference, truth in ((0, expected), (1, drawn)):
         if truth is not None:
             sums.add(reference, (npho - truth)[ok], event[ok], sensor[ok], light[ok])
     bright = drawn * photoelectrons(np.ones(dead.shape[1]))[sensor] >= _TIMED_ABOVE
-    timed = ok & bright & valid_times(drawn, clock) & (np.abs(time) < _NOT_FILLED_ABOVE)
+    timed = ok & bright & valid_times(drawn, clock) & measured(time)
     sums.add(2, (time - clock)[timed] * 1e9, event[timed], sensor[timed], light[timed])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.errors import InputError
-from xecml.events import TASKS, Chunk
+from xecml.events import TASKS, Chunk, measured
 from xecml.files import expand
 from xecml.geometry import angles_from_direction, opening_angle
 from xecml.resolution import Floats
@@ -30,7 +30,6 @@ Columns = dict[str, NDArray[Any]]
 Reference = Literal["truth", "reco"]
 
 PREFIX: dict[Reference, str] = {"truth": "true_", "reco": "reco_"}
-_NOT_MEASURED_ABOVE = 9e9
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def find_column(table: Table, name: str) -> Floats | None:
     """A column in float64 with NaN where nothing was measured, or None; angles also from `..._emiVec`."""
     if name in table:
         values = np.asarray(table[name], np.float64)
-        return np.where(np.abs(values) < _NOT_MEASURED_ABOVE, values, np.nan)
+        return np.where(measured(values), values, np.nan)
     prefix, _, bare = name.partition("_")
     # the widths of a vector's components are no direction
     if bare in ("theta", "phi") and prefix != "sigma" and f"{prefix}_emiVec" in table:

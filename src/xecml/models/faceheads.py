@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import full
+from xecml.data.batch import event_and_sensor, full
 from xecml.models.cpu import chunks
 from xecml.models.decoders import CHANNELS, sensor_cells
 from xecml.models.faces import ConvNextBlock
@@ -101,7 +101,6 @@ class FaceHeads(nn.Module):
             face = self.faces[name](part.reshape(-1, *shape, _STATES), code)
             answers.append(full(face.reshape(code.shape[0], -1, CHANNELS)))
         flat = torch.cat(answers, 1)  # (B, cells, 2)
-        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
-        sensor = hidden % geometry.N_SENSORS
+        event, sensor = event_and_sensor(hidden)
         answer: Tensor = (flat[event[:, None], self.cells[sensor]] * self.shares[sensor][..., None]).sum(1)
         return answer

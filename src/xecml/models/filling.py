@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import dark, was_read
+from xecml.data.batch import dark, event_and_sensor, was_read
 from xecml.events import EXCESS_NOISE_SIPM, INVALID, photoelectrons
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.inpainter import Inpainter
@@ -57,40 +57,49 @@ class Filler(nn.Module):
     def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
         """Counts and times (B, 4760) with those of `dead` (B, 4760, bool) sensors filled; all others pass.
 
-        A time is 1e10 where the event has none to go by, or the sensor less than a photoelectron.
-        What stands at dead sensors is not looked at.
+        What stands at dead sensors is not looked at. Times are seconds, 1e10 where the event has none to go by, or the
+        sensor less than a photoelectron.
         """
         valid, timed = validity(npho, time)
         hidden = dead.flatten().nonzero().squeeze(1)
+        event, sensor = event_and_sensor(hidden)
         answer, light_time = self.model(npho, time, valid, timed, hidden)
         photons, seconds = self.model.ground.raw(answer, light_time, hidden)
         if self.absolute:
-            efficiency, noise = self.efficiency[hidden % geometry.N_SENSORS], self.noise[hidden % geometry.N_SENSORS]
-            number = photons * efficiency
-            if self.roots:
-                number = mean_of_roots(number, noise)
-            mean, none = self._around(npho, was_read(npho, valid) & ~dead, hidden)
-            # with zeros a mean is below that of sensors that saw light, whatever a hot sensor nearby reads
-            mean = torch.minimum(mean, number / efficiency)
-            share = ((number - _DIM[0]) / (_DIM[1] - _DIM[0])).clamp(0.0, 1.0)
-            # a file may have dark sensors as not measured: then those around are no more than the lit ones
-            share = torch.where(none >= _TELLING, share, 1.0)
-            photons = torch.lerp(mean, untruncated_mean(number) / efficiency, share)
+            mean, none = self._around(npho, was_read(npho, valid) & ~dead, event, sensor)
+            photons = self._with_zeros(photons, mean, none, sensor)
             # where there is hardly a photoelectron there is no pulse to be timed
-            seconds = torch.where(photons * efficiency < 1, INVALID, seconds)
-        # and without any time in the event none to go by
-        clocked = (timed & ~dead).any(1)[torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")]
-        seconds = torch.where(clocked, seconds, INVALID)
+            seconds = torch.where(photons * self.efficiency[sensor] < 1, INVALID, seconds)
+        seconds = torch.where((timed & ~dead).any(1)[event], seconds, INVALID)
         counts, times = (
             x.flatten().index_copy(0, hidden, y.to(x.dtype)).reshape(x.shape)
             for x, y in ((npho, photons), (time, seconds))
         )
         return counts, times
 
-    def _around(self, npho: Tensor, read: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean photons of the read sensors around each of `hidden` (n,), and how many of them saw nothing."""
-        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
-        places = self.around[hidden % geometry.N_SENSORS] + event[:, None] * geometry.N_SENSORS
+    def _with_zeros(self, photons: Tensor, mean: Tensor, none: Tensor, sensor: Tensor) -> Tensor:
+        """Mean photons (n,) of `sensor` with zeros among them.
+
+        Args:
+            photons: (n,) as the network answers: of sensors that saw light.
+            mean: (n,) photons of the sensors around.
+            none: (n,) how many of these saw nothing.
+            sensor: (n,) numbers of the sensors.
+        """
+        efficiency = self.efficiency[sensor]
+        number = photons * efficiency
+        if self.roots:
+            number = mean_of_roots(number, self.noise[sensor])
+        # with zeros a mean is below that of sensors that saw light, whatever a hot sensor nearby reads
+        mean = torch.minimum(mean, number / efficiency)
+        share = ((number - _DIM[0]) / (_DIM[1] - _DIM[0])).clamp(0.0, 1.0)
+        # a file may have dark sensors as not measured: then those around are no more than the lit ones
+        share = torch.where(none >= _TELLING, share, 1.0)
+        return torch.lerp(mean, untruncated_mean(number) / efficiency, share)
+
+    def _around(self, npho: Tensor, read: Tensor, event: Tensor, sensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean photons (n,) of the read sensors around each `sensor` (n,) of `event`, and how many saw nothing."""
+        places = self.around[sensor] + event[:, None] * geometry.N_SENSORS
         number = read.flatten()[places].sum(1)
         light = torch.where(read, npho, 0.0).flatten()[places].sum(1)
         none = (dark(npho) & read).flatten()[places].sum(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import full
+from xecml.data.batch import event_and_sensor, full
 from xecml.models.heads import Asked
 from xecml.models.layers import DenseResidual, WideLinear, rows_of
 from xecml.models.quicklook import local_spot
@@ -55,11 +55,10 @@ class HotSpotHead(nn.Module):
     def forward(self, asked: Asked) -> Tensor:
         """See `xecml.models.heads.Head`."""
         hidden, maps, spot_distance = asked.hidden, asked.maps, asked.spot_distance
-        sensor = hidden % geometry.N_SENSORS
+        event, sensor = event_and_sensor(hidden)
         near = (sensor < geometry.N_SIPM) & (spot_distance.flatten()[hidden] < _NEAR)
         rows = near.nonzero().squeeze(1)
-        place, chip = hidden[rows], sensor[rows]
-        event = torch.div(place, geometry.N_SENSORS, rounding_mode="floor")
+        place, event, chip = hidden[rows], event[rows], sensor[rows]
         around = self.around[chip]  # (m, window); beyond the edge stands N_SENSORS
         inside = around < geometry.N_SENSORS
         flat = around.clamp_max(geometry.N_SENSORS - 1) + event[:, None] * geometry.N_SENSORS

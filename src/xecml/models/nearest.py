@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import full
+from xecml.data.batch import event_and_sensor, full
 from xecml.data.masks import nearest_sensors
 from xecml.models.heads import Asked
 from xecml.models.layers import DenseResidual, rows_of
@@ -72,8 +72,7 @@ class NearestHead(nn.Module):
     def forward(self, asked: Asked) -> Tensor:
         """See `xecml.models.heads.Head`."""
         hidden, spot_distance = asked.hidden, asked.spot_distance
-        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
-        sensor = hidden % geometry.N_SENSORS
+        event, sensor = event_and_sensor(hidden)
         places = self.candidates[sensor] + event[:, None] * geometry.N_SENSORS  # (n, candidates)
         live = asked.read.flatten()[places]
         slot = torch.topk(torch.where(live, self.order + _CANDIDATES, self.order), self.k, dim=1).indices

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
-from xecml.data.batch import Batch, full
+from xecml.data.batch import Batch, event_and_sensor, full
 from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.models.normalise import Normaliser
@@ -127,13 +127,13 @@ class Ground(nn.Module):
     def truth(self, batch: Batch, light_time: Tensor, hidden: Tensor) -> Truth:
         """What the sensors at flat positions `hidden` (n,) of a batch are compared to."""
         photons, seconds, valid, timed = (x.flatten()[hidden] for x in batch.inputs())
-        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
+        event, sensor = event_and_sensor(hidden)
         bright = timed & (photons > self.time_threshold)
         later = torch.where(bright, (full(seconds) - light_time[event]) * 1e9, 0.0)
         photons = torch.where(valid, full(photons), 0.0)
         weight = torch.where(bright, photons.sqrt(), 0.0)
         counts = self.normaliser.counts(photons, valid)
-        return Truth(counts, later, photons, valid, weight, hidden % geometry.N_SENSORS)
+        return Truth(counts, later, photons, valid, weight, sensor)
 
     def expected(self, point: PointLight, light_time: Tensor) -> tuple[Tensor, Tensor]:
         """Transformed counts and times in ns after `light_time`, (B, 4760): the point's light, and the mean beyond."""
@@ -181,7 +181,7 @@ class Ground(nn.Module):
 
     def raw(self, answer: Rebuilt, light_time: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Photons and seconds (n,) of answers for flat positions `hidden` (n,) in (B, 4760)."""
-        event = torch.div(hidden, geometry.N_SENSORS, rounding_mode="floor")
+        event, _ = event_and_sensor(hidden)
         # a transform below zero would be less than no light
         photons = self.normaliser.photons(answer.counts.clamp_min(0.0))
         return photons, light_time[event] + answer.nanoseconds * 1e-9
