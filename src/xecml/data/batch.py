@@ -56,8 +56,8 @@ class Batch:
             x[i : i + 1] for x in (*self.inputs(), self.run, self.event, self.weight)
         )
         truth = {task: y[i : i + 1] for task, y in self.truth.items()}
-        event, sensor = event_and_sensor(self.hidden)
-        hidden = sensor[event == i]
+        row, sensor = event_and_sensor(self.hidden)
+        hidden = sensor[row == i]
         return Batch(npho, time, valid, timed, truth, run, event, weight, hidden, self.position + i)
 
     def to(self, device: torch.device | str) -> Batch:
