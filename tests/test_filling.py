@@ -128,6 +128,9 @@ def test_kinds_are_told_apart(trained, events, tmp_path: Path) -> None:
         export(trained, tmp_path / "x.onnx", tasks=["angle"])
     with pytest.raises(InputError, match="point_source"):
         load_repair("nearest_guess")
+    for repair in (load_repair(trained), load_repair("point_source")):
+        with pytest.raises(InputError, match=r"dead has shape \(7, 4760\); it must be \(4760,\) or \(150, 4760\)"):
+            repair.fill(events[0], events[1], events[2][:7])
     with pytest.raises(InputError, match="4760"):
         load_repair(trained).fill(events[0][:, :100], events[1][:, :100], events[2][:, :100])
 

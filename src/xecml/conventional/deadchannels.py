@@ -43,6 +43,18 @@ _WHOLE_FACE = 1000.0
 _BLOCK = 200
 
 
+def dead_of_events(dead: ArrayLike, events: int) -> Marks:
+    """Mask (events, 4760) from one, or from (4760,) for all events alike.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    mask = np.asarray(dead, bool)
+    if mask.shape not in ((N_SENSORS,), (events, N_SENSORS)):
+        raise InputError(f"dead has shape {mask.shape}; it must be ({N_SENSORS},) or ({events}, {N_SENSORS}).")
+    return np.broadcast_to(mask, (events, N_SENSORS))
+
+
 def live_sensors(npho: ArrayLike, dead: ArrayLike) -> Marks:
     """Mask (N, 4760) of sensors whose counts may serve: read, dark ones among them, and not dead."""
     return np.asarray(read_counts(npho) & ~np.asarray(dead, bool))
@@ -226,7 +238,7 @@ class ConventionalRepair:
             than one photoelectron are not measured either, as they would not be in a live sensor.
         """
         n, t = np.array(npho), np.array(time)
-        where = np.broadcast_to(np.asarray(dead, bool), n.shape)
+        where = dead_of_events(dead, len(n))
         for start in range(0, len(n), _BLOCK):
             block = slice(start, start + _BLOCK)
             n[block][where[block]], t[block][where[block]] = self._estimates(n[block], t[block], where[block])

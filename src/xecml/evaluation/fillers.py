@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry
 from xecml.config import RELATIVE_BRANCHES
-from xecml.conventional.deadchannels import METHODS, ConventionalRepair
+from xecml.conventional.deadchannels import METHODS, ConventionalRepair, dead_of_events
 from xecml.errors import InputError
 from xecml.evaluation.predictions import onnx_session
 from xecml.evaluation.repair import Repair
@@ -83,7 +83,7 @@ def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) ->
     n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
     if n.ndim != 2 or n.shape[1] != geometry.N_SENSORS or t.shape != n.shape:
         raise InputError(f"npho has shape {n.shape}; it must be (events, {geometry.N_SENSORS}), and time as npho.")
-    d = np.broadcast_to(np.asarray(dead, bool), n.shape)
+    d = dead_of_events(dead, len(n))
     counts, times, first, number = n.copy(), t.copy(), 0, d.sum(1)
     while first < len(n):
         fits = int(np.searchsorted(np.cumsum(number[first : first + _BATCH]), _HIDDEN, side="right"))
