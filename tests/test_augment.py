@@ -11,6 +11,7 @@ from xecml import geometry
 from xecml.data import augment
 from xecml.data.augment import Augmentation, step_generator
 from xecml.data.batch import Batch, validity
+from xecml.data.damage import block_table
 from xecml.errors import InputError
 from xecml.events import INVALID
 
@@ -62,7 +63,7 @@ def test_a_dropped_channel_is_a_dead_channel(batch: Batch, generator: torch.Gene
 
 def test_batches_are_not_changed_in_place(batch: Batch, generator: torch.Generator) -> None:
     everything = Augmentation(
-        pileup=1, mirror_z=0.5, mirror_y=0.5, gain_jitter=0.1, time_jitter=1e-10, dead_clusters=0.5
+        pileup=1, mirror_z=0.5, mirror_y=0.5, gain_jitter=0.1, time_jitter=1e-10, dead_clusters=0.5, damaged=0.5
     )
     before = batch_of(point_sources(EVENTS, seed=5, dead=0.02))
     after = everything(batch, generator)
@@ -99,6 +100,29 @@ def test_clusters_are_round_and_of_one_face(batch: Batch, generator: torch.Gener
         )
     hit = sum(int((~augment.drop_clusters(lit, 0.25, 5.0, generator).valid).any(1).sum()) for _ in range(20))
     assert hit / (20 * EVENTS) == pytest.approx(0.25, abs=0.04)
+
+
+def test_damage_is_that_of_a_detector(generator: torch.Generator) -> None:
+    events, most = 2000, 0.12
+    ones = torch.ones(events, geometry.N_SENSORS)
+    lit = Batch(ones, 0 * ones, *validity(ones, 0 * ones), {}, torch.zeros(events), torch.arange(events))
+    dead = ~augment.drop_blocks(lit, 0.75, most, generator).valid.numpy()
+    share = dead.mean(1)
+    assert (share > 0).mean() == pytest.approx(0.75, abs=0.04)
+    # a whole block about every sensor that is dead, or there are few of them
+    padded = np.pad(dead, ((0, 0), (0, 1)), constant_values=True)
+    whole = padded[:, block_table()].all(2)
+    inside = np.zeros_like(padded)
+    np.logical_or.at(inside, (np.nonzero(whole)[0][:, None], block_table()[np.nonzero(whole)[1]]), True)
+    in_blocks = (inside[:, :-1] & dead).sum(1) / np.maximum(dead.sum(1), 1)
+    blocks = in_blocks == 1
+    scattered = in_blocks < 0.5
+    assert (blocks | scattered | (share == 0)).all()
+    assert blocks.sum() == pytest.approx(0.375 * events, abs=90)
+    assert share[scattered & (share > 0)].mean() == pytest.approx(most / 2, rel=0.06)
+    assert share[scattered].max() < most * 1.2
+    sipms = dead[:, : geometry.N_SIPM]
+    assert sipms[blocks].mean() == pytest.approx(most / 2, rel=0.08)
 
 
 def test_jitter_has_its_width_and_keeps_the_mean(batch: Batch, generator: torch.Generator) -> None:

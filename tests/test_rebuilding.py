@@ -22,6 +22,7 @@ from xecml.models.normalise import validity
 from xecml.models.pointlight import PointSource, cartesian
 from xecml.models.pointsum import sum_of_solid_angles
 from xecml.models.quicklook import QuickLook
+from xecml.models.rebuilding import Rebuilt, Truth
 from xecml.models.reference import TOKENS
 from xecml.recipes import load_config
 from xecml.training.rebuild import ErrorSums, Rebuilding, RebuildingLoss, answer_and_truth
@@ -141,6 +142,29 @@ def test_the_loss_counts_exactly_the_hidden_sensors(name: str) -> None:
             assert float(parts[f"loss_{face}_{channel}"]) == pytest.approx(value, rel=1e-4)
         assert float(parts[f"loss_{channel}"]) == pytest.approx(sum(values), rel=1e-4)
     assert float(total) == pytest.approx(sum(wanted["npho"]) + 0.5 * sum(wanted["time"]), rel=1e-4)
+
+
+def test_photons_and_their_roots_weigh_alike_at_the_balance() -> None:
+    job = Rebuilding(recipe("mae"), "mae")
+    ground = job.model.ground
+    true, found = torch.tensor([[3000.0, 40000.0, 3000.0, 50.0]] * 2).unbind(0)
+    found = found + torch.tensor([3.0, 30.0, -900.0, 1.0])
+    every = torch.ones(4, dtype=torch.bool)
+    counts = [ground.normaliser.counts(n, every) for n in (found, true)]
+    sensor = torch.tensor([0, 1, 4100, 4101])
+    truth = Truth(counts[1], torch.zeros(4), true, every, torch.zeros(4), sensor)
+    parts = []
+    for balance in (0.0, 3000.0):
+        loss = RebuildingLoss("mse", 1.0, {"npho": 1.0, "time": 1.0}, count_scale="sqrt", count_balance=balance)
+        parts.append([float(x) for x in loss.sums(Rebuilt(counts[0], torch.zeros(4)), truth, ground)[0][0]])
+    n, m = found.numpy(), true.numpy()
+    roots = ((np.sqrt(n + 1) - np.sqrt(m + 1)) / 10) ** 2
+    photons = (n - m) ** 2 / 3000 / 400
+    codes = geometry.face_codes()[sensor.numpy()]
+    for got, wanted in zip(parts, (roots, roots + photons), strict=True):
+        assert got == pytest.approx(np.bincount(codes, wanted, 6), rel=2e-3)
+    assert photons[0] == pytest.approx(roots[0], rel=2e-3)
+    assert photons[1] / roots[1] == pytest.approx(40000 / 3000, rel=2e-3)
 
 
 def test_times_without_light_are_not_learnt() -> None:

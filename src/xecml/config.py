@@ -170,6 +170,9 @@ class TrainingConfig(_Section):
         "transformed",
         description="mae, inpaint: what counts are compared as; sqrt weighs bright sensors as their statistics allow",
     )
+    count_balance: Weight = Field(
+        0.0, description="photons; with sqrt, where counts themselves weigh as their roots; 0: roots alone"
+    )
     npho_weight: Weight = Field(1.0, description="mae, inpaint: factor of the counts' loss")
     time_weight: Weight = Field(1.0, description="mae, inpaint: factor of the times' loss")
     auto_channel_weight: bool = Field(False, description="mae, inpaint: learn the balance of counts and times")
@@ -210,6 +213,8 @@ class AugmentationConfig(_Section):
     time_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="s; spread of each sensor's time")
     dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
     cluster_radius: Positive = Field(5.0, description="cm; radius of such a patch")
+    damaged: Share = Field(0.0, description="share of events with dead channels, scattered or in blocks of 4 x 4")
+    damage: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
     pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
     pileup_light: tuple[Share, Share] = Field(
         (0.05, 0.5), description="least and largest share of light the second event brings"
@@ -294,6 +299,8 @@ class Config(_Section):
                 "training.count_scale=sqrt weighs photons, which relative counts are not; set data.npho_branch to an "
                 "absolute branch or leave the key out"
             )
+        if self.training.count_balance and self.training.count_scale != "sqrt":
+            raise ValueError("training.count_balance goes with training.count_scale=sqrt; set both or neither")
         return self
 
     @model_validator(mode="after")

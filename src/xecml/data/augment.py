@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xecml import geometry
 from xecml.data.batch import Batch
+from xecml.data.damage import block_table
 from xecml.errors import InputError
 from xecml.events import INVALID
 
@@ -47,6 +48,8 @@ class Augmentation:
         time_jitter: spread in s of each sensor's time.
         dead_clusters: share of events with a round patch of dead channels.
         cluster_radius: its radius, cm.
+        damaged: share of events with dead channels as `xecml.data.damage` has them, scattered or in blocks of 4 x 4.
+        damage: largest share of channels that are dead in those.
         channel_dropout: share of channels that are dead, anew in each event.
         relative: whether counts are relative to the event's largest.
 
@@ -63,6 +66,8 @@ class Augmentation:
     time_jitter: float = 0.0
     dead_clusters: float = 0.0
     cluster_radius: float = 5.0
+    damaged: float = 0.0
+    damage: float = 0.1
     channel_dropout: float = 0.1
     relative: bool = False
 
@@ -81,6 +86,8 @@ class Augmentation:
             batch = jitter(batch, self.gain_jitter, self.time_jitter, generator, relative=self.relative)
         if self.dead_clusters:
             batch = drop_clusters(batch, self.dead_clusters, self.cluster_radius, generator)
+        if self.damaged:
+            batch = drop_blocks(batch, self.damaged, self.damage, generator)
         return drop_channels(batch, self.channel_dropout, generator) if self.channel_dropout else batch
 
 
@@ -114,6 +121,27 @@ def drop_clusters(batch: Batch, rate: float, radius: float, generator: torch.Gen
     near = torch.cdist(where[centre], where) <= radius
     dead = near & (face[centre][:, None] == face) & _chance(batch, rate, generator)[:, None]
     return switch_off(batch, dead)
+
+
+def drop_blocks(batch: Batch, rate: float, most: float, generator: torch.Generator) -> Batch:
+    """In a share `rate` of events, switch off up to a share `most` of the sensors: half the time one by one.
+
+    Otherwise whole blocks die, see `xecml.data.damage.block_table`. The share dead is uniform from 0 to `most`; in
+    blocks it is so on average over events, and lower on faces of smaller blocks.
+    """
+    device, shape = batch.npho.device, batch.npho.shape
+    share = most * torch.rand((shape[0], 1), generator=generator, device=device)
+    share = torch.where(_chance(batch, rate, generator)[:, None], share, 0.0)
+    blocks = _chance(batch, 0.5, generator)
+    table = _blocks(device)
+    # a sensor lives where none of the blocks that hold it dies
+    chance = torch.where(blocks[:, None], 1 - (1 - share) ** (1 / table.shape[1]), share)
+    dead = torch.rand(shape, generator=generator, device=device) < chance
+    event, middle = (dead & blocks[:, None]).nonzero(as_tuple=True)
+    places = (event * (shape[1] + 1))[:, None] + table[middle]
+    inside = torch.zeros(shape[0] * (shape[1] + 1), dtype=torch.bool, device=device)
+    inside = inside.index_fill(0, places.flatten(), True).reshape(shape[0], -1)[:, : shape[1]]
+    return switch_off(batch, dead | inside)
 
 
 def jitter(batch: Batch, gain: float, time: float, generator: torch.Generator, *, relative: bool = False) -> Batch:
@@ -211,6 +239,11 @@ def _chance(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
 @cache
 def _positions(device: torch.device) -> Tensor:
     return torch.tensor(geometry.positions(), dtype=torch.float32, device=device)
+
+
+@cache
+def _blocks(device: torch.device) -> Tensor:
+    return torch.tensor(block_table(), device=device)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class Rebuilding:
             weights,
             learned=options.auto_channel_weight,
             count_scale=options.count_scale,
+            count_balance=options.count_balance,
         )
         self.step = RebuildingStep(self.model, self.loss)
         masking = config.masking
@@ -159,6 +161,9 @@ class RebuildingLoss(nn.Module):
         learned: learn uncertainties of the channels on top: sum of L / (2 s^2) + log s.
         count_scale: compare counts as `transformed`, or as square roots of photons, `sqrt`: bright sensors then weigh
             as their statistics allow.
+        count_balance: with `sqrt`, compare photons too, weighing as much as their roots at so many photons, more above
+            and less below; 0 for roots alone. Of what can hardly be known, the mean of roots squared is well below the
+            mean.
     """
 
     face: Tensor
@@ -171,9 +176,10 @@ class RebuildingLoss(nn.Module):
         *,
         learned: bool = False,
         count_scale: str = "transformed",
+        count_balance: float = 0.0,
     ) -> None:
         super().__init__()
-        self.count_scale = count_scale
+        self.count_scale, self.count_balance = count_scale, count_balance
         self.name, self.beta = name, beta
         self.balance = TaskBalance(weights, learned=learned)
         codes = torch.tensor(geometry.face_codes().astype(np.int64))
@@ -189,10 +195,10 @@ class RebuildingLoss(nn.Module):
         """Weighted sums of losses, and weights, by channel and face, (2, 6) each."""
         face = self.face[truth.sensor]
         late = (answer.nanoseconds - truth.nanoseconds) / ground.width[1]
-        pairs = ((self._counts(answer, truth, ground), truth.counted.float()), (late, truth.time_weight))
+        pairs = ((self._counts(answer, truth, ground), truth.counted.float()), (late[:, None], truth.time_weight))
         found = []
-        for difference, weight in pairs:
-            loss = losses.distance(self.name, difference[:, None], self.beta)
+        for differences, weight in pairs:
+            loss = torch.stack([losses.distance(self.name, d, self.beta) for d in differences.split(1, 1)]).sum(0)
             # 1e5 numbers added one by one are good to five digits only in 32 bits
             both = torch.stack([loss * weight, weight]).double()
             found.append(both.new_zeros(2, len(FACES)).index_add(1, face, both))
@@ -200,12 +206,16 @@ class RebuildingLoss(nn.Module):
         return sums, weights
 
     def _counts(self, answer: Rebuilt, truth: Truth, ground: Ground) -> Tensor:
-        """Differences of counts (n,), of order one."""
+        """Differences of counts (n, 1), or of roots and of counts (n, 2), whose losses add; of order one."""
         if self.count_scale == "transformed":
-            return (answer.counts - truth.counts) / ground.width[0]
+            return ((answer.counts - truth.counts) / ground.width[0])[:, None]
         photons = ground.normaliser.photons(answer.counts.clamp_min(0.0))
         # the square root has no derivative at zero
-        return (torch.sqrt(photons + 1) - torch.sqrt(truth.photons + 1)) / _ROOT_SCALE
+        found = [(torch.sqrt(photons + 1) - torch.sqrt(truth.photons + 1)) / _ROOT_SCALE]
+        if self.count_balance:
+            # dN = 2 sqrt(N) d(sqrt N)
+            found.append((photons - truth.photons) / (2 * math.sqrt(self.count_balance) * _ROOT_SCALE))
+        return torch.stack(found, 1)
 
     def total(self, means: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of means (2, 6) by channel and face, and its parts by name."""
