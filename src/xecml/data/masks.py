@@ -49,7 +49,7 @@ _SPOT_NEAR = 5
 """Nearest to the brightest, itself included, of which one is hidden."""
 _SPOT_SHARES = (0.01, 0.3)
 """Of the others about it that are hidden too; log-uniform, for most often a dead sensor has live neighbours."""
-_SPOT_BLOCKS = 0.6
+_SPOT_BLOCKS = 0.8
 """Of the events of that pattern that hide blocks there instead."""
 _MORE_BLOCKS = 0.35
 """How often there is one more of them."""

@@ -198,7 +198,7 @@ class RebuildingLoss(nn.Module):
         pairs = ((self._counts(answer, truth, ground), truth.counted.float()), (late[:, None], truth.time_weight))
         found = []
         for differences, weight in pairs:
-            loss = torch.stack([losses.distance(self.name, d, self.beta) for d in differences.split(1, 1)]).sum(0)
+            loss = losses.distance(self.name, differences, self.beta) * differences.shape[1]
             # 1e5 numbers added one by one are good to five digits only in 32 bits
             both = torch.stack([loss * weight, weight]).double()
             found.append(both.new_zeros(2, len(FACES)).index_add(1, face, both))
