@@ -63,7 +63,7 @@ def test_a_dropped_channel_is_a_dead_channel(batch: Batch, generator: torch.Gene
 
 def test_batches_are_not_changed_in_place(batch: Batch, generator: torch.Generator) -> None:
     everything = Augmentation(
-        pileup=1, mirror_z=0.5, mirror_y=0.5, gain_jitter=0.1, time_jitter=1e-10, dead_clusters=0.5, damaged=0.5
+        pileup=1, mirror_z=0.5, mirror_y=0.5, gain_jitter=0.1, time_jitter=1e-10, dead_clusters=0.5, dead_channels=0.5
     )
     before = batch_of(point_sources(EVENTS, seed=5, dead=0.02))
     after = everything(batch, generator)
@@ -106,10 +106,10 @@ def test_damage_is_that_of_a_detector(generator: torch.Generator) -> None:
     events, most = 2000, 0.12
     ones = torch.ones(events, geometry.N_SENSORS)
     lit = Batch(ones, 0 * ones, *validity(ones, 0 * ones), {}, torch.zeros(events), torch.arange(events))
-    dead = ~augment.drop_blocks(lit, 0.75, most, generator).valid.numpy()
+    dead = ~augment.add_damage(lit, 0.75, most, generator).valid.numpy()
     share = dead.mean(1)
     assert (share > 0).mean() == pytest.approx(0.75, abs=0.04)
-    # a whole block about every sensor that is dead, or there are few of them
+    # in blocks every dead sensor is of a block that is dead as a whole, scattered few are
     padded = np.pad(dead, ((0, 0), (0, 1)), constant_values=True)
     whole = padded[:, block_table()].all(2)
     inside = np.zeros_like(padded)

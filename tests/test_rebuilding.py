@@ -147,8 +147,8 @@ def test_the_loss_counts_exactly_the_hidden_sensors(name: str) -> None:
 def test_photons_and_their_roots_weigh_alike_at_the_balance() -> None:
     job = Rebuilding(recipe("mae"), "mae")
     ground = job.model.ground
-    true, found = torch.tensor([[3000.0, 40000.0, 3000.0, 50.0]] * 2).unbind(0)
-    found = found + torch.tensor([3.0, 30.0, -900.0, 1.0])
+    true = torch.tensor([3000.0, 40000.0, 3000.0, 50.0])
+    found = true + torch.tensor([3.0, 30.0, -900.0, 1.0])
     every = torch.ones(4, dtype=torch.bool)
     counts = [ground.normaliser.counts(n, every) for n in (found, true)]
     sensor = torch.tensor([0, 1, 4100, 4101])

@@ -213,8 +213,8 @@ class AugmentationConfig(_Section):
     time_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="s; spread of each sensor's time")
     dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
     cluster_radius: Positive = Field(5.0, description="cm; radius of such a patch")
-    damaged: Share = Field(0.0, description="share of events with dead channels, scattered or in blocks of 4 x 4")
-    damage: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
+    dead_channels: Share = Field(0.0, description="share of events with dead channels, scattered or in 4 x 4 blocks")
+    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
     pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
     pileup_light: tuple[Share, Share] = Field(
         (0.05, 0.5), description="least and largest share of light the second event brings"

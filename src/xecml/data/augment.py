@@ -48,8 +48,8 @@ class Augmentation:
         time_jitter: spread in s of each sensor's time.
         dead_clusters: share of events with a round patch of dead channels.
         cluster_radius: its radius, cm.
-        damaged: share of events with dead channels as `xecml.data.damage` has them, scattered or in blocks of 4 x 4.
-        damage: largest share of channels that are dead in those.
+        dead_channels: share of events with dead channels, scattered or in the blocks of `xecml.data.damage`.
+        dead_fraction: largest share of channels that are dead in those.
         channel_dropout: share of channels that are dead, anew in each event.
         relative: whether counts are relative to the event's largest.
 
@@ -66,8 +66,8 @@ class Augmentation:
     time_jitter: float = 0.0
     dead_clusters: float = 0.0
     cluster_radius: float = 5.0
-    damaged: float = 0.0
-    damage: float = 0.1
+    dead_channels: float = 0.0
+    dead_fraction: float = 0.1
     channel_dropout: float = 0.1
     relative: bool = False
 
@@ -86,8 +86,8 @@ class Augmentation:
             batch = jitter(batch, self.gain_jitter, self.time_jitter, generator, relative=self.relative)
         if self.dead_clusters:
             batch = drop_clusters(batch, self.dead_clusters, self.cluster_radius, generator)
-        if self.damaged:
-            batch = drop_blocks(batch, self.damaged, self.damage, generator)
+        if self.dead_channels:
+            batch = add_damage(batch, self.dead_channels, self.dead_fraction, generator)
         return drop_channels(batch, self.channel_dropout, generator) if self.channel_dropout else batch
 
 
@@ -123,11 +123,12 @@ def drop_clusters(batch: Batch, rate: float, radius: float, generator: torch.Gen
     return switch_off(batch, dead)
 
 
-def drop_blocks(batch: Batch, rate: float, most: float, generator: torch.Generator) -> Batch:
-    """In a share `rate` of events, switch off up to a share `most` of the sensors: half the time one by one.
+def add_damage(batch: Batch, rate: float, most: float, generator: torch.Generator) -> Batch:
+    """In a share `rate` of events, switch off a share of the sensors that is uniform from 0 to `most`.
 
-    Otherwise whole blocks die, see `xecml.data.damage.block_table`. The share dead is uniform from 0 to `most`; in
-    blocks it is so on average over events, and lower on faces of smaller blocks.
+    In half of these sensors die one by one, in the others by blocks of `xecml.data.damage.block_table`. Unlike with
+    `xecml.data.damage.draw_damage`, which evaluations use, the share is that of the chance: the number dead varies, and
+    is lower on faces of smaller blocks; the draw costs a tenth, and runs where the batch is.
     """
     device, shape = batch.npho.device, batch.npho.shape
     share = most * torch.rand((shape[0], 1), generator=generator, device=device)
