@@ -51,7 +51,7 @@ def test_defaults_are_those_users_know() -> None:
         ("training:\n  lr: fast\n", r"Wrong value 'fast' for 'training.lr'"),
         ("tasks:\n  angle: {loss_fn: l3}\n", r"Wrong value 'l3' for 'tasks.angle.loss_fn'"),
         ("tasks:\n  angle: {enabled: false}\n", "no task is enabled"),
-        ("training:\n  count_balance: 3000\n", "goes with training.count_scale=sqrt"),
+        ("training:\n  count_balance: 3000\n", "needs training.count_scale=sqrt"),
         ("data: [1, 2\n", "is not valid YAML"),
         ("- a\n", "must hold sections"),
     ],

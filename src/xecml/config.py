@@ -300,7 +300,7 @@ class Config(_Section):
                 "absolute branch or leave the key out"
             )
         if self.training.count_balance and self.training.count_scale != "sqrt":
-            raise ValueError("training.count_balance goes with training.count_scale=sqrt; set both or neither")
+            raise ValueError("training.count_balance needs training.count_scale=sqrt; set that too, or count_balance to 0")
         return self
 
     @model_validator(mode="after")
