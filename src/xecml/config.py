@@ -300,7 +300,9 @@ class Config(_Section):
                 "absolute branch or leave the key out"
             )
         if self.training.count_balance and self.training.count_scale != "sqrt":
-            raise ValueError("training.count_balance needs training.count_scale=sqrt; set that too, or count_balance to 0")
+            raise ValueError(
+                "training.count_balance needs training.count_scale=sqrt; set that too, or count_balance to 0"
+            )
         return self
 
     @model_validator(mode="after")
