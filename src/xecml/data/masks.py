@@ -154,10 +154,10 @@ def boards() -> Ids:
 
 @cache
 def _tables() -> tuple[Ids, Ids, Ids, Ids, Ids, Ids]:
-    """Neighbours of clusters; sensors by board and by face, each with the groups' edges; block about each sensor."""
+    """Nearest sensors; sensors by board and by face, each with the groups' edges; block about each sensor."""
     faces = np.asarray(geometry.face_codes(), np.int32)
     blocks = np.asarray(block_table(), np.int32)
-    return nearest_sensors()[:, :_N_CLUSTER], *_groups(boards()), *_groups(faces), blocks
+    return nearest_sensors(), *_groups(boards()), *_groups(faces), blocks
 
 
 def _groups(group: Ids) -> tuple[Ids, Ids]:
@@ -279,7 +279,7 @@ def _by_cluster(ok: Marks, k: int, nearest: Ids, state: State, out: Marks) -> in
         centre = int(_draw(state) * len(ok))
         if not ok[centre]:
             continue
-        size = min(4 + int(_draw(state) * (nearest.shape[1] - 3)), nearest.shape[1])
+        size = min(4 + int(_draw(state) * (_N_CLUSTER - 3)), _N_CLUSTER)
         for s in nearest[centre, :size]:
             if done < k and ok[s] and not out[s]:
                 out[s] = True
@@ -334,7 +334,7 @@ def _by_spot(n: Counts, ok: Marks, k: int, nearest: Ids, blocks: Ids, state: Sta
         return done
     chosen = near[int(_draw(state) * _SPOT_NEAR)]
     share = _SPOT_SHARES[0] * (_SPOT_SHARES[1] / _SPOT_SHARES[0]) ** _draw(state)
-    for s in near:
+    for s in near[:_N_CLUSTER]:
         if done < k and ok[s] and (s == chosen or _draw(state) < share):
             out[s] = True
             done += 1
