@@ -21,7 +21,7 @@ from xecml.events import TASKS
 from xecml.models.build import build_regressor
 from xecml.models.compact import PRESETS, tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
-from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums
+from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums, mean_around
 from xecml.models.regressor import Regressor
 from xecml.recipes import load_config
 from xecml.training import checkpoint
@@ -77,6 +77,13 @@ def test_residual_times_of_bright_sensors_are_narrow(events: dict[str, np.ndarra
     assert float(centred[bright].std()) < 0.4
     raw = (t * 1e9 - t.where(bright, 0).sum(1, keepdim=True) * 1e9 / bright.sum(1, keepdim=True).clamp_min(1))[bright]
     assert float(centred[bright].std()) < 0.7 * float(raw.std())
+
+
+@pytest.mark.parametrize("side", [3, 7])
+def test_means_over_squares_are_those_of_the_librarys_pooling(side: int) -> None:
+    grid = torch.rand((5, 1, 93, 44), generator=torch.Generator().manual_seed(3))
+    pooled = torch.nn.functional.avg_pool2d(grid, side, 1, side // 2)
+    torch.testing.assert_close(mean_around(grid, side), pooled, rtol=1e-5, atol=0)
 
 
 def test_dead_sensors_do_not_move_the_quick_look(events: dict[str, np.ndarray]) -> None:
