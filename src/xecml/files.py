@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,38 @@ def cache_dir() -> Path:
     folder = Path(named).expanduser() if named else Path(base).expanduser() / "xecml"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def regular_file(path: str | Path, what: str = "file") -> Path:
+    """Return the path if an ordinary file is there, or a link to one; nothing is opened, so nothing can hang.
+
+    Args:
+        path: of the file.
+        what: the file is, for messages: "recipe", "checkpoint", ...
+
+    Raises:
+        InputError: nothing is there, its name is impossible, or it is a folder, pipe, socket or device.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"No such {what}: {path}; check the path.") from error
+    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"Cannot read the {what} {str(path)[:200]!r}: {why}; check the path.") from error
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            raise InputError(f"{path} is {kind}, not a {what}; name an ordinary file.")
+    return Path(path)
 
 
 @contextmanager
