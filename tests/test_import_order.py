@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 # lower layers first; modules of one layer may import one another
 LAYERS = (
     ("errors",),
-    ("geometry", "resolution", "progress", "files", "compiled"),
+    ("geometry", "resolution", "progress", "files", "outputs", "compiled"),
     ("events",),
     ("rootio", "treewriter"),
     ("config", "oldconfig", "recipes"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("deploy",),
     ("cluster",),
     ("demo",),
-    ("terminal",),
+    ("terminal", "failures"),
     ("clitrain",),
     ("cli",),
 )

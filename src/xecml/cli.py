@@ -12,7 +12,7 @@ import typer
 
 from xecml.clitrain import train
 from xecml.errors import InputError
-from xecml.terminal import Files, Json, Seed, Tree, plain, show, show_table
+from xecml.terminal import Debug, Files, Force, Json, Seed, Tree, plain, show, show_table
 
 app = typer.Typer(
     name="xec",
@@ -32,22 +32,10 @@ class Reference(StrEnum):
 
 
 def main() -> None:
-    """Run the command line: one sentence and exit status 2 on bad input, no traceback."""
-    try:
-        app()
-    except InputError as error:
-        _fail(str(error), 2)
-    except FloatingPointError as error:
-        _fail(str(error), 1)
-    except BrokenPipeError:
-        # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        sys.exit(141)
+    """Run the command line; whatever goes wrong is one sentence and a status, see `xecml.failures`."""
+    from xecml.failures import run
 
-
-def _fail(message: str, status: int) -> None:
-    print(f"xec: {message}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(run(app, debug="--debug" in sys.argv))
 
 
 # ------------------------------------------------------------------------------------------------------ simulate
@@ -69,7 +57,9 @@ def simulate(
     config: Annotated[Path | None, typer.Option("--config", help="YAML of detector and response constants.")] = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Simulate photons in the detector to a ROOT file."""
     from xecml.simulation.generate import simulate as run
@@ -82,7 +72,7 @@ def simulate(
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(config, chosen)
-    report = run(out, events, settings=settings, seed=seed, jobs=jobs, chunk=chunk)
+    report = run(out, events, settings=settings, seed=seed, jobs=jobs, chunk=chunk, settings_path=config, force=force)
     rate = report.events / report.seconds
     values = {
         "files": report.files,
@@ -106,7 +96,9 @@ def check(
     files: Files,
     tree: Tree = "tree",
     pdf: Annotated[Path | None, typer.Option("--pdf", help="One page to look at: occupancy, distributions.")] = None,
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say whether files can be used: branches, units, dead and hot channels. Exit status 1 if not."""
     from xecml.evaluation.check import check_files
@@ -115,7 +107,7 @@ def check(
     if pdf is not None:
         from xecml.evaluation.checkpage import save_check
 
-        save_check(report, pdf)
+        save_check(report, pdf, force=force)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
@@ -131,6 +123,7 @@ def convert(
     form: Annotated[str, typer.Option("--form", help="float32, or compact: 16 bits a value.")] = "float32",
     tree: Tree = "tree",
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Convert files to shards that are read from disk as they are; a stopped conversion goes on where it was."""
     from dataclasses import asdict
@@ -168,7 +161,9 @@ def evaluate(
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
     tree: Tree = "tree",
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
     from xecml.evaluation.fillers import is_repair
@@ -176,11 +171,14 @@ def evaluate(
 
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others or [], "dead_list": dead_list, "max_events": events, "tree": tree}
+        options |= {"force": force}
         _evaluate_repair(checkpoint, files, out, options, as_json)
         return
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    report = evaluate_files(checkpoint, files, out, others=others or [], reference=reference.value, tree=tree)
+    report = evaluate_files(
+        checkpoint, files, out, others=others or [], reference=reference.value, tree=tree, force=force
+    )
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
@@ -208,12 +206,14 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
     tasks: Annotated[str, typer.Option("--tasks", help="For example 'angle energy'; all by default.")] = "",
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Export a checkpoint to one ONNX file, checked against PyTorch."""
     from xecml.deploy.export import export as run
 
-    report = run(checkpoint, out, tasks=tasks.replace(",", " ").split())
+    report = run(checkpoint, out, tasks=tasks.replace(",", " ").split(), force=force)
     worst = max(report.largest_difference.values())
     show(
         as_json,
@@ -234,13 +234,15 @@ def predict(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
     tree: Tree = "tree",
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Predict files to a ROOT file with one tree, `predictions`."""
     from xecml.deploy.predict import predict_files
     from xecml.evaluation.predictions import load_model
 
-    report = predict_files(load_model(model), files, out, tree=tree)
+    report = predict_files(load_model(model), files, out, tree=tree, model_path=model, force=force)
     rate = report.events / report.seconds
     values = {
         "out": report.out,
@@ -267,7 +269,9 @@ def inpaint(
         typer.Option("--dead-list", help="Dead channels, one id a line; else the branch 'dead', else found by sight."),
     ] = None,
     tree: Tree = "tree",
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Fill dead channels of files; everything else passes unchanged."""
     from xecml.deploy.inpaint import inpaint_files
@@ -275,7 +279,17 @@ def inpaint(
 
     filler = load_repair(repair)
     branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
-    report = inpaint_files(filler, files, out, dead_list=dead_list, tree=tree, branches=branches, names=names)
+    report = inpaint_files(
+        filler,
+        files,
+        out,
+        dead_list=dead_list,
+        tree=tree,
+        branches=branches,
+        names=names,
+        repair_path=repair,
+        force=force,
+    )
     known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
     left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
@@ -295,11 +309,13 @@ def display(
     out: Annotated[Path, typer.Option("--out", help="Picture to write: .pdf or .png.")],
     model: Annotated[Path | None, typer.Option("--model", help="Show this model's prediction too.")] = None,
     tree: Tree = "tree",
+    force: Force = False,
+    debug: Debug = False,
 ) -> None:
     """Draw an event unfolded over the six faces."""
     from xecml.evaluation.show import display_event
 
-    display_event(file, event, out, model=model, tree=tree)
+    display_event(file, event, out, model=model, tree=tree, force=force)
     print(f"Wrote {out}.")
 
 
@@ -311,6 +327,7 @@ def info(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
     system: Annotated[bool, typer.Option("--system", help="Versions, processors, accelerators.")] = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say what a file is, or what this machine is."""
     from xecml.evaluation.inspect import describe_file, describe_system

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xecml.terminal import Json, show
+from xecml.terminal import Debug, Force, Json, show
 
 
 class Job(StrEnum):
@@ -54,7 +54,9 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     help_config: Annotated[bool, typer.Option("--help-config", help="Print every key and its meaning.")] = False,
+    force: Force = False,
     as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Train a network as a recipe says."""
     from xecml.config import TasksConfig
@@ -92,8 +94,8 @@ def train(
     from xecml.deploy.finished import write_finished
     from xecml.training.loop import train as run
 
-    result = run(recipe, name=run_name, kind=job.value, quiet=as_json)
-    files = write_finished(recipe, result, run_name)
+    result = run(recipe, name=run_name, kind=job.value, quiet=as_json, recipe_path=config, force=force)
+    files = write_finished(recipe, result, run_name, force=force)
     if not result.first_process:
         return
     values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}

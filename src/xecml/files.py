@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import platform
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -57,11 +59,20 @@ def regular_file(path: str | Path, what: str = "file") -> Path:
     return Path(path)
 
 
+_UNFINISHED: set[Path] = set()
+"""Temporary files of this process."""
+_SWEPT: set[Path] = set()
+"""Folders in which this process has looked for what killed ones left."""
+_LEFT = re.compile(r"\..*\.xec-(?P<host>[^.]+)-(?P<process>\d+)\.[^.]+(\.\w+)?")
+_LONGEST_STEM = 60
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` on success, remove it on any error.
 
-    The suffix is kept, because libraries choose formats by it. Parent folders are made.
+    The suffix is kept, because libraries choose formats by it. Parent folders are made. Temporary files that killed
+    processes of this machine left in the folder are removed.
 
     Raises:
         InputError: the folder cannot be written.
@@ -71,11 +82,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise InputError(f"Cannot write {target}: it is a folder; give a file name.")
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+        _sweep(target.parent)
+        prefix = f".{target.stem[:_LONGEST_STEM]}.xec-{_host()}-{os.getpid()}."
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror}; choose another output path.") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"Cannot write {str(target)!r}: {error}; choose another output path.") from error
     os.close(handle)
     temporary = Path(name)
+    _UNFINISHED.add(temporary)
     try:
         yield temporary
         # mkstemp makes private files; results get the permissions of any other new file
@@ -85,6 +101,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+        _UNFINISHED.discard(temporary)
+
+
+def remove_temporaries() -> None:
+    """Remove what this process has not finished writing, before it ends without a chance to do so itself."""
+    for path in list(_UNFINISHED):
+        path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of processes of this machine that are no more, once a folder."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for path in folder.glob(".*.xec-*"):
+        found = _LEFT.fullmatch(path.name)
+        if found and found["host"] == _host() and not _runs(int(found["process"])):
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", platform.node())[:40] or "host"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def expand(inputs: str | Path | Iterable[str | Path], suffix: str = ".root") -> list[str]:

@@ -19,7 +19,7 @@ class Progress(Protocol):
 
 
 class _Lines:
-    """Plain lines, at most one every ten seconds and one at the end."""
+    """Plain lines with the time of day and what is left, at most one every ten seconds and one at the end."""
 
     def __init__(self, total: int | None, label: str, unit: str, before: int) -> None:
         self.total, self.label, self.unit = total, label, unit
@@ -32,10 +32,19 @@ class _Lines:
         now = time.monotonic()
         if now >= self.next_line or self.done == self.total:
             self.next_line = now + _LINE_EVERY_S
-            of = f" of {self.total}" if self.total else ""
             rate = (self.done - self.before) / max(now - self.start, 1e-9)
-            tail = f", {self.note}" if self.note else ""
-            print(f"{self.label}: {self.done}{of} {self.unit}, {rate:.4g}/s{tail}", file=sys.stderr, flush=True)
+            parts = [f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}", f"{rate:.4g}/s"]
+            if self.total and rate and self.done < self.total:
+                parts.append(f"{_clock((self.total - self.done) / rate)} left")
+            line = ", ".join([*parts, *([self.note] if self.note else [])])
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.label}: {line}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    """A length of time as hours, minutes and seconds: 1:02:03, or 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 class _Nothing:

@@ -11,6 +11,9 @@ import typer
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")]
 Tree = Annotated[str, typer.Option("--tree", help="Name of the tree in the files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that another command or hand made.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")]
+"""Looked for by the front door among the words of the command line, whatever the command."""
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 
 

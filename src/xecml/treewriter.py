@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xecml.errors import InputError
 from xecml.files import atomic_path
+from xecml.outputs import mark
 
 DEFAULT_TREE = "tree"
 _COMPRESSION = {
@@ -36,13 +37,15 @@ class TreeWriter:
     """Write a TTree in chunks; the file appears under its name only when all of it is written.
 
     Use as a context manager and call `extend` with dictionaries of arrays of equal length. Equal arrays in equal
-    chunks give equal bytes, whatever the file's name and the time of day.
+    chunks give equal bytes, whatever the file's name and the time of day. The tree's title says which command made it.
     """
 
     def __init__(self, path: str | Path, tree: str = DEFAULT_TREE, compression: str = "lz4") -> None:
         if compression not in _COMPRESSION:
             raise InputError(f"Unknown compression '{compression}'; choose one of {', '.join(_COMPRESSION)}.")
         self.path, self.tree_name = Path(path), tree
+        if self.path.suffix != ".root":
+            raise InputError(f"Cannot write {path}: the name of a ROOT file ends in .root; give such a name.")
         self.n_events = 0
         self._compression = _COMPRESSION[compression]
         self._tree: Any = None
@@ -74,7 +77,8 @@ class TreeWriter:
             if self._tree is None:
                 self._columns = columns
                 self._digest.update(repr(columns).encode())
-                self._tree = self._file.mktree(self.tree_name, {n: np.dtype(c) for n, c in columns.items()})
+                types = {n: np.dtype(c) for n, c in columns.items()}
+                self._tree = self._file.mktree(self.tree_name, types, title=mark())
             if columns != self._columns:
                 raise ValueError(f"branches changed from {self._columns} to {columns}")
             if lengths != {0}:

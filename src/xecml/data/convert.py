@@ -20,6 +20,7 @@ from xecml.data import shards, source
 from xecml.errors import InputError
 from xecml.events import BRANCHES, Chunk
 from xecml.files import atomic_path
+from xecml.outputs import making, mark, refuse_inputs
 from xecml.progress import progress
 
 EVENTS_A_SHARD = 16_384
@@ -38,6 +39,7 @@ class Report:
     seconds: float
 
 
+@making("convert")
 def convert(
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
@@ -70,7 +72,10 @@ def convert(
     if events_a_shard < 1:
         raise InputError(f"Cannot write {events_a_shard} events a shard; use a number above zero.")
     started, folder = time.monotonic(), Path(out)
-    plan = _plan(source.expand(inputs), branches, tree, dict(names or {}), form, events_a_shard)
+    paths = source.expand(inputs)
+    # what a conversion finds of its own it keeps, and it takes nothing else
+    refuse_inputs([folder], [*paths, *(Path(path).parent for path in paths if source.is_shard(path))])
+    plan = _plan(paths, branches, tree, dict(names or {}), form, events_a_shard)
     total = sum(s["events"] for s in plan["sources"])
     starts = range(0, total, events_a_shard)
     kept = 0
@@ -88,7 +93,9 @@ def convert(
                     bar.advance(len(next(iter(chunk.values()))))
     names_of_shards = [_name(i) for i in range(len(starts))]
     with atomic_path(folder / shards.MANIFEST) as temporary:
-        temporary.write_text(json.dumps(plan | {"events": total, "shards": names_of_shards}, indent=1), "utf-8")
+        temporary.write_text(
+            json.dumps({"made_by": mark()} | plan | {"events": total, "shards": names_of_shards}, indent=1), "utf-8"
+        )
     size = sum(f.stat().st_size for name in names_of_shards for f in (folder / name).iterdir())
     return Report(folder, total, len(starts), kept, size, time.monotonic() - started)
 

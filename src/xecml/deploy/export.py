@@ -25,6 +25,7 @@ from xecml.files import atomic_path
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original import OriginalModel
 from xecml.models.regressor import Regressor
+from xecml.outputs import claim, making, mark
 
 TOLERANCE = 1e-4
 """Largest allowed difference between ONNX Runtime and PyTorch, in widths of the target."""
@@ -60,13 +61,15 @@ class RawModel(nn.Module):
         return tuple(answers[name] for name in self.outputs)
 
 
-def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> Report:
+@making("export")
+def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = (), force: bool = False) -> Report:
     """Export a checkpoint to ONNX.
 
     Args:
         path: checkpoint.
         out: file to write, `.onnx`.
         tasks: a subset of the model's tasks; all by default.
+        force: replace an existing file that this function did not make.
 
     Raises:
         InputError: bad checkpoint or task, or ONNX Runtime and PyTorch differ by more than the tolerance.
@@ -75,6 +78,7 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = ()) -> R
         raise InputError(f"The output {out} must end in .onnx.")
     if Path(path).suffix == ".onnx":
         raise InputError(f"{path} is exported already; give a checkpoint.")
+    claim([out], inputs=[path], force=force)
     if is_repair(path):
         return _export_repair(path, Path(out), tasks)
     model = load_model(path)
@@ -183,6 +187,7 @@ def _constants(normaliser: Normaliser, model: TorchModel | NetworkRepair) -> dic
         "invalid_value": INVALID,
         "geometry_hash": geometry.geometry_hash(),
         "version": xecml.__version__,
+        "made_by": mark(),
         "run_name": str(model.content.get("run_name", "")),
         "revision": str(model.content.get("revision", "")),
     }

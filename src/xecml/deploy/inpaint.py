@@ -28,6 +28,7 @@ from xecml.events import (
     valid_times,
 )
 from xecml.geometry import N_SENSORS
+from xecml.outputs import claim, making
 from xecml.progress import progress
 
 Marks = NDArray[np.bool_]
@@ -87,6 +88,7 @@ class _Plan:
                 yield path, chunk
 
 
+@making("inpaint")
 def inpaint_files(
     repair: Repair,
     files: str | Path | Sequence[str | Path],
@@ -97,6 +99,8 @@ def inpaint_files(
     branches: tuple[str, str] = ("npho", "time"),
     names: Mapping[str, str] | None = None,
     chunk_events: int = 500,
+    repair_path: str | Path | None = None,
+    force: bool = False,
 ) -> InpaintReport:
     """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
 
@@ -115,12 +119,16 @@ def inpaint_files(
         branches: counts and times that the repair takes; the relative ones for a network trained on these.
         names: canonical branch name -> name in the files, where they have it, and in the output as in the first file.
         chunk_events: events in memory at a time.
+        repair_path: file that the repair comes from, which `out` must not be.
+        force: replace an existing file that this function did not make.
 
     Raises:
         InputError: input or output are unusable, sensors do not exist, all are dead, or too few events tell which are.
     """
     started = clock.monotonic()
-    plan = _plan(files, out, tree, branches, names or {}, chunk_events)
+    paths = source.expand(files)
+    claim([out], inputs=[repair_path, dead_list, *paths], force=force)
+    plan = _plan(paths, tree, branches, names or {}, chunk_events)
     options: dict[str, Any] = {"pair": branches, "tree": tree, "names": names, "chunk_events": chunk_events}
     dead = dead_sensors(plan.paths, dead_list=dead_list, flagged=DEAD in plan.branches, **options)
     if dead is None:
@@ -153,17 +161,13 @@ def inpaint_files(
 
 
 def _plan(
-    files: str | Path | Sequence[str | Path],
-    out: str | Path,
+    paths: list[str],
     tree: str,
     pair: tuple[str, str],
     names: Mapping[str, str],
     chunk_events: int,
 ) -> _Plan:
     """Look at all files before any work: branches, and that they are the same in all."""
-    paths = source.expand(files)
-    if any("://" not in path and Path(path).resolve() == Path(out).resolve() for path in paths):
-        raise InputError(f"{out} is one of the input files; choose another output path.")
     layouts, named = [], [source.names_here(path, tree, names) for path in paths]
     for path, here in zip(paths, named, strict=True):
         with source.open_events(path, tree, here) as reader:

@@ -11,6 +11,7 @@ from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, predict_chunks
+from xecml.outputs import claim, making
 from xecml.progress import progress
 
 
@@ -24,15 +25,31 @@ class Report:
     tasks: tuple[str, ...]
 
 
+@making("predict")
 def predict_files(
-    model: Model, files: Sequence[str | Path], out: str | Path, *, tree: str = rootio.DEFAULT_TREE
+    model: Model,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tree: str = rootio.DEFAULT_TREE,
+    model_path: str | Path | None = None,
+    force: bool = False,
 ) -> Report:
     """Write the prediction tree of all events of files to `out`, atomically; memory does not grow with the input.
+
+    Args:
+        model: what predicts.
+        files: event files.
+        out: ROOT file to write.
+        tree: name of the tree in the event files.
+        model_path: file that the model comes from, which `out` must not be.
+        force: replace an existing file that this function did not make.
 
     Raises:
         InputError: input or output are unusable, or there are no events.
     """
     started = time.monotonic()
+    claim([out], inputs=[model_path, *files], force=force)
     total = source.count_events(files, tree)
     if total == 0:
         raise InputError(f"{files[0]} holds no events; nothing was written.")

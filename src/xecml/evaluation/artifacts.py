@@ -28,6 +28,7 @@ from xecml.evaluation.tables import Columns
 from xecml.evaluation.worst import Event, EventLosses, WorstEvents, save_worst
 from xecml.events import TASKS, Chunk, branch_names
 from xecml.files import atomic_path
+from xecml.outputs import making, may_replace
 from xecml.progress import progress
 from xecml.training.checkpoint import load as load_checkpoint
 from xecml.training.tracking import add_artifacts
@@ -68,6 +69,7 @@ def write_artifacts(
     run_name: str,
     most_events: int = MOST_EVENTS,
     more: Mapping[str, Writer] | None = None,
+    force: bool = False,
 ) -> list[Path]:
     """Write a regression's artifacts to its folder, and copy them to its MLflow run.
 
@@ -78,6 +80,7 @@ def write_artifacts(
         run_name: part of the files' names.
         most_events: number of validation events looked at, taken from all files alike.
         more: further files by name and what writes them, such as an export.
+        force: replace files of these names that no training made.
 
     Returns:
         The files written; what could not be written is named on standard error.
@@ -90,16 +93,16 @@ def write_artifacts(
         writers = _writers(model, predict_validation(model, config, most_events=most_events), run_name)
     except Exception as error:  # whatever it is, the training before it is not lost
         _left_out("predictions and plots", error)
-    return _write(folder, writers | dict(more or {}), run_id)
+    return _write(folder, writers | dict(more or {}), run_id, force=force)
 
 
-def write_more(checkpoint: Path, folder: Path, more: Mapping[str, Writer]) -> list[Path]:
+def write_more(checkpoint: Path, folder: Path, more: Mapping[str, Writer], *, force: bool = False) -> list[Path]:
     """Write files by name to a run's folder, and copy them to the checkpoint's MLflow run; returns those written."""
-    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"))
+    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"), force=force)
 
 
-def _write(folder: Path, writers: Mapping[str, Writer], run_id: str | None) -> list[Path]:
-    written = [folder / name for name, write in writers.items() if _written(folder / name, write)]
+def _write(folder: Path, writers: Mapping[str, Writer], run_id: str | None, *, force: bool) -> list[Path]:
+    written = [folder / name for name, write in writers.items() if _written(folder / name, write, force=force)]
     if run_id:
         add_artifacts(run_id, written)
     return written
@@ -112,9 +115,12 @@ def _checkpoint(path: Path) -> TorchModel:
     return model
 
 
-def _written(path: Path, write: Writer) -> bool:
+def _written(path: Path, write: Writer, *, force: bool) -> bool:
     try:
-        write(path)
+        with making("train"):
+            if not force:
+                may_replace(path)
+            write(path)
     except Exception as error:  # libraries that draw and export raise what they like
         _left_out(path.name, error)
         return False

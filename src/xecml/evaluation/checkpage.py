@@ -21,6 +21,7 @@ from xecml.evaluation.rules import NORMALISED_RANGE
 from xecml.evaluation.sensors import SensorStatistics
 from xecml.evaluation.style import COLOURS, MAP, STYLE, save_figure
 from xecml.geometry import Floats
+from xecml.outputs import claim, making
 
 _COLUMNS = 7
 _LISTED = 6
@@ -45,12 +46,14 @@ def draw_check(report: CheckReport) -> Figure:
     return figure
 
 
-def save_check(report: CheckReport, path: str | Path) -> None:
-    """Write the page as `.pdf` or `.png`, atomically.
+@making("check")
+def save_check(report: CheckReport, path: str | Path, *, force: bool = False) -> None:
+    """Write the page as `.pdf` or `.png`, atomically; with `force` over a file that this function did not make.
 
     Raises:
         InputError: another suffix, or the folder cannot be written.
     """
+    claim([path], inputs=report.files, force=force)
     save_figure(draw_check(report), path)
 
 

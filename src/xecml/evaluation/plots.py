@@ -32,7 +32,7 @@ from xecml.evaluation.metrics import (
     summary,
     with_error,
 )
-from xecml.evaluation.style import COLOURS, MAP, PDF_METADATA, STYLE
+from xecml.evaluation.style import COLOURS, MAP, STYLE, metadata
 from xecml.evaluation.tables import (
     PREFIX,
     QUANTITIES,
@@ -85,7 +85,7 @@ def save_resolution_plots(
         InputError: the tables have no events or no quantity in common, or the path cannot be written.
     """
     pages = 0
-    with atomic_path(path) as temporary, PdfPages(temporary, metadata=PDF_METADATA) as pdf:
+    with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
         for figure in resolution_figures(tables, reference=reference, evaluations=evaluations, title=title):
             with mpl.rc_context(STYLE):
                 pdf.savefig(figure)

@@ -18,7 +18,7 @@ from xecml.errors import InputError
 from xecml.evaluation.display import draw_sensors
 from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair import Case, RepairReport, light_labels
-from xecml.evaluation.style import COLOURS, PDF_METADATA, STYLE, save_figure
+from xecml.evaluation.style import COLOURS, STYLE, metadata, save_figure
 from xecml.evaluation.tables import QUANTITIES
 from xecml.events import valid_counts
 from xecml.files import atomic_path
@@ -37,7 +37,7 @@ def save_repairs(report: RepairReport, path: str | Path) -> None:
     if Path(path).suffix.lower() != ".pdf":
         raise InputError(f"Cannot write the comparison as {path}; choose a name that ends in .pdf.")
     figures = [draw_errors(report), *([draw_effects(report)] if report.effects else [])]
-    with atomic_path(path) as temporary, mpl.rc_context(STYLE), PdfPages(temporary, metadata=PDF_METADATA) as pages:
+    with atomic_path(path) as temporary, mpl.rc_context(STYLE), PdfPages(temporary, metadata=metadata()) as pages:
         for figure in figures:
             pages.savefig(figure)
 

@@ -21,10 +21,12 @@ from xecml.evaluation.predictions import Model, load_model
 from xecml.evaluation.repair import EXPECTED, Repair, RepairReport, compare_repairs
 from xecml.evaluation.repair_plots import draw_repaired_event, save_repaired_event, save_repairs
 from xecml.files import atomic_path
+from xecml.outputs import claim, making, mark
 
 _PICTURES = 1
 
 
+@making("evaluate")
 def evaluate_repairs(
     checkpoint: str | Path,
     files: Sequence[str | Path],
@@ -34,6 +36,7 @@ def evaluate_repairs(
     dead_list: str | Path | None = None,
     max_events: int | None = None,
     tree: str = rootio.DEFAULT_TREE,
+    force: bool = False,
 ) -> tuple[RepairReport, list[Path]]:
     """Damage events, repair them, and write `repair.json`, `repair.pdf` and a picture of the first event.
 
@@ -46,6 +49,7 @@ def evaluate_repairs(
         dead_list: text file of sensors that are dead in the files, one id a line.
         max_events: no more than these; all by default.
         tree: name of the tree.
+        force: replace existing files that this function did not make.
 
     Returns:
         The report, and the files written.
@@ -53,6 +57,10 @@ def evaluate_repairs(
     Raises:
         InputError: unusable models or files.
     """
+    folder = Path(out)
+    written = [folder / "repair.json", folder / "repair.pdf"]
+    pictures = [folder / f"repaired_event_{event}.png" for event in range(_PICTURES)]
+    claim(written + pictures, inputs=[checkpoint, *others, dead_list, *files], force=force)
     repairs: dict[str, Repair] = {name: load_repair(name) for name in METHODS}
     repairs[Path(checkpoint).stem] = load_repair(checkpoint)
     model: Model | None = None
@@ -73,10 +81,8 @@ def evaluate_repairs(
     flagged = any(_has(path, tree, names, DEAD) for path in paths)
     dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)
     report = compare_repairs(paths, repairs, model=model, dead=dead, max_events=max_events, tree=tree, names=names)
-    folder = Path(out)
-    written = [folder / "repair.json", folder / "repair.pdf"]
     with atomic_path(written[0]) as temporary:
-        temporary.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps({"made_by": mark()} | report.as_dict(), indent=1), encoding="utf-8")
     save_repairs(report, written[1])
     return report, written + _pictures(paths, tree, names, dead, repairs, folder)
 

@@ -19,6 +19,7 @@ from xecml.evaluation.predictions import PREDICTION_TREE, Model, load_model, pre
 from xecml.evaluation.tables import PREFIX, Columns, read_table
 from xecml.events import Chunk
 from xecml.files import atomic_path
+from xecml.outputs import claim, making, mark
 from xecml.progress import Progress, progress
 
 Reference = Literal["truth", "reco"]
@@ -46,6 +47,7 @@ class Report:
         return [(depth, *metrics.summary(self.evaluations, depth)) for depth in first]
 
 
+@making("evaluate")
 def evaluate_files(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -54,6 +56,7 @@ def evaluate_files(
     others: Sequence[str | Path] = (),
     reference: Reference = "truth",
     tree: str = rootio.DEFAULT_TREE,
+    force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
 
@@ -64,6 +67,7 @@ def evaluate_files(
         others: further models (`.pth`, `.onnx`) or prediction files (`.root`) to stand beside it.
         reference: measure against truth or against reconstructed quantities.
         tree: name of the tree in the event files.
+        force: replace existing files that this function did not make.
 
     Raises:
         InputError: unusable models or files, or files without the reference.
@@ -71,6 +75,8 @@ def evaluate_files(
     if reference not in PREFIX:
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
+    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
+    claim(written.values(), inputs=[model_path, *others, *files], force=force)
     model = load_model(model_path)
     total = source.count_events(files, tree)
     # names are those of files; two models of one name are told apart by their folder
@@ -83,7 +89,6 @@ def evaluate_files(
             tables[name] = read_table(other) if stored else _predict(load_model(other), files, tree, bar)[0]
     tables |= _trivial(model, table, centroid)
     evaluations = metrics.compare(tables, reference=reference)
-    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
     sample = ", ".join(Path(str(f)).name for f in files)
     plots.save_resolution_plots(
@@ -91,7 +96,8 @@ def evaluate_files(
     )
     report = Report(evaluations, written)
     with atomic_path(written["evaluation.json"]) as temporary:
-        temporary.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+        content = {"made_by": mark()} | report.as_dict()
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return report
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from xecml.errors import InputError
 from xecml.evaluation.display import draw_sensors
 from xecml.evaluation.predictions import TorchModel
-from xecml.evaluation.style import COLOURS, MAP, PDF_METADATA, STYLE, save_figure
+from xecml.evaluation.style import COLOURS, MAP, STYLE, metadata, save_figure
 from xecml.events import TASKS
 from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS, face_codes
@@ -129,7 +129,7 @@ def save_saliency(path: str | Path, found: Saliency, *, title: str = "") -> int:
         InputError: the path cannot be written.
     """
     pages = 0
-    with atomic_path(path) as temporary, PdfPages(temporary, metadata=PDF_METADATA) as pdf:
+    with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
         for figure in saliency_figures(found, title=title):
             with mpl.rc_context(STYLE):
                 pdf.savefig(figure)

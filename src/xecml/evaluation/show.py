@@ -12,16 +12,27 @@ from xecml.evaluation.display import draw_event, save_event
 from xecml.evaluation.predictions import load_model, table_columns, true_columns
 from xecml.evaluation.rebuilt import BRANCHES, draw_rebuilt
 from xecml.events import TASKS, Chunk
+from xecml.outputs import claim, making
 
 
+@making("display")
 def display_event(
-    file: str, event: int, out: str | Path, *, model: str | Path | None = None, tree: str = rootio.DEFAULT_TREE
+    file: str,
+    event: int,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    tree: str = rootio.DEFAULT_TREE,
+    force: bool = False,
 ) -> None:
-    """Draw the entry `event` (from 0) of a file to `.pdf` or `.png`.
+    """Draw the entry `event` (from 0) of a file to `.pdf` or `.png`, with a model's prediction if one is given.
+
+    With `force` an existing file is replaced that this function did not make.
 
     Raises:
         InputError: file, entry, model or output are unusable.
     """
+    claim([out], inputs=[file, model], force=force)
     if rebuilt := _rebuilt(file, event, tree):
         save_event(draw_rebuilt(rebuilt, title=f"{Path(file).name}, entry {event}: counts above, times below"), out)
         return

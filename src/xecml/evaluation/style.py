@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from xecml.errors import InputError
 from xecml.files import atomic_path
+from xecml.outputs import mark
 
 STYLE: Any = {
     "font.size": 9.0,
@@ -37,9 +38,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart; the model first, then baselines."""
 MAP = "cividis"
 
-PDF_METADATA: dict[str, Any] = {"Creator": "xecml", "CreationDate": None}
-"""Without a date, equal numbers give equal bytes."""
-_METADATA: dict[str, dict[str, Any]] = {".pdf": PDF_METADATA, ".png": {"Software": "xecml"}}
+_METADATA = {".pdf": "Creator", ".png": "Software"}
+
+
+def metadata(suffix: str = ".pdf") -> dict[str, Any]:
+    """What a picture says of itself: what made it. Without a date, equal numbers give equal bytes."""
+    return {_METADATA[suffix]: mark()} | ({"CreationDate": None} if suffix == ".pdf" else {})
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -52,4 +56,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     if suffix not in _METADATA:
         raise InputError(f"Cannot write a picture as {path}; choose a name that ends in .pdf or .png.")
     with atomic_path(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, metadata=_METADATA[suffix])
+        figure.savefig(temporary, metadata=metadata(suffix))

@@ -13,12 +13,13 @@ import numpy as np
 
 from xecml import geometry, rootio
 from xecml.errors import InputError
+from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.simulation import blocks, truth
 from xecml.simulation.branches import Arrays, Pieces, branches
 from xecml.simulation.dead import dead_mask
 from xecml.simulation.lightmap import light_map
-from xecml.simulation.manifest import broken_run, make_manifest, write_manifest
+from xecml.simulation.manifest import broken_run, make_manifest, manifest_path, write_manifest
 from xecml.simulation.optics import near_field, sensor_table
 from xecml.simulation.photons import raster
 from xecml.simulation.response import TIME_MODELS, Response
@@ -58,6 +59,7 @@ class SimulationReport:
         return self.events / max(self.seconds, 1e-9)
 
 
+@making("simulate")
 def simulate(
     out: str | Path,
     n: int,
@@ -67,6 +69,8 @@ def simulate(
     jobs: int = 1,
     chunk: int | None = None,
     resume: bool = True,
+    settings_path: str | Path | None = None,
+    force: bool = False,
 ) -> SimulationReport:
     """Simulate n events and write them to one ROOT file, or to numbered ones.
 
@@ -82,6 +86,8 @@ def simulate(
         chunk: events a file; one file if None.
         resume: go on with a broken run: where the record beside the numbered files shows the same settings, seed and
             numbers, not finished, keep the complete ones and begin with the first that is missing.
+        settings_path: file that the settings come from, which no output must be.
+        force: replace existing files that this function did not make.
 
     Raises:
         InputError: a wrong number, or the output cannot be written.
@@ -94,6 +100,8 @@ def simulate(
     files = _files(path, n, chunk)
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
+    outputs = [file for file, _ in files[done:]] + ([manifest_path(path)] if chunk is not None and not done else [])
+    claim(outputs, inputs=[settings_path, chosen.dead_list], force=force)
     physics = prepare(chosen, seed, jobs)
     if chunk is not None:
         write_manifest(path, record, finished=False)

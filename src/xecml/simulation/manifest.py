@@ -9,6 +9,7 @@ from typing import Any
 import xecml
 from xecml import geometry
 from xecml.files import atomic_path
+from xecml.outputs import mark
 from xecml.simulation.settings import SimulationSettings
 
 FORMAT = 1
@@ -22,6 +23,7 @@ def manifest_path(out: Path) -> Path:
 def make_manifest(settings: SimulationSettings, seed: int, n: int, chunk: int, block: int) -> dict[str, Any]:
     """All that decides what the files hold."""
     return {
+        "made_by": mark(),
         "format": FORMAT,
         "version": xecml.__version__,
         "geometry": geometry.geometry_hash(),

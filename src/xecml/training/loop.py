@@ -20,6 +20,7 @@ from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError, nearest
 from xecml.models import cpu
+from xecml.outputs import claim, making, refuse_inputs
 from xecml.progress import progress
 from xecml.training import checkpoint, processes
 from xecml.training.average import WeightAverage
@@ -31,7 +32,7 @@ from xecml.training.starting import restore, start
 from xecml.training.stopping import StopRequest
 from xecml.training.sums import Clock, Sums, Watch
 from xecml.training.system import memory_metrics
-from xecml.training.tracking import Tracker
+from xecml.training.tracking import METRICS, Tracker
 
 
 @dataclass
@@ -64,7 +65,16 @@ def make_job(config: Config, kind: str) -> Job:
     return Regression(config) if kind == "regress" else Rebuilding(config, kind)
 
 
-def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = False) -> Result:
+@making("train")
+def train(
+    config: Config,
+    *,
+    name: str,
+    kind: str = "regress",
+    quiet: bool = False,
+    recipe_path: str | Path | None = None,
+    force: bool = False,
+) -> Result:
     """Train a network as a recipe says, from the start or from `checkpoint.resume_from`.
 
     Args:
@@ -72,6 +82,8 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         kind: of job: `regress`, `mae` or `inpaint`.
         name: of the run; it lives in `checkpoint.save_dir`/name.
         quiet: print nothing but progress.
+        recipe_path: file that the recipe comes from, which the run must not replace.
+        force: replace files in the run's folder that no training made.
 
     Raises:
         InputError: data, recipe or checkpoint are unusable.
@@ -124,6 +136,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         _score(known, config.checkpoint.best_metric)
     first_process = fabric.global_rank == 0
     if first_process:
+        _claim(config, training, validation, folder, recipe_path, resumed=saved is not None, force=force)
         checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
     tracker = _tracker(config, folder, epoch, name, run_id) if first_process else None
     say(_announcement(config, job, training, validation, folder, fabric))
@@ -262,6 +275,28 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
     best_path = best_path if best_path.exists() else last_path
     seconds = time.monotonic() - started
     return Result(folder, best_path, metrics, seconds, stopped, reweighting, kind, first_process)
+
+
+def _claim(
+    config: Config,
+    training: EventStream,
+    validation: EventStream,
+    folder: Path,
+    recipe_path: str | Path | None,
+    *,
+    resumed: bool,
+    force: bool,
+) -> None:
+    """Make sure that a run's files replace neither what it reads nor files of others; of its own it goes on with."""
+    start = [config.training.mae_checkpoint, None if resumed else config.checkpoint.resume_from]
+    inputs = [*training.files, *validation.files, *start, config.masking.dead_list, recipe_path]
+    names = (checkpoint.BEST, checkpoint.LAST, METRICS)
+    outputs = [folder / name for name in names]
+    own = Path(config.checkpoint.resume_from).parent if resumed and config.checkpoint.resume_from else None
+    if own is not None and own.resolve() == folder.resolve():
+        refuse_inputs(outputs, inputs)
+    else:
+        claim(outputs, inputs=inputs, force=force)
 
 
 def streams(

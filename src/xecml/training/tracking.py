@@ -16,6 +16,7 @@ from typing import Any
 
 from xecml.errors import InputError
 
+METRICS = "metrics.jsonl"
 DEFAULT_URI = "sqlite:///mlruns.db"
 _LONGEST_VALUE = 500
 # by default MLflow's client asks a silent server for minutes before it gives up; what the user sets goes first
@@ -34,7 +35,7 @@ class MetricsFile:
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         kept = [line for line in self.lines() if line["epoch"] < first_epoch] if first_epoch > 1 else []
         self.path.write_text("".join(_line(values) for values in kept), encoding="utf-8")
 
