@@ -72,7 +72,8 @@ def simulate(
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(config, chosen)
-    report = run(out, events, settings=settings, seed=seed, jobs=jobs, chunk=chunk, settings_path=config, force=force)
+    options: dict[str, Any] = {"seed": seed, "jobs": jobs, "chunk": chunk, "settings_from": [config, dead_list]}
+    report = run(out, events, settings=settings, force=force, **options)
     rate = report.events / report.seconds
     values = {
         "files": report.files,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +69,7 @@ def simulate(
     jobs: int = 1,
     chunk: int | None = None,
     resume: bool = True,
-    settings_path: str | Path | None = None,
+    settings_from: Sequence[str | Path | None] = (),
     force: bool = False,
 ) -> SimulationReport:
     """Simulate n events and write them to one ROOT file, or to numbered ones.
@@ -86,7 +86,7 @@ def simulate(
         chunk: events a file; one file if None.
         resume: go on with a broken run: where the record beside the numbered files shows the same settings, seed and
             numbers, not finished, keep the complete ones and begin with the first that is missing.
-        settings_path: file that the settings come from, which no output must be.
+        settings_from: files that the settings were read from, which no output must be.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -101,7 +101,7 @@ def simulate(
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
     outputs = [file for file, _ in files[done:]] + ([manifest_path(path)] if chunk is not None and not done else [])
-    claim(outputs, inputs=[settings_path, chosen.dead_list], force=force)
+    claim(outputs, inputs=[*settings_from, chosen.dead_list], force=force)
     physics = prepare(chosen, seed, jobs)
     if chunk is not None:
         write_manifest(path, record, finished=False)
