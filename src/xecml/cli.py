@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from xecml.clitrain import train
 from xecml.errors import InputError
+from xecml.files import printable
 from xecml.terminal import Files, Json, Seed, Tree, plain, show, show_table
 
 app = typer.Typer(
@@ -33,6 +36,10 @@ class Reference(StrEnum):
 
 def main() -> None:
     """Run the command line: one sentence and exit status 2 on bad input, no traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
+        _fail("An argument is empty, as an unset variable of a shell is; give it a value, or leave it out.", 2)
     try:
         app()
     except InputError as error:
@@ -46,7 +53,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"xec: {message}", file=sys.stderr)
+    print(f"xec: {printable(message)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -27,6 +27,7 @@ from xecml.events import (
     valid_counts,
     valid_times,
 )
+from xecml.files import is_url
 from xecml.geometry import N_SENSORS
 from xecml.progress import progress
 
@@ -162,7 +163,7 @@ def _plan(
 ) -> _Plan:
     """Look at all files before any work: branches, and that they are the same in all."""
     paths = source.expand(files)
-    if any("://" not in path and Path(path).resolve() == Path(out).resolve() for path in paths):
+    if any(not is_url(path) and Path(path).resolve() == Path(out).resolve() for path in paths):
         raise InputError(f"{out} is one of the input files; choose another output path.")
     layouts, named = [], [source.names_here(path, tree, names) for path in paths]
     for path, here in zip(paths, named, strict=True):
