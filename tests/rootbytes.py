@@ -13,15 +13,21 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def write_pieces(
-    path: Path, pieces: list[Arrays], entries: Mapping[str, int], *, tree_entries: int | None = None
+    path: Path,
+    pieces: list[Arrays],
+    entries: Mapping[str, int],
+    *,
+    tree_entries: int | None = None,
+    edges: Mapping[str, list[int]] | None = None,
 ) -> None:
     """Write a tree, a basket a piece, whose branches end where `entries` says: not filled to the end of the loop.
 
     Args:
         path: file to write.
         pieces: arrays by branch.
-        entries: branch -> entries it shall say that it has; the end of a basket.
+        entries: branch -> entries it shall say that it has; it keeps the baskets up to there.
         tree_entries: entries that the tree shall say, if not all.
+        edges: branch -> entries at which its baskets shall be said to begin.
     """
     with uproot.recreate(path, compression=None) as file:
         file.mktree("tree", {k: np.dtype((v.dtype, v.shape[1:])) for k, v in pieces[0].items()})
@@ -31,14 +37,21 @@ def write_pieces(
         start = tree._key.seek_location + tree._key.num_bytes
         places = {datum["fName"]: start + datum["metadata_start"] for datum in tree._branch_data}
         header = start + tree._metadata_start
-    edges = np.cumsum([0, *(len(next(iter(piece.values()))) for piece in pieces)]).tolist()
+        # a byte and the baskets' sizes come before the entries at which they begin, and another byte
+        tables = {
+            d["fName"]: start + d["basket_metadata_start"] + 2 + d["fBasketBytes"].nbytes for d in tree._branch_data
+        }
+    ends = np.cumsum([len(next(iter(piece.values()))) for piece in pieces])
     with path.open("r+b") as out:
         for branch, number in entries.items():
             # three numbers come before fWriteBasket and fEntryNumber; three more of the second part before fEntries
             out.seek(places[branch] + 12)
-            out.write(struct.pack(">iq", edges.index(number), number))
+            out.write(struct.pack(">iq", int((ends <= number).sum()), number))
             out.seek(places[branch] + uproot.models.TBranch._tbranch13_format1.size + 11 + 12)
             out.write(struct.pack(">q", number))
+        for branch, begins in (edges or {}).items():
+            out.seek(tables[branch])
+            out.write(np.array(begins, ">i8").tobytes())
         if tree_entries is not None:
             out.seek(header)
             out.write(struct.pack(">q", tree_entries))
@@ -123,7 +136,7 @@ def _counted(version: int, content: bytes) -> bytes:
 def pack_range(values: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
     """Bytes (N, 4 M) of numbers (N, M) that ROOT packs as integers in a range."""
     factor = (2**bits if bits < 32 else 0xFFFFFFFF) / (high - low)
-    return (0.5 + factor * (np.clip(values, low, high) - low)).astype(">u4").view("u1")
+    return (0.5 + factor * (np.clip(values.astype("f8"), low, high) - low)).astype(">u4").view("u1")
 
 
 def pack_mantissa(values: np.ndarray, bits: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def is_folder(path: str | Path) -> bool:
     Raises:
         InputError: the name is empty or impossible, or may not be looked at.
     """
-    mode = mode_of(path, "folder")
+    mode = mode_of(path)
     return mode is not None and stat.S_ISDIR(mode)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ def _options(path: str) -> dict[str, Any]:
         # the client looks at its clock every 15 s unless told otherwise, and asks a server's settings without a limit
         os.environ.setdefault("XRD_TIMEOUTRESOLUTION", "1")
         os.environ.setdefault("XRD_REQUESTTIMEOUT", str(math.ceil(seconds)))
+        # at the end of the program it asks every object of others for its type
+        warnings.filterwarnings("ignore", module=r"XRootD\.")
         return {"timeout": math.ceil(seconds)}
     return {"timeout": seconds} if path.startswith("http") else {}
 

@@ -147,13 +147,7 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         headers, rows = summary(results, name)
         n = next(iter(model.figures.values()))[name].n
         axes.set_title(f"{'all depths' if name == ALL else name} ({n} events)", loc="left", fontweight="bold")
-        drawn = axes.table(
-            [list(map(named, row)) for row in rows],
-            colLabels=headers,
-            loc="upper center",
-            cellLoc="right",
-            edges="horizontal",
-        )
+        drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(8)
         for cell in drawn.get_celld().values():

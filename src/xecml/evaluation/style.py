@@ -57,7 +57,10 @@ def drawable(figure: Figure) -> Figure:
     """The figure with characters that its fonts lack written as escapes, such as `\\u65e5`."""
     texts = [artist for artist in figure.findobj() if isinstance(artist, Text)]
     tables = [artist for artist in figure.findobj() if isinstance(artist, Table)]
-    for text in (*texts, *(cell.get_text() for table in tables for cell in table.get_celld().values())):
+    cells = [cell.get_text() for table in tables for cell in table.get_celld().values()]
+    for text in cells:
+        text.set_parse_math(False)
+    for text in (*texts, *cells):
         held = _characters(findfont(text.get_fontproperties()))
         if any(c not in held for c in text.get_text()):
             text.set_text("".join(c if c in held else ascii(c)[1:-1] for c in text.get_text()))
