@@ -16,7 +16,7 @@ LAYERS = (
     ("errors",),
     ("geometry", "resolution", "progress", "files", "outputs", "compiled"),
     ("events",),
-    ("rootio", "treewriter"),
+    ("rootio", "treereader", "treewriter", "rootopen", "packed"),
     ("config", "oldconfig", "recipes"),
     ("simulation", "conventional"),
     ("data",),

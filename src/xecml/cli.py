@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +37,15 @@ def main() -> None:
     """Run the command line; whatever goes wrong is one sentence and a status, see `xecml.failures`."""
     from xecml.failures import run
 
-    sys.exit(run(app, debug="--debug" in sys.argv))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    sys.exit(run(_command, debug="--debug" in sys.argv))
+
+
+def _command() -> None:
+    if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
+        raise InputError("An argument is empty, as an unset variable of a shell is; give it a value, or leave it out.")
+    app()
 
 
 # ------------------------------------------------------------------------------------------------------ simulate

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from xecml.errors import InputError
-from xecml.files import cache_dir, remove_temporaries
+from xecml.files import cache_dir, printable, remove_temporaries
 
 INPUT, UNEXPECTED, MEMORY, DISK = 2, 70, 71, 74
 _ENDING = {
@@ -81,9 +81,7 @@ def run(command: Callable[[], object], *, debug: bool = False) -> int:
 
 
 def _say(sentence: str, status: int) -> int:
-    # names of files may hold anything: it is to stay one line
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
-    print(f"xec: {plain}", file=sys.stderr, flush=True)
+    print(f"xec: {printable(sentence)}", file=sys.stderr, flush=True)
     return status
 
 

@@ -46,17 +46,62 @@ def regular_file(path: str | Path, what: str = "file") -> Path:
     Raises:
         InputError: nothing is there, its name is impossible, or it is a folder, pipe, socket or device.
     """
-    try:
-        mode = Path(path).stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"No such {what}: {path}; check the path.") from error
-    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"Cannot read the {what} {str(path)[:200]!r}: {why}; check the path.") from error
+    mode = mode_of(path, what)
+    if mode is None:
+        raise InputError(f"No such {what}: {path}; check the path.")
     for is_kind, kind in _KINDS:
         if is_kind(mode):
             raise InputError(f"{path} is {kind}, not a {what}; name an ordinary file.")
     return Path(path)
+
+
+def mode_of(path: str | Path, what: str = "file") -> int | None:
+    """Kind and permissions of what is at a path, as `os.stat` has them; None if nothing is there.
+
+    Raises:
+        InputError: the name is empty or impossible, or may not be looked at.
+    """
+    if not str(path):
+        raise InputError(f"The name of a {what} is empty; give one, or check the variable that should hold it.")
+    try:
+        return Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"Cannot read the {what} {str(path)[:200]!r}: {why}; check the path.") from error
+
+
+def printable(text: str) -> str:
+    r"""Text on one line that every terminal and picture can show: what is no sign is an escape, such as `\n`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there.
+
+    Raises:
+        InputError: the name is empty or impossible, or may not be looked at.
+    """
+    mode = mode_of(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def is_url(name: str | Path) -> bool:
+    """Whether a name is an address such as `root://...`, and not one of this machine's files."""
+    return re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", str(name)) is not None
+
+
+def _matching(name: str) -> list[str]:
+    """What a name means: itself if something is there under it, else the files that it is a pattern of."""
+    if mode_of(name) is not None:
+        return [name]
+    if not glob.has_magic(name):
+        raise InputError(f"No such file: {name}; check the path.")
+    matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
+    if not matches:
+        raise InputError(f"No file matches {name}; check the pattern.")
+    return matches
 
 
 _UNFINISHED: set[Path] = set()
@@ -80,8 +125,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise InputError(f"Cannot write {target}: it is a folder; give a file name.")
+        _refuse_special(target)
         _sweep(target.parent)
         prefix = f".{target.stem[:_LONGEST_STEM]}.xec-{_host()}-{os.getpid()}."
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
@@ -102,6 +146,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _UNFINISHED.discard(temporary)
+
+
+def _refuse_special(target: Path) -> None:
+    """Refuse a folder, and a pipe, socket or device, which a file would replace."""
+    mode = target.stat().st_mode if target.exists() else 0
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            raise InputError(f"Cannot write {target}: it is {kind}; give a file name.")
 
 
 def remove_temporaries() -> None:
@@ -138,30 +190,32 @@ def _runs(process: int) -> bool:
 def expand(inputs: str | Path | Iterable[str | Path], suffix: str = ".root") -> list[str]:
     """Expand files, globs, directories and `root://` URLs to a list of file names.
 
-    A directory stands for its files of the given suffix, sorted by name. Order is kept, repeats too.
+    A directory stands for its files of the given suffix, sorted by name. A file or directory whose name looks like a
+    pattern is taken as itself. Order is kept, repeats too.
 
     Raises:
-        InputError: a name matches no file.
+        InputError: a name matches no file, or something that is no ordinary file.
     """
     names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     found: list[str] = []
-    for name in map(str, names):
-        if "://" in name:
+    for given in map(str, names):
+        name = re.sub("^file://(?=/)", "", given)
+        if is_url(name):
             found.append(name)
-        elif Path(name).is_dir():
-            inside = sorted(str(p) for p in Path(name).iterdir() if p.suffix == suffix and not p.name.startswith("."))
-            if not inside:
-                raise InputError(f"The folder {name} holds no {suffix} file; name a folder of data files.")
-            found += inside
-        elif Path(name).is_file():
-            found.append(name)
-        elif glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
-            if not matches:
-                raise InputError(f"No file matches {name}; check the pattern.")
-            found += matches
+        elif is_folder(name):
+            found += _inside(name, suffix)
         else:
-            raise InputError(f"No such file: {name}; check the path.")
+            found += [str(regular_file(match)) for match in _matching(name)]
     if not found:
         raise InputError("No input file was named; give at least one file, folder or pattern.")
     return found
+
+
+def _inside(folder: str, suffix: str) -> list[str]:
+    try:
+        inside = [str(p) for p in Path(folder).iterdir() if p.suffix == suffix and not p.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"Cannot look into the folder {folder}: {error.strerror}; check its permissions.") from error
+    if not inside:
+        raise InputError(f"The folder {folder} holds no {suffix} file; name a folder of data files.")
+    return [str(regular_file(path)) for path in sorted(inside)]

@@ -197,6 +197,8 @@ def positions(survey: str | Path | None = None) -> Floats:
 
 
 def _read_survey(path: Path) -> Floats:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no ordinary file; name a table of sensor positions.")
     try:
         table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from xecml.errors import InputError
+from xecml.files import is_url
 
 _MAKER: ContextVar[str] = ContextVar("maker", default="")
 _LOOKED_AT = 256 * 1024
@@ -136,9 +137,10 @@ def _identities(names: Iterable[str]) -> dict[tuple[int, int], str]:
     """Inputs by identity: files, and those in folders that are named."""
     found: dict[tuple[int, int], str] = {}
     for name in names:
-        matches = [name] if "://" in name or Path(name).exists() else glob.glob(name, recursive=True)  # noqa: PTH207
-        for match in (m for m in matches if "://" not in m):
-            path = Path(match)
+        if is_url(name):
+            continue
+        matches = [name] if _exists(Path(name)) else glob.glob(name, recursive=True)  # noqa: PTH207
+        for path in map(Path, matches):
             inside = path.iterdir() if path.is_dir() else ()
             found |= {_identity(p): str(p) for p in (path, *inside) if p.exists()}
     return found

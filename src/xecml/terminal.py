@@ -33,8 +33,8 @@ def show_table(title: str, headers: list[str], rows: list[list[str]]) -> None:
         table.add_column(header, justify="left" if i < 2 or not header else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # a log has no width of its own: long rows stay whole
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    # a log has no width of its own: long rows stay whole; brackets and colons of names are no markup
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
 
 
 def plain(value: Any) -> str:

@@ -19,7 +19,7 @@ from xecml import geometry, rootio
 from xecml.data import shards, source
 from xecml.errors import InputError
 from xecml.events import BRANCHES, Chunk
-from xecml.files import atomic_path
+from xecml.files import atomic_path, is_url
 from xecml.outputs import making, mark, refuse_inputs
 from xecml.progress import progress
 
@@ -117,7 +117,7 @@ def _plan(
                 reader.arrays(sorted(there), 0, 1)
                 kept &= there
             # the same file has the same name from wherever the command is given
-            name = path if "://" in path else str(Path(path).resolve())
+            name = path if is_url(path) else str(Path(path).resolve())
             sources.append({"path": name, "events": reader.n_events, **_state(path)})
     if not sum(s["events"] for s in sources):
         raise InputError(f"{paths[0]} holds no events; nothing to convert.")
@@ -141,7 +141,7 @@ def _plan(
 
 def _state(path: str) -> dict[str, int]:
     """What tells that a file has changed since."""
-    if "://" in path:
+    if is_url(path):
         return {}
     stat = Path(path).stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -39,10 +39,9 @@ class Events(Protocol):
 
 def is_shard(path: str | Path) -> bool:
     """Whether a path is a shard or a folder of shards, finished or not."""
-    folder = Path(path)
-    return (
-        "://" not in str(path) and folder.is_dir() and ((folder / MANIFEST).is_file() or any(folder.glob("*shard_*")))
-    )
+    if files.is_url(path) or not files.is_folder(path):
+        return False
+    return (Path(path) / MANIFEST).is_file() or any(Path(path).glob("*shard_*"))
 
 
 def expand(inputs: str | Path | Iterable[str | Path]) -> list[str]:
@@ -54,7 +53,9 @@ def expand(inputs: str | Path | Iterable[str | Path]) -> list[str]:
     names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     found: list[str] = []
     for name in map(str, names):
-        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]  # noqa: PTH207 - absolute patterns too
+        matches = [name]
+        if not files.is_url(name) and files.mode_of(name) is None and glob.has_magic(name):
+            matches = sorted(glob.glob(name))  # noqa: PTH207 - absolute patterns too
         if any(is_shard(match) for match in matches):
             for match in matches:
                 found += shards_of(match) if is_shard(match) else files.expand(match)

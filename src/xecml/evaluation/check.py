@@ -141,6 +141,7 @@ class _Scan:
         self.examined: Counter[int] = Counter()
         self.ids: list[NDArray[np.int64]] = []
         self.empty_files: list[str] = []
+        self.not_closed: list[str] = []
         self.sensors: SensorSums | None = None
         self.distributions = Distributions()
 
@@ -149,6 +150,8 @@ class _Scan:
         self.n_files += 1
         if reader.n_events == 0:
             self.empty_files.append(reader.path)
+        if getattr(reader, "lost_bytes", 0):
+            self.not_closed.append(reader.path)
         known = reader.known()
         self.files_with.update(known)
         return [b for b in known if self._has_right_shape(reader, b)]
@@ -214,10 +217,13 @@ class _Scan:
 
     def _structure(self, tree: str) -> list[Finding]:
         found = [Finding("error", b, message) for b, message in self.misshapen.items()]
-        if self.n_events == 0:
+        if len(self.empty_files) == self.n_files:
             found.append(Finding("error", tree, f"The tree '{tree}' has no events."))
         elif self.empty_files:
             found.append(Finding("warning", tree, f"{listing(self.empty_files)} has no events."))
+        if self.not_closed:
+            text = f"{listing(self.not_closed)} was not closed: what was filled after its last save is lost."
+            found.append(Finding("warning", tree, text))
         pairs = [p for p in PAIRS if all(self.files_with[b] for b in p)]
         if not pairs:
             found.append(

@@ -19,7 +19,7 @@ from xecml.evaluation.check import CheckReport
 from xecml.evaluation.distributions import Distribution
 from xecml.evaluation.rules import NORMALISED_RANGE
 from xecml.evaluation.sensors import SensorStatistics
-from xecml.evaluation.style import COLOURS, MAP, STYLE, save_figure
+from xecml.evaluation.style import COLOURS, MAP, STYLE, named, save_figure
 from xecml.geometry import Floats
 from xecml.outputs import claim, making
 
@@ -42,7 +42,7 @@ def draw_check(report: CheckReport) -> Figure:
             _draw_distribution(axes, group)
         for axes in lower.axes[len(shown) :]:
             axes.set_axis_off()
-        figure.suptitle("\n".join(_headline(report)), x=0.01, ha="left", family="monospace", fontsize=9)
+        figure.suptitle("\n".join(map(named, _headline(report))), x=0.01, ha="left", family="monospace", fontsize=9)
     return figure
 
 

@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from xecml.errors import InputError
-from xecml.evaluation.style import COLOURS, STYLE, save_figure
+from xecml.evaluation.style import COLOURS, STYLE, named, save_figure
 from xecml.events import measured, relative_quantities, valid_counts, valid_times
 from xecml.geometry import (
     FACES,
@@ -151,7 +151,7 @@ def draw_event(
         for axes in (left, right):
             for values, look in marked:
                 _mark(axes, values, look)
-        text = "\n".join([title, *_header(n, *(values for values, _ in marked))])
+        text = "\n".join([named(title), *_header(n, *(values for values, _ in marked))])
         figure.suptitle(text, x=0.01, ha="left", family="monospace", fontsize=10)
         _legend(figure, marked)
     return figure

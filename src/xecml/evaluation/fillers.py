@@ -14,9 +14,10 @@ from xecml import geometry
 from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.deadchannels import METHODS, ConventionalRepair, dead_of_events
 from xecml.errors import InputError
-from xecml.evaluation.predictions import onnx_session
+from xecml.evaluation.predictions import check_rows, onnx_session
 from xecml.evaluation.repair import Repair
 from xecml.events import branch_names
+from xecml.files import mode_of, regular_file
 from xecml.models import cpu
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.filling import Filler
@@ -73,7 +74,9 @@ class OnnxRepair:
         """See `NetworkRepair`."""
 
         def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
-            counts, times = self.session.run(["npho_filled", "time_filled"], {"npho": n, "time": t, "dead": d})
+            names = ["npho_filled", "time_filled"]
+            counts, times = self.session.run(names, {"npho": n, "time": t, "dead": d})
+            check_rows(names, (counts, times), len(n))
             return counts, times
 
         return _in_batches(some, npho, time, dead)
@@ -102,8 +105,9 @@ def load_repair(name: str | Path) -> Repair:
     if str(name) in METHODS:
         return ConventionalRepair(str(name))  # type: ignore[arg-type]
     path = Path(name)
-    if not path.is_file():
+    if mode_of(path, "model") is None:
         raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(METHODS)}.")
+    regular_file(path, "model")
     if path.suffix == ".onnx":
         return OnnxRepair(path)
     cpu.keep_memory()
@@ -119,8 +123,7 @@ def load_repair(name: str | Path) -> Repair:
 
 def is_repair(path: str | Path) -> bool:
     """Whether a file is a checkpoint or an exported model that fills sensors and predicts no physical quantities."""
-    if not Path(path).is_file():
-        return False
+    regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         return "xecml.repairs" in onnx_session(path)[1]
     return recognise(path) is None and checkpoint.load(path)["kind"] in KINDS

@@ -12,6 +12,7 @@ from typing import Any
 from xecml import __version__, geometry, rootio
 from xecml.data import shards, source
 from xecml.errors import InputError
+from xecml.files import is_url, regular_file
 
 _PACKAGES = ("torch", "numpy", "numba", "uproot", "onnxruntime", "lightning-fabric", "mlflow")
 
@@ -23,24 +24,30 @@ def describe_file(path: str) -> dict[str, Any]:
         InputError: the file is missing or of no kind that this package reads.
     """
     suffix = Path(path).suffix
-    if source.is_shard(path):
-        return {"file": path, "kind": "shards", **shards.read_manifest(path)}
+    if not is_url(path):
+        if source.is_shard(path):
+            return {"file": path, "kind": "shards", **shards.read_manifest(path)}
+        regular_file(path)
     if suffix == ".pth":
         return _checkpoint(path)
     if suffix == ".onnx":
         return _onnx(path)
-    if suffix == ".root" or "://" in path:
+    if suffix == ".root" or is_url(path):
         return _root(path)
     raise InputError(f"Cannot tell what {path} is by its name; give a .root, .pth or .onnx file.")
 
 
 def _root(path: str) -> dict[str, Any]:
     trees = rootio.list_trees(path)
-    facts: dict[str, Any] = {"file": path, "kind": "ROOT", "trees": trees}
+    facts: dict[str, Any] = {"file": path, "kind": "ROOT", "trees": trees or "none"}
     for tree in trees:
         with rootio.open_tree(path, tree) as reader:
             facts[f"{tree}: events"] = reader.n_events
             facts[f"{tree}: branches"] = sorted(reader.in_file)
+            if uneven := reader.uneven():
+                facts[f"{tree}: entries of branches unlike it"] = uneven
+            if reader.lost_bytes:
+                facts["not closed"] = f"{reader.lost_bytes} bytes were written after the trees were last saved"
     return facts
 
 

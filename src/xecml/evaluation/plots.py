@@ -32,7 +32,7 @@ from xecml.evaluation.metrics import (
     summary,
     with_error,
 )
-from xecml.evaluation.style import COLOURS, MAP, STYLE, metadata
+from xecml.evaluation.style import COLOURS, MAP, STYLE, drawable, metadata, named
 from xecml.evaluation.tables import (
     PREFIX,
     QUANTITIES,
@@ -88,7 +88,7 @@ def save_resolution_plots(
     with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
         for figure in resolution_figures(tables, reference=reference, evaluations=evaluations, title=title):
             with mpl.rc_context(STYLE):
-                pdf.savefig(figure)
+                pdf.savefig(drawable(figure))
             pages += 1
     return pages
 
@@ -118,7 +118,7 @@ def resolution_figures(
 
 def _page(title: str, what: str, height: float = _PAGE_SIZE[1]) -> Figure:
     figure = Figure(figsize=(_PAGE_SIZE[0], height))
-    figure.suptitle(f"{what}: {title}" if title else what)
+    figure.suptitle(f"{what}: {named(title)}" if title else what)
     return figure
 
 
@@ -139,7 +139,7 @@ def _nothing(axes: Axes, why: str) -> None:
 
 def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
     model = results[0]
-    figure = _page(title, f"Resolution of {model.name}, {model.n_events} events, against {model.reference}")
+    figure = _page(title, f"Resolution of {named(model.name)}, {model.n_events} events, against {model.reference}")
     bins = [b for b in (ALL, *DEPTHS) if any(b in r for r in model.figures.values())]
     parts = figure.subplots(len(bins), 1, squeeze=False)[:, 0]
     for axes, name in zip(parts, bins, strict=True):
@@ -153,7 +153,7 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         for cell in drawn.get_celld().values():
             cell.set(edgecolor="0.75", linewidth=0.5)
     if model.warnings:
-        figure.supxlabel("\n".join(model.warnings), color=COLOURS[1])
+        figure.supxlabel("\n".join(map(named, model.warnings)), color=COLOURS[1])
     return figure
 
 
@@ -174,7 +174,7 @@ class _Sample:
 def _samples(quantity: str, tables: Mapping[str, Table], results: Sequence[Evaluation]) -> list[_Sample]:
     """Predictors of a quantity, the model first; a predictor has its colour on every page."""
     return [
-        _Sample(r.name, c, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
+        _Sample(named(r.name), c, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
         for r, c, t in zip(results, COLOURS, tables.values(), strict=False)
         if quantity in r.figures
     ]
@@ -356,7 +356,7 @@ def _draw_opening(axes: Axes, tables: Mapping[str, Table], results: Sequence[Eva
     for r, colour in zip(results, COLOURS, strict=False):
         angles = opening_angles(tables[r.name], r.reference)
         if angles is not None:
-            label = f"{r.name}: 68 % below {r.opening[ALL].q68:.3g} deg"
+            label = f"{named(r.name)}: 68 % below {r.opening[ALL].q68:.3g} deg"
             axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, label=label)
             axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls="--")
     axes.set_xlim(0, edges[-1])
@@ -382,7 +382,7 @@ def _draw_opening_by_depth(axes: Axes, table: Table, model: Evaluation) -> None:
 def _pulls_page(table: Table, model: Evaluation, title: str) -> Figure:
     """Residual over predicted sigma of every output, beside the unit Gaussian that right sigmas give."""
     rows = -(-len(found := pulls(table, model.reference)) // 3)
-    figure = _page(title, f"Pulls of {model.name} and the unit Gaussian", height=0.8 + 3.1 * rows)
+    figure = _page(title, f"Pulls of {named(model.name)} and the unit Gaussian", height=0.8 + 3.1 * rows)
     for i, (output, values) in enumerate(found.items(), 1):
         axes = figure.add_subplot(rows, 3, i, xlabel=f"{_SYMBOL.get(output, output)} residual / sigma", xlim=(-5, 5))
         _draw_pull(axes, values, model.pulls[output][ALL])

@@ -15,6 +15,7 @@ from xecml import geometry, rootio
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk, branch_names
+from xecml.files import regular_file
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
@@ -116,7 +117,21 @@ class OnnxModel:
         for start in range(0, len(n), _BATCH):
             feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
             parts.append(self.session.run(self._outputs, feed))
+            check_rows(self._outputs, parts[-1], len(feed["npho"]))
         return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
+
+
+def check_rows(names: Sequence[str], answers: Sequence[NDArray[Any]], events: int) -> None:
+    """Whether a graph answers every event: numpy would repeat a single answer.
+
+    Raises:
+        InputError: it gives more or fewer answers.
+    """
+    for name, values in zip(names, answers, strict=True):
+        if np.shape(values)[:1] != (events,):
+            raise InputError(
+                f"The model's output '{name}' has shape {np.shape(values)} for {events} events; export it again."
+            )
 
 
 def load_model(path: str | Path) -> Model:
@@ -125,8 +140,7 @@ def load_model(path: str | Path) -> Model:
     Raises:
         InputError: missing, damaged, of another kind, version or geometry.
     """
-    if not Path(path).is_file():
-        raise InputError(f"No such model: {path}; name a checkpoint (.pth) or an exported model (.onnx).")
+    regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         return OnnxModel(path)
     cpu.keep_memory()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml.evaluation.display import draw_sensors
-from xecml.evaluation.style import STYLE
+from xecml.evaluation.style import STYLE, named
 from xecml.events import valid_counts, valid_times
 
 KINDS = ("truth", "masked", "pred", "err")
@@ -46,7 +46,7 @@ def draw_rebuilt(columns: Mapping[str, NDArray[Any]], *, title: str = "") -> Fig
                 values = values * (1e9 if channel == "time" else 1)
                 scale, colours, unit = _scale(channel, kind, npho[counted])
                 draw_sensors(place, values, shown, scale, colours, f"{_TITLES[kind]} [{unit}]")
-        figure.suptitle(title or "Counts above, times below")
+        figure.suptitle(named(title) or "Counts above, times below")
     return figure
 
 

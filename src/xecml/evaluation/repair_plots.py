@@ -18,7 +18,7 @@ from xecml.errors import InputError
 from xecml.evaluation.display import draw_sensors
 from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair import Case, RepairReport, light_labels
-from xecml.evaluation.style import COLOURS, STYLE, metadata, save_figure
+from xecml.evaluation.style import COLOURS, STYLE, drawable, metadata, named, save_figure
 from xecml.evaluation.tables import QUANTITIES
 from xecml.events import valid_counts
 from xecml.files import atomic_path
@@ -39,7 +39,7 @@ def save_repairs(report: RepairReport, path: str | Path) -> None:
     figures = [draw_errors(report), *([draw_effects(report)] if report.effects else [])]
     with atomic_path(path) as temporary, mpl.rc_context(STYLE), PdfPages(temporary, metadata=metadata()) as pages:
         for figure in figures:
-            pages.savefig(figure)
+            pages.savefig(drawable(figure))
 
 
 def draw_errors(report: RepairReport) -> Figure:
@@ -76,7 +76,7 @@ def _against_fraction(axes: Axes, report: RepairReport, cases: list[Case]) -> No
             [e.rmse_error for e in of_all],
             color=COLOURS[i % len(COLOURS)],
             marker=_MARKERS[i % len(_MARKERS)],
-            label=name,
+            label=named(name),
         )
     axes.set(xlabel="dead sensors [%]", ylabel="RMSE [photons]", title=cases[0][0], ylim=(0, None))
     axes.legend()
@@ -89,7 +89,7 @@ def _by_place(axes: Axes, report: RepairReport, case: Case, places: list[str]) -
         x = [j for j, place in enumerate(places) if place in found]
         values = [found[places[j]] for j in x]
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        axes.errorbar(x, [e.rmse for e in values], [e.rmse_error for e in values], label=name, **look)
+        axes.errorbar(x, [e.rmse for e in values], [e.rmse_error for e in values], label=named(name), **look)
         axes.plot(x, [abs(e.bias) for e in values], ls="--", lw=0.8, ms=2, **look)
     axes.set_yscale("log")
     axes.set_xticks(range(len(places)), places)
@@ -129,7 +129,7 @@ def _effect(axes: Axes, report: RepairReport, cases: list[Case], quantity: str) 
             [r.s68_error for r in widths],
             color=COLOURS[i % len(COLOURS)],
             marker=_MARKERS[i % len(_MARKERS)],
-            label=name,
+            label=named(name),
         )
     what = QUANTITIES[quantity]
     axes.set(xlabel="dead sensors [%]", ylabel=f"s68 [{what.unit}]", title=f"{what.label}, {cases[0][0]}")
@@ -167,7 +167,7 @@ def draw_repaired_event(
         draw_sensors(axes[0, 1], truth, lit & ~where, scale, "viridis", "what was left [photons]")
         for row, (name, values) in zip(axes[1:], filled.items(), strict=True):
             ok = valid_counts(values)
-            draw_sensors(row[0], np.asarray(values, np.float64), ok, scale, "viridis", f"{name} [photons]")
+            draw_sensors(row[0], np.asarray(values, np.float64), ok, scale, "viridis", f"{named(name)} [photons]")
             pull = (values - truth) / np.sqrt(np.maximum(truth, 1.0) * 8)
             draw_sensors(
                 row[1],
@@ -175,7 +175,7 @@ def draw_repaired_event(
                 ok & where,
                 SymLogNorm(3, vmin=-100, vmax=100),
                 "RdBu_r",
-                f"{name}: error [sigma of a count]",
+                f"{named(name)}: error [sigma of a count]",
             )
         figure.suptitle(title)
     return figure

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.table import Table
+from matplotlib.text import Text
 
 from xecml.errors import InputError
-from xecml.files import atomic_path
+from xecml.files import atomic_path, printable
 from xecml.outputs import mark
 
 STYLE: Any = {
@@ -46,6 +50,33 @@ def metadata(suffix: str = ".pdf") -> dict[str, Any]:
     return {_METADATA[suffix]: mark()} | ({"CreationDate": None} if suffix == ".pdf" else {})
 
 
+def named(name: str) -> str:
+    """A name that the user gave, of a file or a run, as text of a picture: on one line, its dollars no mathematics."""
+    text = printable(name).replace("$", r"\$")
+    # legends leave out what begins with an underscore
+    return f" {text}" if text.startswith("_") else text
+
+
+def drawable(figure: Figure) -> Figure:
+    """The figure with characters that its fonts lack written as escapes, such as `\\u65e5`."""
+    texts = [artist for artist in figure.findobj() if isinstance(artist, Text)]
+    tables = [artist for artist in figure.findobj() if isinstance(artist, Table)]
+    cells = [cell.get_text() for table in tables for cell in table.get_celld().values()]
+    for text in cells:
+        text.set_parse_math(False)
+    for text in (*texts, *cells):
+        held = _characters(findfont(text.get_fontproperties()))
+        if any(c not in held for c in text.get_text()):
+            text.set_text("".join(c if c in held else ascii(c)[1:-1] for c in text.get_text()))
+    return figure
+
+
+@cache
+def _characters(font: str) -> frozenset[str]:
+    """What a font file has signs for; lines are broken without."""
+    return frozenset(map(chr, get_font(font).get_charmap())) | {"\n"}
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as `.pdf` or `.png`, atomically; equal figures give equal bytes.
 
@@ -56,4 +87,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     if suffix not in _METADATA:
         raise InputError(f"Cannot write a picture as {path}; choose a name that ends in .pdf or .png.")
     with atomic_path(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, metadata=metadata(suffix))
+        drawable(figure).savefig(temporary, metadata=metadata(suffix))

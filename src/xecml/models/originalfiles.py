@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.files import regular_file
 from xecml.models.normalise import RELATIVE_DEFAULTS, SENTINEL, Normaliser
 from xecml.models.original import HIDDEN, OriginalModel, original
 from xecml.models.reference import TOKENS, ReferenceEncoder
@@ -110,8 +111,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: str | Path) -> Mapping[str, Any]:
-    if not Path(path).is_file():
-        raise InputError(f"No such checkpoint: {path}; check the path.")
+    regular_file(path, "checkpoint")
     # numbers of numpy in configurations and metrics
     scalars: list[Any] = [
         np.dtype,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.events import EXCESS_NOISE_SIPM, PDE_SIPM, QE_PMT
+from xecml.files import regular_file
 from xecml.simulation.optics import Optics
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -22,6 +23,8 @@ Face = Literal["inner", "us", "ds", "outer", "top", "bottom"]
 SIGNAL_ENERGY_MEV = 52.83
 ALPHA_ENERGY_MEV = 5.486
 """The strongest alpha line of americium-241."""
+_LONGEST_DEAD_LIST = 1_000_000
+"""Bytes; more is a file of another kind."""
 MAX_ENERGY_MEV = 280.0
 """Above this the cascade has no tables."""
 CALIBRATION_LINES: dict[str, dict[str, Any]] = {
@@ -298,8 +301,11 @@ def read_dead_list(path: str | Path) -> tuple[int, ...]:
     Raises:
         InputError: the file is missing or holds something else.
     """
+    file = regular_file(path, "dead list")
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        if (size := file.stat().st_size) > _LONGEST_DEAD_LIST:
+            raise InputError(f"{path} has {size} bytes, too many for a dead list; give sensor ids, one a line.")
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"Cannot read the dead list {path}: {error.strerror}; check the path.") from error
     except UnicodeDecodeError as error:
@@ -307,8 +313,11 @@ def read_dead_list(path: str | Path) -> tuple[int, ...]:
     ids = []
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
-        if text and not (text.isascii() and text.isdecimal() and int(text) < geometry.N_SENSORS):
-            raise InputError(f"{path}, line {number}: '{text}' is no sensor id from 0 to {geometry.N_SENSORS - 1}.")
+        # five digits tell; no number of thousands of them is made
+        if text and not (text.isascii() and text.isdecimal() and int(text.lstrip("0")[:5] or 0) < geometry.N_SENSORS):
+            raise InputError(
+                f"{path}, line {number}: {text[:40]!r} is no sensor id from 0 to {geometry.N_SENSORS - 1}."
+            )
         if text:
-            ids.append(int(text))
+            ids.append(int(text.lstrip("0") or 0))
     return tuple(ids)

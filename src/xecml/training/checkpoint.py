@@ -12,7 +12,7 @@ import torch
 import xecml
 from xecml import geometry
 from xecml.errors import InputError
-from xecml.files import atomic_path
+from xecml.files import atomic_path, regular_file
 
 BEST, LAST = "checkpoint_best.pth", "checkpoint_last.pth"
 FORMAT = "xecml-checkpoint"
@@ -60,8 +60,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint, damaged, of a newer format, or of another geometry.
     """
-    if not Path(path).is_file():
-        raise InputError(f"No such checkpoint: {path}; check the path.")
+    regular_file(path, "checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged files
