@@ -170,5 +170,6 @@ def _along_rows(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _along_columns(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Set the bits of each column between the first and the last row (axis 1) that has it."""
-    after = np.bitwise_or.accumulate(words[:, ::-1], axis=1)[:, ::-1]
-    return np.bitwise_or.accumulate(words, axis=1) & after
+    before: NDArray[np.uint64] = np.bitwise_or.accumulate(words, axis=1)
+    after: NDArray[np.uint64] = np.bitwise_or.accumulate(words[:, ::-1], axis=1)[:, ::-1]
+    return before & after
