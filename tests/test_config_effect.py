@@ -71,7 +71,7 @@ EFFECTS: dict[str, Effect] = {
     **together("training", devices, amp="true", accelerator="cpu", devices="2", num_nodes="2"),
     # weights that do not move make no epoch better than the first
     **together("training", _train, "training.epochs=3", "training.lr=1e-12", "training.lr_min=0",
-               "checkpoint.best_metric=phi_s68", early_stop_epochs="1"),
+               "checkpoint.best_metric=phi_s68_deg", early_stop_epochs="1"),
     **together("training", _train, "training.epochs=2", validate_every="2"),
     "training.encoder_lr_scale": Effect("0.1", _train),
     "training.channel_dropout_rate": Effect("0.2", augmentation),
@@ -95,7 +95,7 @@ EFFECTS: dict[str, Effect] = {
     **together("augmentation", augmentation, "augmentation.pileup=1.0", pileup_light="[0.8, 0.9]", pileup_time="1e-7"),
     "checkpoint.resume_from": Effect("{root}/none.pth", _train, refused="No such checkpoint"),
     **together("checkpoint", _train, save_dir="{root}/elsewhere", save_interval="1", save_every_steps="1",
-               best_metric="theta_s68"),
+               best_metric="theta_s68_deg"),
     "checkpoint.save_predictions": Effect("0", training("mae"), ("training.epochs=1",)),
     "checkpoint.weights_only": Effect("true", _train, ("checkpoint.resume_from={trained}",)),
     "mlflow.run_name": Effect("other", command),

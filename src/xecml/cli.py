@@ -72,6 +72,7 @@ def simulate(
     debug: Debug = False,
 ) -> None:
     """Simulate photons in the detector to a ROOT file."""
+    from xecml.events import number_of
     from xecml.simulation.generate import simulate as run
     from xecml.simulation.settings import load_settings, parse_energy, read_dead_list
 
@@ -95,7 +96,7 @@ def simulate(
     show(
         as_json,
         values,
-        f"Wrote {report.events} events to {names} in {report.seconds:.1f} s ({rate:.0f} events/s).",
+        f"Wrote {number_of(report.events)} to {names} in {report.seconds:.1f} s ({rate:.0f} events/s).",
     )
 
 
@@ -140,13 +141,15 @@ def convert(
     from dataclasses import asdict
 
     from xecml.data.convert import convert as run
+    from xecml.events import number_of
 
     report = run(files, out, form=form, tree=tree)
     kept = f", {report.kept} of them kept from before" if report.kept else ""
     show(
         as_json,
         asdict(report),
-        f"Wrote {report.events} events in {report.shards} shards to {out} ({report.bytes / 1e6:.0f} MB{kept}).",
+        f"Wrote {number_of(report.events)} in {number_of(report.shards, 'shard')} to {out} "
+        f"({report.bytes / 1e6:.0f} MB{kept}).",
     )
 
 
@@ -193,11 +196,13 @@ def evaluate(
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
-        for depth, headers, rows in report.tables():
-            show_table(f"{report.evaluations[0].n_events} events, {depth}", headers, rows)
+        for title, headers, rows in report.tables():
+            show_table(title, headers, rows)
         for warning in report.evaluations[0].warnings:
             print(f"Warning: {warning}")
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
+        if said := report.answered.line():
+            print(said)
 
 
 def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
@@ -252,6 +257,7 @@ def predict(
     """Predict files to a ROOT file with one tree, `predictions`."""
     from xecml.deploy.predict import predict_files
     from xecml.evaluation.predictions import load_model
+    from xecml.events import number_of
 
     report = predict_files(load_model(model), files, out, tree=tree, model_path=model, force=force)
     rate = report.events / report.seconds
@@ -260,8 +266,11 @@ def predict(
         "events": report.events,
         "seconds": report.seconds,
         "events_per_second": rate,
+        "answers": report.answered.as_dict(),
     }
-    show(as_json, values, f"Wrote predictions of {report.events} events to {report.out} ({rate:.0f} events/s).")
+    said = report.answered.line()
+    text = f"Wrote predictions of {number_of(report.events)} to {report.out} ({rate:.0f} events/s)."
+    show(as_json, values, f"{text}\n{said}" if said else text)
 
 
 @app.command()
@@ -287,6 +296,7 @@ def inpaint(
     """Fill dead channels of files; everything else passes unchanged."""
     from xecml.deploy.inpaint import inpaint_files
     from xecml.evaluation.fillers import load_repair
+    from xecml.events import number_of
 
     filler = load_repair(repair)
     branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
@@ -308,8 +318,8 @@ def inpaint(
         as_json,
         report.as_dict(),
         ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
-        + f"Filled {report.filled} values of {len(report.sensors)} sensors ({known}{empty}) in {report.events} events "
-        f"to {out} ({report.events / report.seconds:.0f} events/s{left}).",
+        + f"Filled {number_of(report.filled, 'value')} of {number_of(len(report.sensors), 'sensor')} ({known}{empty}) "
+        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).",
     )
 
 

@@ -93,6 +93,11 @@ TASKS = {
 }
 
 
+def number_of(n: int, what: str = "event") -> str:
+    """A number of things for a sentence: `1 event`, `2 events`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def measured(values: ArrayLike) -> NDArray[np.bool_]:
     """Mask of numbers of any quantity that were measured: finite and below 9e9 in size."""
     return np.asarray(np.abs(np.asarray(values)) < INVALID_ABOVE)  # false for NaN

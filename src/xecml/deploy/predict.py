@@ -10,6 +10,7 @@ from pathlib import Path
 from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
+from xecml.evaluation.answered import Answered
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, predict_chunks
 from xecml.outputs import claim, making
 from xecml.progress import progress
@@ -23,6 +24,7 @@ class Report:
     events: int
     seconds: float
     tasks: tuple[str, ...]
+    answered: Answered
 
 
 @making("predict")
@@ -53,8 +55,9 @@ def predict_files(
     total = source.count_events(files, tree)
     if total == 0:
         raise InputError(f"{files[0]} holds no events; nothing was written.")
+    answered = Answered()
     with rootio.TreeWriter(out, PREDICTION_TREE) as writer, progress(total, "predict") as bar:
-        for _, columns in predict_chunks(model, files, tree=tree):
+        for _, columns in predict_chunks(model, files, tree=tree, answered=answered):
             writer.extend(columns)
             bar.advance(len(columns["run"]))
-    return Report(Path(out), total, time.monotonic() - started, model.tasks)
+    return Report(Path(out), total, time.monotonic() - started, model.tasks, answered)

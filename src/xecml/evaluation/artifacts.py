@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xecml import rootio
 from xecml.config import Config
 from xecml.data import source
+from xecml.data.coverage import coverage
 from xecml.errors import InputError
 from xecml.evaluation import plots
 from xecml.evaluation.predictions import PREDICTION_TREE, TorchModel, load_model, prediction_columns
@@ -174,7 +175,7 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     for chunk in _chunks(config, branches, names, most_events):
         npho, time = (chunk[name] for name in branches)
         answers = model.predict(npho, time)
-        columns = prediction_columns(chunk, answers, first=sum(len(p["run"]) for p in parts))
+        columns = prediction_columns(chunk, answers, coverage(npho, time), first=sum(len(p["run"]) for p in parts))
         worst.add(losses(chunk, answers, branches), npho, time, columns)
         parts.append(columns)
         if kept < SALIENCY_EVENTS:

@@ -1,4 +1,4 @@
-"""From prediction tables to numbers: resolutions, profiles, comparisons, and the trivial predictors.
+"""From prediction tables to numbers: resolutions, profiles, comparisons.
 
 Nothing is drawn here, and nothing is computed where it is drawn. Units are those of
 `xecml.evaluation.tables`: resolutions in deg, MeV, %, ps, mm. Figures of merit: `xecml.resolution`.
@@ -7,7 +7,7 @@ Nothing is drawn here, and nothing is computed where it is drawn. Units are thos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,21 +18,24 @@ from xecml.errors import InputError
 from xecml.evaluation.tables import (
     PREFIX,
     QUANTITIES,
-    Columns,
     Reference,
     Table,
     find_column,
+    impossible,
     n_events,
     opening_angles,
     pulls,
     quantities,
     residuals,
     same_events,
-    truth_columns,
-    with_predictions,
 )
-from xecml.events import Chunk, valid_counts
-from xecml.geometry import N_SIPM, positions, uvw_from_xyz
+from xecml.evaluation.trivial import apply_linear as apply_linear
+from xecml.evaluation.trivial import centroid_table as centroid_table
+from xecml.evaluation.trivial import constant_table as constant_table
+from xecml.evaluation.trivial import fit_linear as fit_linear
+from xecml.evaluation.trivial import light_centroid as light_centroid
+from xecml.evaluation.trivial import mean_truth as mean_truth
+from xecml.events import number_of
 from xecml.resolution import Containment, Floats, Resolution, containment, figures_of_merit, without_nan
 
 ALL = "all"
@@ -42,6 +45,8 @@ DEPTHS = {"w < 2 cm": (-math.inf, 2.0), "w 2-10 cm": (2.0, 10.0), "w > 10 cm": (
 VERTEX_LIMITS = {ALL: {"theta": 3.23, "phi": 0.90}, "w > 10 cm": {"theta": 2.85, "phi": 0.79}}
 """s68 in degrees that the spread of signal vertices leaves to who knows the true first interaction."""
 _LEAK_ERRORS = 5.0
+_LEAK_EVENTS = 100
+"""With fewer events a width may be narrow by chance, and its error says little."""
 _TARGET_SLANT = -0.268
 
 AGAINST = ("theta", "phi", "energy", "u", "v", "w")
@@ -78,7 +83,8 @@ class Evaluation:
     """Resolutions of one predictor on one sample.
 
     `figures[quantity][bin]`, `opening[bin]` and, where the model predicts sigmas, `pulls[output][bin]`, where bin is
-    "all" or one of `DEPTHS`.
+    "all" or one of `DEPTHS`; `events[bin]` are the events in it, whether answered or not. Another model beside the
+    first is a `rival`, of which tables show errors; predictors that know nothing are none.
     """
 
     name: str
@@ -89,6 +95,13 @@ class Evaluation:
     pulls: dict[str, dict[str, Pull]] = field(default_factory=dict)
     n_gamma_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
+    events: dict[str, int] = field(default_factory=dict)
+    rival: bool = False
+
+    def title(self, depth: str) -> str:
+        """The events of a bin of depth, for the head of a table."""
+        where = "" if len(self.events) < 2 else ", all depths" if depth == ALL else f", {depth}"
+        return number_of(self.events[depth]) + where
 
     def as_dict(self) -> dict[str, Any]:
         """Everything by name with units, ready for JSON."""
@@ -102,6 +115,7 @@ class Evaluation:
             "name": self.name,
             "reference": self.reference,
             "n_events": self.n_events,
+            "n_events_by_depth": self.events,
             "figures": figures,
             "pulls": {q: {b: p.as_dict() for b, p in bins.items()} for q, bins in self.pulls.items()},
             "n_gamma_accuracy": self.n_gamma_accuracy,
@@ -125,11 +139,15 @@ def evaluate(table: Table, name: str = "model", *, reference: Reference = "truth
     values = {q: residuals(table, q, reference) for q in found}
     figures = {q: {b: figures_of_merit(x[m], seed=seed) for b, m in bins.items()} for q, x in values.items()}
     angles = opening_angles(table, reference)
-    opening = {} if angles is None else {b: containment(angles[m], seed=seed) for b, m in bins.items()}
+    if angles is None or not np.isfinite(angles).any():
+        opening = {}
+    else:
+        opening = {b: containment(angles[m], seed=seed) for b, m in bins.items()}
     widths = {q: {b: pull(x[m], seed=seed) for b, m in bins.items()} for q, x in pulls(table, reference).items()}
     right = _n_gamma_accuracy(table, reference)
-    warnings = leak_warnings(figures) if has_signal_vertices(table) else ()
-    return Evaluation(name, reference, n_events(table), figures, opening, widths, right, warnings)
+    warnings = (*impossible(table, reference), *(leak_warnings(figures) if has_signal_vertices(table) else ()))
+    events = {b: int(m.sum()) for b, m in bins.items()}
+    return Evaluation(name, reference, n_events(table), figures, opening, widths, right, warnings, events)
 
 
 def depth_bins(table: Table, reference: Reference = "truth") -> dict[str, NDArray[np.bool_]]:
@@ -150,10 +168,11 @@ def pull(values: ArrayLike, *, seed: int = 0) -> Pull:
 
 
 def _n_gamma_accuracy(table: Table, reference: Reference) -> float | None:
-    known = table.get(PREFIX[reference] + "n_gamma")
-    if known is None or "pred_n_gamma" not in table or not len(known):
+    known, said = find_column(table, PREFIX[reference] + "n_gamma"), find_column(table, "pred_n_gamma")
+    if known is None or said is None:
         return None
-    return float(np.mean(np.argmax(table["pred_n_gamma"], axis=1) == known))
+    good = np.isfinite(known) & np.isfinite(said).all(axis=-1)
+    return float(np.mean(np.argmax(said[good], axis=1) == known[good])) if good.any() else None
 
 
 def has_signal_vertices(table: Table) -> bool:
@@ -165,12 +184,12 @@ def has_signal_vertices(table: Table) -> bool:
 
 
 def leak_warnings(figures: Mapping[str, Mapping[str, Resolution]]) -> tuple[str, ...]:
-    """Warn of directions better than physics allows for signal vertices by over five standard errors."""
+    """Warn of directions better than physics allows for signal vertices by over five standard errors, in 100 events."""
     found = []
     for bin_name, limits in VERTEX_LIMITS.items():
         for quantity, limit in limits.items():
             r = figures.get(quantity, {}).get(bin_name)
-            if r is not None and r.s68 + _LEAK_ERRORS * r.s68_error < limit:
+            if r is not None and r.n >= _LEAK_EVENTS and r.s68 + _LEAK_ERRORS * r.s68_error < limit:
                 found.append(
                     f"{quantity} s68 {with_error(r.s68, r.s68_error)} deg ({bin_name}) is below the limit "
                     f"of the vertex spread, {limit:.2f} deg; look for a leak."
@@ -278,26 +297,45 @@ def summary(evaluations: Sequence[Evaluation], depth: str = ALL) -> tuple[list[s
     """Headers and rows of the table to read: the figures of the first evaluation, s68 of the others beside.
 
     Of the opening angle, the column s68 holds the angle that contains 68 % of the events. Where a baseline's
-    bias exceeds its s68, the bias stands beside: a constant is narrow on a sample of one energy.
+    bias exceeds its s68, the bias stands beside: a constant is narrow on a sample of one energy. Events left out, since
+    they have no answer or no reference, have a column where there are any.
     """
     model, *others = evaluations
     sure = ["pull width", "in 1 sigma [%]", "in 1.96 sigma [%]"] if model.pulls else []
-    headers = ["quantity", "unit", "bias", "s68", "FWHM/2.355", "tail [%]", *sure, *(f"s68 {o.name}" for o in others)]
+    lost = _left_out(model, depth)
+    left = ["left out"] if lost else []
+    beside = [f"s68 {o.name}" for o in others]
+    headers = ["quantity", "unit", "bias", "s68", "FWHM/2.355", "tail [%]", *left, *sure, *beside]
     rows = []
+
+    def add(quantity: str, label: str, unit: str, own: list[str], cells: list[str]) -> None:
+        number = [str(lost.get(quantity, "-"))] if lost else []
+        rows.append([label, unit, *own, *number, *_sureness(model, quantity, depth), *cells])
+
     for q, bins in model.figures.items():
         if (r := bins.get(depth)) is not None:
             pairs = ((r.bias, r.bias_error), (r.s68, r.s68_error), (r.fwhm, r.fwhm_error))
-            own = [*(with_error(*p) for p in pairs), with_error(r.tail, r.tail_error, 100), *_sureness(model, q, depth)]
-            cells = [_beside(o.figures.get(q, {}).get(depth)) for o in others]
-            rows.append([QUANTITIES[q].label, QUANTITIES[q].unit, *own, *cells])
+            own = [*(with_error(*p) for p in pairs), with_error(r.tail, r.tail_error, 100)]
+            cells = [_beside(o.figures.get(q, {}).get(depth), o.rival) for o in others]
+            add(q, QUANTITIES[q].label, QUANTITIES[q].unit, own, cells)
     for q in sorted(model.pulls.keys() - model.figures.keys()):
-        rows.append([q, "", "-", "-", "-", "-", *_sureness(model, q, depth), *("-" for _ in others)])
+        add(q, q, "", ["-"] * 4, ["-" for _ in others])
     if (c := model.opening.get(depth)) is not None:
-        angles = [o.opening.get(depth) for o in others]
-        cells = [with_error(a.q68) if a else "-" for a in angles]
-        row = ["opening angle", "deg", "-", with_error(c.q68, c.q68_error), "-", "-", *("-" for _ in sure), *cells]
-        rows.append(row)
+        angles = [(o.opening.get(depth), o.rival) for o in others]
+        cells = [with_error(a.q68, a.q68_error if rival else math.nan) if a else "-" for a, rival in angles]
+        add(_OPENING, "opening angle", "deg", ["-", with_error(c.q68, c.q68_error), "-", "-"], cells)
     return headers, rows
+
+
+_OPENING = "opening_angle"
+
+
+def _left_out(model: Evaluation, depth: str) -> dict[str, int]:
+    """Events of a bin that a quantity's figures do without, by quantity; empty where all take part."""
+    lost = {q: bins[depth].n_not_finite for q, bins in model.figures.items() if depth in bins}
+    if depth in model.opening:
+        lost[_OPENING] = model.opening[depth].n_not_finite
+    return lost if any(lost.values()) else {}
 
 
 def _sureness(model: Evaluation, output: str, depth: str) -> list[str]:
@@ -309,80 +347,8 @@ def _sureness(model: Evaluation, output: str, depth: str) -> list[str]:
     return [with_error(p.figures.s68, p.figures.s68_error), *coverages]
 
 
-def _beside(r: Resolution | None) -> str:
+def _beside(r: Resolution | None, rival: bool) -> str:
     if r is None or not math.isfinite(r.s68):
         return "-"
-    return with_error(r.s68) + (f" (bias {with_error(r.bias)})" if abs(r.bias) > r.s68 else "")
-
-
-# -------------------------------------------------------------------------------------- trivial predictors
-
-
-def mean_truth(chunks: Iterable[Chunk]) -> dict[str, float]:
-    """Mean over training events of each truth column (theta, phi, energy, timing, u, v, w), file units."""
-    total: dict[str, float] = {}
-    count: dict[str, int] = {}
-    for chunk in chunks:
-        # through the table's eyes: what is 1e10 there was not measured
-        truth = {f"true_{name}": values for name, values in truth_columns(chunk).items()}
-        for name in (what.column for what in QUANTITIES.values() if not what.relative):
-            values = find_column(truth, f"true_{name}")
-            if values is not None:
-                total[name] = total.get(name, 0.0) + float(np.nansum(values))
-                count[name] = count.get(name, 0) + int(np.isfinite(values).sum())
-    return {name: total[name] / count[name] for name in total if count[name]}
-
-
-def constant_table(table: Table, means: Mapping[str, float]) -> Columns:
-    """Predict the mean of the training truth for every event of a table, whatever the detector saw."""
-    return with_predictions(table, {name: np.full(n_events(table), value) for name, value in means.items()})
-
-
-def light_centroid(npho: ArrayLike, power: int = 1) -> Floats:
-    """Centroid (N, 2) of u and v in cm of the light on the inner face.
-
-    Args:
-        npho: counts (N, 4760), relative or not; sensors with an invalid count do not take part.
-        power: of the counts in the weights: 1, or 2 as is commonly used to follow the brightest sensors.
-
-    Returns:
-        NaN for events without a valid inner sensor.
-    """
-    inner = np.asarray(npho)[:, :N_SIPM]
-    # relative to the largest count first: squares of raw counts could overflow single precision
-    counts = np.where(valid_counts(inner), inner, 0).astype(np.float32)
-    largest = counts.max(axis=1, keepdims=True)
-    weight = (counts / np.where(largest > 0, largest, 1)) ** power
-    total = weight.sum(axis=1, keepdims=True, dtype=np.float64)
-    uv = uvw_from_xyz(positions()[:N_SIPM])[:, :2].astype(np.float32)
-    return np.asarray(weight @ uv / np.where(total > 0, total, np.nan), np.float64)
-
-
-def fit_linear(centroid: ArrayLike, truth: ArrayLike) -> Floats:
-    """Least-squares coefficients (3, 2) of true u, v as a linear function of 1 and the centroid's u, v.
-
-    Fit on one sample and apply to another: on the sample of the fit the result is too good.
-
-    Raises:
-        InputError: fewer than ten events have both a centroid and a truth.
-    """
-    x, y = np.asarray(centroid, np.float64), np.asarray(truth, np.float64)[:, :2]
-    good = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-    if good.sum() < 10:
-        raise InputError(f"Only {int(good.sum())} events with light and truth to calibrate the centroid; give ten.")
-    return np.asarray(np.linalg.lstsq(_with_one(x[good]), y[good], rcond=None)[0])
-
-
-def apply_linear(coefficients: Floats, centroid: ArrayLike) -> Floats:
-    """Corrected u, v (N, 2) in cm of centroids (N, 2)."""
-    return np.asarray(_with_one(np.asarray(centroid, np.float64)) @ coefficients)
-
-
-def _with_one(x: Floats) -> Floats:
-    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
-
-
-def centroid_table(table: Table, uv: ArrayLike) -> Columns:
-    """Table of the events with positions u, v (N, 2) in cm, such as corrected centroids, as predictions."""
-    position = np.asarray(uv, np.float64)
-    return with_predictions(table, {"u": position[:, 0], "v": position[:, 1]})
+    bias = f" (bias {with_error(r.bias)})" if abs(r.bias) > r.s68 else ""
+    return with_error(r.s68, r.s68_error if rival else math.nan) + bias

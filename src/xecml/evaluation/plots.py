@@ -44,6 +44,7 @@ from xecml.evaluation.tables import (
     residuals,
     same_events,
 )
+from xecml.events import number_of
 from xecml.files import atomic_path
 from xecml.resolution import Floats, Resolution
 
@@ -139,14 +140,13 @@ def _nothing(axes: Axes, why: str) -> None:
 
 def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
     model = results[0]
-    figure = _page(title, f"Resolution of {named(model.name)}, {model.n_events} events, against {model.reference}")
-    bins = [b for b in (ALL, *DEPTHS) if any(b in r for r in model.figures.values())]
+    figure = _page(title, f"Resolution of {named(model.name)}, {number_of(model.n_events)}, against {model.reference}")
+    bins = [b for b in (ALL, *DEPTHS) if b in model.events]
     parts = figure.subplots(len(bins), 1, squeeze=False)[:, 0]
     for axes, name in zip(parts, bins, strict=True):
         axes.set_axis_off()
         headers, rows = summary(results, name)
-        n = next(iter(model.figures.values()))[name].n
-        axes.set_title(f"{'all depths' if name == ALL else name} ({n} events)", loc="left", fontweight="bold")
+        axes.set_title(model.title(name), loc="left", fontweight="bold")
         drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(8)
@@ -204,7 +204,7 @@ def _quantity_page(quantity: str, tables: Mapping[str, Table], results: Sequence
 
 
 def _bins(r: Resolution, widths: float) -> Floats:
-    half = widths * r.s68 if r.s68 > 0 else max(abs(r.bias), 1.0)
+    half = widths * r.s68 if r.s68 > 0 else max(abs(r.median), 1.0)
     return np.linspace(r.median - half, r.median + half, 61)
 
 
@@ -355,7 +355,7 @@ def _draw_opening(axes: Axes, tables: Mapping[str, Table], results: Sequence[Eva
     edges = np.linspace(0, 3.5 * max(results[0].opening[ALL].q68, 1e-3), 61)
     for r, colour in zip(results, COLOURS, strict=False):
         angles = opening_angles(tables[r.name], r.reference)
-        if angles is not None:
+        if angles is not None and r.opening:
             label = f"{named(r.name)}: 68 % below {r.opening[ALL].q68:.3g} deg"
             axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, label=label)
             axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls="--")

@@ -13,20 +13,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry, rootio
 from xecml.data import source
+from xecml.data.coverage import Coverage, coverage, short_faces
 from xecml.errors import InputError
+from xecml.evaluation.answered import Answered
 from xecml.events import TASKS, Chunk, branch_names
 from xecml.files import regular_file
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
 from xecml.models.originalfiles import load_original, recognise
-from xecml.models.regressor import Regressor
+from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
 from xecml.training import checkpoint
 from xecml.training.starting import restored
 
 PREDICTION_TREE = "predictions"
 _BATCH = 256
+_SENSORS_SEEN = f"xecml.{SENSORS_SEEN}"
+"""Key of an exported file's metadata."""
 _EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
+RECONSTRUCTED = {"energy": ["energyReco"], "timing": ["timeReco"], "uvwFI": ["uvwRecoFI"]}
+"""Branches of reconstructed quantities by task."""
 
 
 class Model(Protocol):
@@ -40,10 +46,22 @@ class Model(Protocol):
     truth_means: dict[str, float]
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
 
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """What the training sample had (3, 6), as `xecml.data.coverage.usual`; zeros where it is not known."""
+
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`.
 
-        `sigma_<task>` stands beside tasks that the model predicts a width for.
+        `sigma_<task>` stands beside tasks that the model predicts a width for. An event without any valid count is
+        answered by NaN in everything, one without any valid time by NaN in `timing`.
+        """
+
+    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
+        """Faces (B, 6) of which an event (B, 4760) has fewer sensors than the training sample's events had.
+
+        In the order of `xecml.geometry.FACES`; see `xecml.data.coverage.short_faces`. Nothing is marked by a model of
+        a file that does not say what its training sample had.
         """
 
 
@@ -63,10 +81,21 @@ class TorchModel:
             for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
         }
 
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """See `Model`."""
+        return self.network.get_buffer(SENSORS_SEEN).numpy()
+
+    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
+        """See `Model`."""
+        return _few_sensors(npho, self.usual_sensors)
+
     @torch.no_grad()
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
         n, t = (torch.from_numpy(a) for a in _inputs(npho, time))
+        if not len(n):
+            return _of_no_event(self.network.outputs())
         parts = []
         for start in range(0, len(n), _BATCH):
             a, b = n[start : start + _BATCH], t[start : start + _BATCH]
@@ -110,15 +139,29 @@ class OnnxModel:
         self.names: dict[str, str] = json.loads(self.metadata.get("xecml.names", "{}"))
         self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
 
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """See `Model`."""
+        said = json.loads(self.metadata.get(_SENSORS_SEEN, "null"))
+        return np.zeros((3, len(geometry.FACES)), np.float32) if said is None else np.array(said, np.float32)
+
+    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
+        """See `Model`."""
+        return _few_sensors(npho, self.usual_sensors)
+
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
         n, t = _inputs(npho, time)
+        if not len(n):  # which the graph itself refuses
+            return _of_no_event(self._outputs)
         parts = []
         for start in range(0, len(n), _BATCH):
             feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
             parts.append(self.session.run(self._outputs, feed))
             check_rows(self._outputs, parts[-1], len(feed["npho"]))
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
+        answers = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
+        # graphs that say what their training had say NaN themselves; those before them said a number
+        return answers if _SENSORS_SEEN in self.metadata else _only_of_measured(answers, n, t)
 
 
 def check_rows(names: Sequence[str], answers: Sequence[NDArray[Any]], events: int) -> None:
@@ -177,6 +220,27 @@ def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDAr
     return n, t
 
 
+def _only_of_measured(
+    answers: dict[str, NDArray[Any]], npho: NDArray[np.float32], time: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """The answers with NaN where nothing was measured, as a model of this version gives them."""
+    known = answerable(answers, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
+    for name, values in answers.items():
+        values[~known[name].numpy()] = np.nan
+    return answers
+
+
+def _few_sensors(npho: ArrayLike, usual: NDArray[np.float32]) -> NDArray[np.bool_]:
+    counts, _ = _inputs(npho, npho)
+    return short_faces(coverage(counts, counts), usual)
+
+
+def _of_no_event(names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Answers by name to no event: arrays (0, size), or (0,) for scalars."""
+    sizes = {name: TASKS[name.removeprefix("sigma_")].size for name in names}
+    return {name: np.empty((0, size) if size > 1 else 0, np.float32) for name, size in sizes.items()}
+
+
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
     """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ..."""
     columns: Chunk = {}
@@ -203,34 +267,42 @@ def predict_chunks(
     *,
     tree: str = rootio.DEFAULT_TREE,
     chunk_events: int = 2048,
+    answered: Answered | None = None,
 ) -> Iterator[tuple[Chunk, Chunk]]:
     """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
 
-    Truth of every quantity that the file has is carried along, whether the model predicts it or not.
+    Truth and reconstructed values of every quantity that the file has are carried along, whether the model predicts it
+    or not. `answered` counts what could not be answered.
     """
     truths = sorted({TASKS[task].truth for task in TASKS})
-    optional = ("run", "event", *truths, *_EXTRA_TRUTH)
+    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *(b for branches in RECONSTRUCTED.values() for b in branches))
     entry = 0
     options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in source.expand(files):
         for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
-            events = len(chunk[model.branches[0]])
-            answers = model.predict(chunk[model.branches[0]], chunk[model.branches[1]])
-            yield chunk, prediction_columns(chunk, answers, first=entry)
-            entry += events
+            npho, time = (chunk[branch] for branch in model.branches)
+            answers, found = model.predict(npho, time), coverage(npho, time)
+            if answered is not None:
+                answered.add(found, model)
+            yield chunk, prediction_columns(chunk, answers, found, first=entry)
+            entry += len(npho)
 
 
-def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], *, first: int) -> Chunk:
+def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found: Coverage, *, first: int) -> Chunk:
     """Columns of the prediction tree for a chunk and its answers; of a file without numbers, events count from `first`.
 
-    Numbers, answers, truth of every quantity that the chunk has, and the opening angle in degrees.
+    Numbers, sensors with a valid count and with a valid time, answers, truth and reconstructed values of every quantity
+    that the chunk has, and the opening angle in degrees.
     """
-    events = len(next(iter(answers.values())))
+    events = len(found.n_timed)
     columns: Chunk = {
         "run": chunk.get("run", np.zeros(events, np.int32)),
         "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
+        "n_valid": found.n_valid.sum(1, dtype=np.int32),
+        "n_timed": found.n_timed,
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
+        **table_columns({t: chunk[b] for t, (b,) in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),
     }
     if "angle" in answers and "emiAng" in chunk:
         columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)

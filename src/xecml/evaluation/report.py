@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.evaluation import metrics, plots
-from xecml.evaluation.predictions import PREDICTION_TREE, Model, load_model, predict_chunks
-from xecml.evaluation.tables import PREFIX, Columns, read_table
-from xecml.events import Chunk
+from xecml.evaluation.answered import Answered
+from xecml.evaluation.predictions import PREDICTION_TREE, RECONSTRUCTED, Model, load_model, predict_chunks
+from xecml.evaluation.tables import PREFIX, Columns, column, quantities, read_table
+from xecml.events import TASKS, Chunk
 from xecml.files import atomic_path
 from xecml.outputs import claim, making, mark
 from xecml.progress import Progress, progress
@@ -25,6 +26,8 @@ from xecml.progress import Progress, progress
 Reference = Literal["truth", "reco"]
 CONSTANT = "mean of training truth"
 CENTROID = "light centroid"
+_ENOUGH = 20
+"""Events with light and truth in each half of a sample, for the centroid to be corrected."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,20 @@ class Report:
 
     evaluations: list[metrics.Evaluation]
     files: dict[str, Path]
+    answered: Answered
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
             "evaluations": [e.as_dict() for e in self.evaluations],
+            "answers": self.answered.as_dict(),
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables to read: title, headers, rows; all depths together, then each bin of depth."""
-        first = next(iter(self.evaluations[0].figures.values()))
-        return [(depth, *metrics.summary(self.evaluations, depth)) for depth in first]
+        model = self.evaluations[0]
+        return [(model.title(depth), *metrics.summary(self.evaluations, depth)) for depth in model.events]
 
 
 @making("evaluate")
@@ -78,36 +83,63 @@ def evaluate_files(
     written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
     claim(written.values(), inputs=[model_path, *others, *files], force=force)
     model = load_model(model_path)
+    _need_reference(model, files, tree, reference)
     total = source.count_events(files, tree)
     # names are those of files; two models of one name are told apart by their folder
     names = _distinct([Path(model_path), *map(Path, others)])
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
-        table, centroid = _predict(model, files, tree, bar)
+        table, centroid = _predict(model, files, tree, bar, answered := Answered())
         tables: dict[str, Columns] = {names[0]: table}
         for name, other in zip(names[1:], others, strict=True):
             stored = Path(other).suffix == ".root"
             tables[name] = read_table(other) if stored else _predict(load_model(other), files, tree, bar)[0]
+    if not quantities(table, reference):
+        raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} in any event; there is nothing to measure.")
     tables |= _trivial(model, table, centroid)
-    evaluations = metrics.compare(tables, reference=reference)
+    results = metrics.compare(tables, reference=reference)
+    evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
     sample = ", ".join(Path(str(f)).name for f in files)
     plots.save_resolution_plots(
         written["resolution.pdf"], tables, reference=reference, evaluations=evaluations, title=f"{names[0]} on {sample}"
     )
-    report = Report(evaluations, written)
+    report = Report(evaluations, written, answered)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return report
 
 
+_NO_REFERENCE = {
+    "truth": "{} has no true value of what the model predicts",
+    "reco": "{} has no reconstructed value of what the model predicts",
+}
+
+
+def _need_reference(model: Model, files: Sequence[str | Path], tree: str, reference: Reference) -> None:
+    """Refuse files without any branch to measure against, before anything is predicted."""
+    of_task = {task: [TASKS[task].truth] if reference == "truth" else RECONSTRUCTED.get(task, []) for task in TASKS}
+    # directions are compared as angles, whichever way they are given
+    of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]
+    wanted = sorted({branch for task in model.tasks for branch in of_task[task]})
+    for path in source.expand(files):
+        with source.open_events(path, tree, source.names_here(path, tree, model.names)) as reader:
+            if any(reader.has(branch) for branch in wanted):
+                return
+    need = f"it needs {' or '.join(wanted)}" if wanted else f"there is none of {', '.join(model.tasks)}"
+    hint = "to predict them use 'xec predict'" + (
+        ", and to measure against reconstructed values --reference reco" if reference == "truth" else ""
+    )
+    raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} ({need}); {hint}.")
+
+
 def _predict(
-    model: Model, files: Sequence[str | Path], tree: str, bar: Progress
+    model: Model, files: Sequence[str | Path], tree: str, bar: Progress, answered: Answered | None = None
 ) -> tuple[Columns, NDArray[np.float64]]:
     """Prediction table of all events, and the light centroids (N, 2) in cm."""
     parts: list[Chunk] = []
     centroids = []
-    for chunk, columns in predict_chunks(model, files, tree=tree):
+    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered):
         parts.append(columns)
         centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
         bar.advance(len(columns["run"]))
@@ -122,14 +154,16 @@ def _trivial(model: Model, table: Columns, centroid: NDArray[np.float64]) -> dic
     tables = {}
     if model.truth_means:
         tables[CONSTANT] = metrics.constant_table(table, model.truth_means)
-    if {"true_u", "true_v"} <= table.keys() and len(centroid) >= 40:
-        tables[CENTROID] = metrics.centroid_table(table, _cross_fitted(centroid, table))
+    if {"true_u", "true_v"} <= table.keys():
+        truth = np.stack([column(table, name) for name in ("true_u", "true_v")], 1)
+        known = np.isfinite(np.concatenate([centroid, truth], 1).sum(1))
+        if min(known[half::2].sum() for half in (0, 1)) >= _ENOUGH:
+            tables[CENTROID] = metrics.centroid_table(table, _cross_fitted(centroid, truth))
     return tables
 
 
-def _cross_fitted(centroid: NDArray[np.float64], table: Columns) -> NDArray[np.float64]:
+def _cross_fitted(centroid: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centroids corrected linearly, each half of the events with the coefficients of the other half."""
-    truth = np.stack([table["true_u"], table["true_v"]], 1)
     corrected = np.empty_like(centroid)
     for half in (0, 1):
         coefficients = metrics.fit_linear(centroid[half::2], truth[half::2])

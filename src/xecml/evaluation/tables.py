@@ -3,14 +3,15 @@
 A prediction table is a dictionary of numpy columns, events along the first axis, named as in prediction
 files: `pred_theta`, `pred_phi` (degrees), `pred_energy` (GeV), `pred_timing` (s), `pred_u`, `pred_v`,
 `pred_w` (cm), `pred_emiVec` (N, 3), `pred_n_gamma` (N, 5), `sigma_...` beside each, and the same names with
-`true_` or `reco_`. What was not measured is NaN or 1e10; such events are counted and left out.
+`true_` or `reco_`. What was not measured or not answered is NaN or 1e10, and a reference may be impossible (an energy
+below zero); such events are counted and left out.
 
 Residuals are prediction minus reference in the units of quoted resolutions: deg, MeV, %, ps, mm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.errors import InputError
-from xecml.events import TASKS, Chunk, measured
+from xecml.events import TASKS, Chunk, measured, number_of
 from xecml.files import expand
 from xecml.geometry import angles_from_direction, opening_angle
 from xecml.resolution import Floats
@@ -93,11 +94,37 @@ def truth_columns(chunk: Chunk) -> Columns:
     return columns
 
 
+_POSSIBLE: dict[str, tuple[Callable[[Floats], Any], str]] = {
+    "energy": (lambda e: e > 0, "above 0"),
+    "theta": (lambda theta: (theta >= 0) & (theta <= 180), "within 0 and 180 degrees"),
+    "n_gamma": (lambda n: (n >= 0) & (n <= 4), "within 0 and 4"),
+}
+"""What a reference can be, and how to say so; one that is something else is left out."""
+
+
+def impossible(table: Table, reference: Reference = "truth") -> list[str]:
+    """Sentences on reference values of a table that cannot be, and so are left out."""
+    said = []
+    for name, (possible, words) in _POSSIBLE.items():
+        if (column_name := PREFIX[reference] + name) in table:
+            values = np.asarray(table[column_name], np.float64)
+            wrong = int((measured(values) & ~possible(values)).sum())
+            if wrong:
+                said.append(f"{column_name} is not {words} in {wrong} of {number_of(len(values))}; these are left out.")
+    return said
+
+
 def find_column(table: Table, name: str) -> Floats | None:
-    """A column in float64 with NaN where nothing was measured, or None; angles also from `..._emiVec`."""
+    """A column in float64, or None; angles also from `..._emiVec`.
+
+    NaN stands where nothing was measured, and where a reference is impossible.
+    """
     if name in table:
         values = np.asarray(table[name], np.float64)
-        return np.where(measured(values), values, np.nan)
+        kept = measured(values)
+        if name.startswith(tuple(PREFIX.values())) and (rule := _POSSIBLE.get(name.partition("_")[2])):
+            kept &= rule[0](values)
+        return np.where(kept, values, np.nan)
     prefix, _, bare = name.partition("_")
     # the widths of a vector's components are no direction
     if bare in ("theta", "phi") and prefix != "sigma" and f"{prefix}_emiVec" in table:
@@ -119,14 +146,15 @@ def column(table: Table, name: str) -> Floats:
 
 
 def quantities(table: Table, reference: Reference = "truth") -> list[str]:
-    """Names of the quantities that a table predicts and knows the reference of."""
+    """Names of the quantities that a table predicts and knows the reference of, in one event at least."""
 
-    def known(name: str) -> bool:
-        values = find_column(table, name)
-        return values is not None and bool(np.isfinite(values).any())
+    def known(quantity: str) -> bool:
+        columns = (prefix + QUANTITIES[quantity].column for prefix in ("pred_", PREFIX[reference]))
+        if any(find_column(table, name) is None for name in columns):
+            return False
+        return bool(np.isfinite(residuals(table, quantity, reference)).any())
 
-    prefix = PREFIX[reference]
-    return [q for q, what in QUANTITIES.items() if known("pred_" + what.column) and known(prefix + what.column)]
+    return [quantity for quantity in QUANTITIES if known(quantity)]
 
 
 def residuals(table: Table, quantity: str, reference: Reference = "truth") -> Floats:

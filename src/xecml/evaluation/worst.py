@@ -17,7 +17,7 @@ from xecml.evaluation.display import draw_event, save_event
 from xecml.evaluation.predictions import TorchModel
 from xecml.events import TASKS, Chunk
 from xecml.models.regressor import Regressor
-from xecml.training.regress import RegressionLoss
+from xecml.training.regress import RegressionLoss, known_events
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EventLosses:
     def __call__(
         self, chunk: Chunk, answers: Mapping[str, NDArray[Any]], branches: tuple[str, str]
     ) -> dict[str, NDArray[np.float64]]:
-        """Losses (B,) of a chunk's events: `total`, and one by task.
+        """Losses (B,) of a chunk's events: `total`, and one by task; 0 where nothing was measured for it.
 
         Args:
             chunk: raw counts, times and truth.
@@ -58,6 +58,7 @@ class EventLosses:
         batch = _batch(chunk, self._tasks, branches)
         weight = torch.ones(len(batch), requires_grad=True)
         predicted = {name: torch.from_numpy(values) for name, values in answers.items()}
+        predicted |= known_events(self._tasks, batch)
         total, parts = self._loss(self._network, predicted, replace(batch, weight=weight))
         # the loss of a batch is a mean over events of weight times loss: its derivative is the event's own
         return {

@@ -377,6 +377,8 @@ def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | 
 
 def _score(metrics: dict[str, float], name: str) -> float:
     """What makes an epoch better: lower, but for accuracies."""
+    if name in ("theta_s68", "phi_s68"):  # as older recipes call them
+        name = f"{name}_deg"
     if name not in metrics:
         of_all = sorted(key for key in metrics if not any(face in key.split("_") for face in geometry.FACES))
         which = "choose one of" if len(of_all) == len(metrics) else "choose one of a face, or of all together:"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,11 @@ from torch.nn import functional
 from xecml import geometry, resolution
 from xecml.config import Config, TaskConfig
 from xecml.data.batch import Batch, full
+from xecml.data.coverage import Coverage, coverage, usual
+from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.build import build_regressor
-from xecml.models.regressor import Regressor
+from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable, any_of
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
 from xecml.training.processes import gather_objects
@@ -72,11 +75,21 @@ class Regression:
 
 @torch.no_grad()
 def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
-    """Fit what the model keeps as buffers (means, widths, anchors) on the first training events."""
+    """Fit what the model keeps as buffers (means, widths, anchors, usual sensors) on the first training events.
+
+    Raises:
+        InputError: nothing was measured that a task can be learnt from, or a target has zero width.
+    """
     features, light_times, truth, seen = [], [], [], 0
     codes: list[Tensor] = []
+    counted: list[Tensor] = []
+    clocked: list[Tensor] = []
+    found: list[Coverage] = []
     model.eval()
     for batch in batches:
+        counted.append(any_of(batch.valid))
+        clocked.append(any_of(batch.timed))
+        found.append(coverage(batch.npho.numpy(), batch.time.numpy()))
         # the code of an encoder that has learnt nothing is not worth a fit
         if model.linear_path and keep_features:
             code, look = model.encoder(*batch.inputs())
@@ -90,13 +103,18 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         seen += len(batch)
         if seen >= _FIT_EVENTS:
             break
-    joined = {task: torch.cat([t[task] for t in truth]) for task in model.tasks}
+    some, timed = torch.cat(counted), torch.cat(clocked)
+    for task in model.tasks:
+        if not bool((timed if task == "timing" else some).any()):
+            raise InputError(f"No training event has {_needed(task)}, so that '{task}' cannot be learnt; {_MEND}.")
+    model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
     model.fit_targets(
-        torch.cat(features),
-        torch.cat(light_times),
-        joined,
-        codes=torch.cat(codes) if codes else None,
+        torch.cat(features)[some],
+        torch.cat(light_times)[some],
+        {task: torch.cat([t[task] for t in truth])[some] for task in model.tasks},
+        codes=torch.cat(codes)[some] if codes else None,
         keep_features=keep_features,
+        timed=timed[some],
     )
 
 
@@ -110,8 +128,9 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of a batch, and its parts by name."""
         answers = self.model(*batch.inputs())
+        known = known_events(self.model.tasks, batch)
         with torch.autocast(batch.npho.device.type, enabled=False):
-            total, parts = self.loss(self.model, answers, batch)
+            total, parts = self.loss(self.model, answers | known, batch)
         return total, {f"loss_{task}": value for task, value in parts.items()}
 
 
@@ -131,30 +150,42 @@ class RegressionLoss(nn.Module):
     def forward(
         self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of a batch, and the loss of each task."""
-        parts = {name: self._of(name, task, model, answers, batch) for name, task in self.tasks.items()}
+        """Total loss of a batch, and the loss of each task: means over its events with their weights.
+
+        Args:
+            model: whose target widths count.
+            answers: of the model; where `known_<task>` (B,) stands beside them, all other events weigh nothing.
+            batch: the events; their weights have mean 1 over the whole sample.
+        """
+        parts = {}
+        for name, task in self.tasks.items():
+            loss = self._of(name, task, model, answers, batch) * batch.weight
+            known = answers.get(f"known_{name}")
+            # not a weight of zero: in use such an answer is NaN
+            parts[name] = (loss if known is None else torch.where(known, loss, 0.0)).mean()
         return self.balance(parts), parts
 
     def _of(self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Losses (B,) of a task's events."""
         truth = batch.truth[name]
         if task.loss_fn == "cross_entropy":
             log_probability = _log_probabilities(answers)
-            return _mean(functional.nll_loss(log_probability, truth.long().squeeze(1), reduction="none"), batch)
+            return functional.nll_loss(log_probability, truth.long().squeeze(1), reduction="none")
         answer = answers[name].reshape(len(batch), -1)
         if task.loss_fn == "opening_angle":
             pair = (answer, truth) if name == "angleVec" else (_vectors(answer), _vectors(truth))
-            return _mean(losses.opening_angle(*pair), batch)
+            return losses.opening_angle(*pair)
         width = model.get_buffer(f"{name}_width")
         difference = (answer - truth) / width
         if task.loss_fn == "gaussian_nll":
             sigma = answers[f"sigma_{name}"].reshape(len(batch), -1) / width
-            return _mean(losses.gaussian_nll(difference, sigma), batch)
-        return _mean(losses.distance(task.loss_fn, difference, task.loss_beta), batch)
+            return losses.gaussian_nll(difference, sigma)
+        return losses.distance(task.loss_fn, difference, task.loss_beta)
 
 
-def _mean(loss: Tensor, batch: Batch) -> Tensor:
-    """Mean over the events of a batch with their weights, which have mean 1 over the whole sample."""
-    return (loss * batch.weight).mean()
+def known_events(tasks: Sequence[str], batch: Batch) -> dict[str, Tensor]:
+    """For `RegressionLoss`: `known_<task>`, events (B,) in which something was measured for a task."""
+    return {f"known_{t}": mask for t, mask in answerable(tasks, batch.valid, batch.timed).items()}
 
 
 def _log_probabilities(answers: Mapping[str, Tensor]) -> Tensor:
@@ -174,15 +205,19 @@ def _vectors(angles: Tensor) -> Tensor:
 def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Bias and resolution of every quantity, in the units physicists quote (deg, MeV, ps, mm).
 
+    Names end in the unit, but for the biases and rms of theta and phi, which are in degrees.
+
     Args:
-        answers: task to (N, size), physical units.
+        answers: task to (N, size), physical units; NaN is left out.
         truth: the same.
     """
     metrics: dict[str, float] = {}
     for task in (t for t in answers if t in truth):
         info = TASKS[task]
         if task == "n_gamma":
-            metrics["n_gamma_accuracy"] = float((answers[task].argmax(1) == truth[task][:, 0]).mean())
+            told = np.isfinite(answers[task]).all(1)
+            right = answers[task][told].argmax(1) == truth[task][told, 0]
+            metrics["n_gamma_accuracy"] = float(right.mean()) if len(right) else math.nan
             continue
         if task == "angleVec":
             opening = geometry.opening_angle(answers[task], truth[task])
@@ -192,11 +227,13 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
         if task == "angle":
             difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
         for i, column in enumerate(info.columns):
-            figures = resolution.figures_of_merit(difference[:, i], replicas=0, with_peak=False)
-            unit = f"_{info.plot_unit}" if info.plot_unit and task != "angle" else ""
-            metrics |= {f"{column}_bias{unit}": figures.bias, f"{column}_s68{unit}": figures.s68}
-            if task == "angle":
-                metrics |= {f"{column}_rms": figures.rms, f"{column}_skew": figures.skew}
+            f = resolution.figures_of_merit(difference[:, i], replicas=0, with_peak=False)
+            unit = f"_{info.plot_unit}"
+            if task == "angle":  # these three under the names that they have always had
+                metrics |= {f"{column}_bias": f.bias, f"{column}_rms": f.rms, f"{column}_skew": f.skew}
+            else:
+                metrics[f"{column}_bias{unit}"] = f.bias
+            metrics[f"{column}_s68{unit}"] = f.s68
     if "angle" in answers:
         opening = geometry.opening_angle(answers["angle"], truth["angle"])
         metrics["val_resolution_deg"] = resolution.containment(opening, replicas=0).q68
@@ -205,27 +242,46 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
 
 @torch.no_grad()
 def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
-    """Validation loss and physics metrics over the batches of all processes, weighted by events."""
+    """Validation loss and physics metrics over the batches of all processes, each event with the same weight.
+
+    Events in which nothing was measured take no part, nor in the time those without any time.
+
+    Raises:
+        InputError: no event is left for a task.
+    """
     model.eval()
     loss.eval()
-    sums: dict[str, float] = {}
+    sums, numbers = dict.fromkeys(model.tasks, 0.0), dict.fromkeys(model.tasks, 0)
     answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
-    events = 0
     for batch in batches:
         on_device = batch.to(fabric.device)
         predicted = model(*on_device.inputs())
-        total, parts = loss(model, predicted, on_device)
-        for name, value in {"loss": total, **{f"loss_{t}": v for t, v in parts.items()}}.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+        known = known_events(model.tasks, on_device)
+        _, parts = loss(model, predicted | known, on_device)
         for task in model.tasks:
+            sums[task] += float(parts[task]) * len(batch)
+            numbers[task] += int(known[f"known_{task}"].sum())
             answers[task].append(predicted[task].reshape(len(batch), -1).cpu().numpy())
             # buffers of the stream are used again: what stays is a copy
             truth[task].append(batch.truth[task].numpy().copy())
-        events += len(batch)
-    mine = (sums, events, *({t: np.concatenate(v) for t, v in part.items()} for part in (answers, truth)))
+    mine = (sums, numbers, *({t: np.concatenate(v) for t, v in part.items()} for part in (answers, truth)))
     shares = gather_objects(fabric, mine)
-    total_events = sum(share[1] for share in shares)
-    means = {name: sum(share[0][name] for share in shares) / total_events for name in sums}
+    means = {}
+    for task in model.tasks:
+        if not (number := sum(share[1][task] for share in shares)):
+            raise InputError(f"No validation event has {_needed(task)}, so that '{task}' cannot be judged; {_MEND}.")
+        means[task] = sum(share[0][task] for share in shares) / number
+    # it is linear in the losses of the tasks, so that it may be taken of their means
+    total = loss.balance({task: torch.tensor(mean, device=fabric.device) for task, mean in means.items()})
     joined = [{t: np.concatenate([share[i][t] for share in shares]) for t in model.tasks} for i in (2, 3)]
-    return means | resolution_metrics(joined[0], joined[1])
+    values = {"loss": float(total)} | {f"loss_{task}": mean for task, mean in means.items()}
+    return values | resolution_metrics(joined[0], joined[1])
+
+
+_MEND = "name files that have some, or switch the task off"
+
+
+def _needed(task: str) -> str:
+    """What an event must have for a task to be learnt from it."""
+    return "a valid time" if task == "timing" else "a valid count"

@@ -135,7 +135,7 @@ def restore(
         ) from error
     for group, (decay, scale) in zip(optimizer.param_groups, own, strict=True):
         group["weight_decay"], group["lr_scale"] = decay, scale
-    average.module.load_state_dict(averaged_weights(saved))
+    load_exactly(average.module, averaged_weights(saved), path, "the configured model")
     average.updates = saved["ema_updates"] if saved.get("ema_state") else 0
 
 
@@ -222,6 +222,8 @@ def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str, what:
         InputError: the state does not fit.
     """
     own = module.state_dict()
+    # a buffer that came after the file says nothing
+    weights = {name: own[name] for name in getattr(module, "later_buffers", ())} | weights
     missing = [f"{name} is missing" for name in own if name not in weights]
     over = [f"{name} is left over" for name in weights if name not in own]
     shapes = [
