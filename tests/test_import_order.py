@@ -17,7 +17,7 @@ LAYERS = (
     ("geometry", "resolution", "progress", "files", "compiled"),
     ("events",),
     ("rootio", "treewriter"),
-    ("config", "oldconfig", "recipes"),
+    ("limits", "yamlfile", "config", "oldconfig", "recipes"),
     ("simulation", "conventional"),
     ("data",),
     ("models",),

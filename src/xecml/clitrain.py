@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train a network as a recipe says."""
     from xecml.config import TasksConfig
-    from xecml.recipes import describe, load_config
+    from xecml.recipes import describe, load_config, run_name
 
     if help_config:
         print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
@@ -87,13 +87,13 @@ def train(
         none = outer_fine_pool.lower() in ("none", "null")
         given.append(f"model.outer_fine_pool={'null' if none else '[' + outer_fine_pool.strip('[]') + ']'}")
     recipe = load_config(config, given, flags, job=job.value)
-    run_name = recipe.mlflow.run_name or (config.stem if config else job.value)
+    called = run_name(recipe, config, job.value)
 
     from xecml.deploy.finished import write_finished
     from xecml.training.loop import train as run
 
-    result = run(recipe, name=run_name, kind=job.value, quiet=as_json)
-    files = write_finished(recipe, result, run_name)
+    result = run(recipe, name=called, kind=job.value, quiet=as_json)
+    files = write_finished(recipe, result, called)
     if not result.first_process:
         return
     values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
