@@ -31,8 +31,11 @@ def _file_path(value: Path) -> Path:
 
 
 def _path(value: str) -> str:
-    if "\0" in value or len(value) > _LONGEST_PATH:
-        why = "holds a NUL" if "\0" in value else f"is longer than {_LONGEST_PATH} characters"
+    why = "holds a NUL" if "\0" in value else ""
+    why = f"is longer than {_LONGEST_PATH} characters" if len(value) > _LONGEST_PATH else why
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        why = "is not UTF-8, so that no record of the run could hold it; rename the file or folder"
+    if why:
         raise ValueError(f"no file can be named so: it {why}")
     return value
 

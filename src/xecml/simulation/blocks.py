@@ -40,10 +40,8 @@ from xecml.simulation.vertices import POINTS, SIGNAL, Target, draw_photon, draw_
 from xecml.simulation.volume import inside_calorimeter
 
 MAX_GAMMA = 4
-_MOST_EFFORT = 300_000_000
-"""Photons drawn for one event before it is given up, some 20 s; the rarest that are asked for need a few millions."""
 _SHOWER_EFFORT = 1000
-"""What a shower counts for in that."""
+"""Photons drawn in the time of a shower."""
 
 
 class Physics(NamedTuple):
@@ -89,6 +87,8 @@ class Source(NamedTuple):
     """charges are integrated from here to there, relative to the photon of interest"""
     window_end: float
     montecarlo: bool
+    most_effort: int
+    """photons drawn for one event before it is given up"""
 
 
 class Work(NamedTuple):
@@ -212,7 +212,7 @@ def _photon(
     """
     entry = np.empty(3)
     tried, effort = 0, 0
-    while effort < _MOST_EFFORT:
+    while effort < source.most_effort:
         effort += 1
         E = _energy(rng, source, interest)
         model = source.model if interest and source.model != POINTS else SIGNAL

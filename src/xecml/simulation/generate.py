@@ -31,6 +31,8 @@ __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"
 
 TRIED_BRANCH = "photons_tried"
 """Not written: photons aimed for each event."""
+_MOST_EFFORT = 100_000_000
+"""Photons drawn for one event before it is given up, less than a minute; the rarest events need a million."""
 _MOST_JOBS = 1024
 _MOST_FILES = 100_000
 BLOCK = 64
@@ -133,7 +135,7 @@ def _check_numbers(*, n: int, seed: int, jobs: int, chunk: int | None) -> None:
 def _nothing_kept(settings: SimulationSettings, number: int) -> str:
     low, high = settings.energy_range
     return (
-        f"No photon was kept for event {number} after hundreds of millions were drawn; settings that leave too few are "
+        f"No photon was kept for event {number} after {_MOST_EFFORT:.0e} were drawn; settings that leave too few are "
         f"depth_cm = {list(settings.depth_cm)}, min_deposit_mev = {settings.min_deposit_mev:g} at energies from "
         f"{low:g} to {high:g} MeV, and the width of the target: widen them."
     )
@@ -221,6 +223,7 @@ def _source(settings: SimulationSettings) -> blocks.Source:
         window_begin=float(settings.response.charge_window_ns[0]),
         window_end=float(settings.response.charge_window_ns[1]),
         montecarlo=settings.optics == "montecarlo",
+        most_effort=_MOST_EFFORT,
     )
 
 
@@ -248,12 +251,15 @@ def event_blocks(
         return
     with ThreadPoolExecutor(jobs) as pool:
         running: deque[Future[Arrays]] = deque()
-        for block in numbers:
-            running.append(pool.submit(one, block))
-            if len(running) > 2 * jobs:
+        try:
+            for block in numbers:
+                running.append(pool.submit(one, block))
+                if len(running) > 2 * jobs:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # where one block failed, those after it are not begun
 
 
 def _one_block(

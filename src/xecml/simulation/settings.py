@@ -148,7 +148,7 @@ class SimulationSettings(_Section):
     the showers of the others go on into the xenon"""
     energy_mev: Real | tuple[Real, Real] | None = None
     """one energy or a range, uniform; by default 52.83 for signal, 15 to 60 for decoupled vertices, 5.486 for points"""
-    min_deposit_mev: NotNegative = 1.0
+    min_deposit_mev: Annotated[NotNegative, Field(le=MAX_ENERGY_MEV)] = 1.0
     """events with less energy deposited in the xenon are not kept"""
     depth_cm: tuple[Depth, Depth] = (0.0, 41.3)
     """depth of the first interaction behind the inner face; events elsewhere are not kept"""
