@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xecml.terminal import Json, show
+
+if TYPE_CHECKING:
+    from xecml.training.loop import Result
+
+STOPPED = 75
+"""Exit status of a training that a signal stopped and that should go on, for what requeues it."""
 
 
 class Job(StrEnum):
@@ -94,8 +100,21 @@ def train(
 
     result = run(recipe, name=called, kind=job.value, quiet=as_json)
     files = write_finished(recipe, result, called)
-    if not result.first_process:
-        return
-    values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
-    more = f" and {len(files)} artifacts beside it" if files else ""
-    show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")
+    if result.first_process:
+        values = {
+            "checkpoint": result.best, "stopped": result.stopped, "seconds": result.seconds,
+            "metrics": result.metrics, "artifacts": files,
+        }  # fmt: skip
+        show(as_json, values, _last_line(result, len(files)))
+    if result.stopped:
+        raise typer.Exit(STOPPED)
+
+
+def _last_line(result: Result, artifacts: int) -> str:
+    """What a training left, in one line."""
+    minutes = f"{result.seconds / 60:.1f} minutes"
+    if result.stopped:
+        what = "best checkpoint so far" if result.validated else "no epoch was validated yet"
+        return f"Stopped ({result.stopped}) after {minutes}; {what}: {result.best}."
+    more = f" and {artifacts} artifacts beside it" if artifacts else ""
+    return f"Best checkpoint: {result.best} ({minutes}){more}."
