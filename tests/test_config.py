@@ -74,7 +74,7 @@ def test_wrong_settings_say_where(recipe: Path) -> None:
         load_config(recipe, ["training.epochs"])
     with pytest.raises(InputError, match="not a section"):
         load_config(recipe, ["training.lr.x=3"])
-    with pytest.raises(InputError, match="Cannot read the recipe"):
+    with pytest.raises(InputError, match="No such recipe"):
         load_config(recipe.with_name("none.yaml"))
 
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("geometry", "resolution", "progress", "files", "outputs", "compiled"),
     ("events",),
     ("rootio", "treereader", "treewriter", "rootopen", "packed"),
-    ("config", "oldconfig", "recipes"),
+    ("limits", "yamlfile", "config", "oldconfig", "recipes"),
     ("simulation", "conventional"),
     ("data",),
     ("models",),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.oldconfig import modernise
-from xecml.recipes import _lines
+from xecml.yamlfile import lines_of
 
 COMMON = """
 data:
@@ -126,7 +126,7 @@ mlflow: {experiment: inpainting, run_name: inpainter}
 
 
 def read(text: str) -> tuple[dict[str, Any], list[str]]:
-    return modernise(yaml.safe_load(text), dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader))))
+    return modernise(yaml.safe_load(text), dict(lines_of(yaml.compose(text, Loader=yaml.SafeLoader))))
 
 
 def test_an_old_regression_file_is_a_recipe() -> None:

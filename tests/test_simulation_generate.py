@@ -365,9 +365,18 @@ def test_gain_noise_and_threshold(tmp_path: Path) -> None:
     assert not np.array_equal(events["npho"], again["npho"])
 
 
-def test_wrong_numbers_leave_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="use positive numbers"):
-        simulate(tmp_path / "x.root", 0)
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"n": 2**31}, "the number of events n = 2147483648; use a number from 1 to 2147483647"),
+        ({"n": 0}, "the number of events n = 0"), ({"n": 1, "seed": -1}, "seed = -1"),
+        ({"n": 1, "seed": 10**30}, "seed = 1000000000000000000000000000000;"),
+        ({"n": 1, "jobs": 10**6}, "jobs = 1000000"), ({"n": 10**6, "chunk": 1}, "more than 100000 files"),
+    ],
+)  # fmt: skip
+def test_wrong_numbers_leave_no_file(tmp_path: Path, numbers: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        simulate(tmp_path / "x.root", **numbers)
     assert not list(tmp_path.iterdir())
 
 
@@ -382,3 +391,11 @@ def test_depths_asked_for(tmp_path: Path) -> None:
     assert some.max() < 3.0
     # attenuated over 5.4 cm along the photon, which comes in at 0 to 40 degrees
     assert some.mean() == pytest.approx(1.66, abs=0.06)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_settings_that_leave_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    monkeypatch.setattr(generate, "_MOST_EFFORT", 100_000)
+    with pytest.raises(InputError, match=r"No photon was kept for event 0 .* depth_cm = \[20.0, 20.0000001\]"):
+        run(tmp_path, 1000, jobs=jobs, depth_cm=[20.0, 20.0000001])
+    assert not (tmp_path / "events.root").exists()

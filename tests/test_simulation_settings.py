@@ -40,6 +40,17 @@ def test_shipped_settings_are_the_defaults() -> None:
         ({"dead_fraction": 1.5}, "dead_fraction"),
         ({"energy_mev": 0.5}, "min_deposit_mev"),
         ({"depth_cm": [3.0, 1.0]}, "depth_cm must rise"),
+        ({"depth_cm": [41.3, 41.4]}, "depth_cm begins at 41.3 cm, but the xenon is 41.3 cm deep"),
+        ({"energy_mev": [15, 60], "min_deposit_mev": 15}, "not below the energy of the photons, 15 MeV; no event"),
+        ({"target_sigma_z_cm": 40, "target_slope": 0.5}, "such a target would reach into the detector"),
+        ({"pileup_time_ns": [5, -5]}, "pileup_time_ns must rise"),
+        ({"response": {"charge_window_ns": [-5, 0.1]}}, "end 1 ns after it, or later"),
+        ({"run": 2**31}, r"of run in .*: input should be less than or equal to 2147483647\."),
+        ({"dead_clusters": 10**11}, "of dead_clusters in .*: input should be less than or equal to 4092"),
+        ({"calibration": ["alpha"]}, "of calibration in"),
+        ({"energy_mev": [15]}, "one energy in MeV, or a range of two"),
+        ({"dead_list": "a\0b"}, "of dead_list in .* it holds a NUL"),
+        ({"optical": {"absorption_length_cm": float("inf")}}, "optical.absorption_length_cm .* finite number"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], message: str) -> None:
@@ -54,8 +65,15 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     assert settings.vertex == "decoupled"
     assert settings.energy_range == (20.0, 30.0)
     assert settings.response.sipm_efficiency == 0.08
-    path.write_text("vertex: [")
-    with pytest.raises(InputError, match="not a YAML file"):
+    path.write_text("energy_mev: 1:30\nmin_deposit_mev: 0.5\nresponse:\n")
+    assert load_settings(path).energy_range == (1.0, 30.0)
+    path.write_text("run: 1\nresponse:\n  decay_time_ns: .nan\n")
+    with pytest.raises(
+        InputError, match=r"nan of response.decay_time_ns in .*simulation.yaml, line 3: .* finite number"
+    ):
         load_settings(path)
-    with pytest.raises(InputError, match="Cannot read"):
+    path.write_text("vertex: [")
+    with pytest.raises(InputError, match="line 1 is not valid YAML"):
+        load_settings(path)
+    with pytest.raises(InputError, match="No such settings file"):
         load_settings(tmp_path / "none.yaml")

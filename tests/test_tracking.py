@@ -102,7 +102,12 @@ def test_a_run_after_one_that_died_is_its_own(tmp_path: Path, store: Any) -> Non
     after = Tracker(tmp_path / "b", 1, run_name="b", experiment="lab")
     after.close()
     assert died.run_id != after.run_id
-    assert [store.get_run(t.run_id).info.status for t in (died, after)] == ["FAILED", "FINISHED"]
+    stopped = Tracker(tmp_path / "c", 1, run_name="c", experiment="lab")
+    stopped.close("KILLED")
+    stopped.artifacts([stopped.file.path])  # files may follow
+    statuses = [store.get_run(t.run_id).info.status for t in (died, after, stopped)]
+    assert statuses == ["FAILED", "FINISHED", "KILLED"]
+    assert [file.path for file in store.list_artifacts(stopped.run_id)] == ["metrics.jsonl"]
 
 
 def test_files_reach_a_run_that_is_over(tmp_path: Path, store: Any) -> None:

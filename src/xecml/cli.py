@@ -78,7 +78,7 @@ def simulate(
 
     flags: dict[str, Any] = {
         "vertex": vertex, "dead_fraction": dead, "pileup_fraction": pileup, "optics": optics,
-        "energy_mev": parse_energy(energy) if energy else None,
+        "energy_mev": parse_energy(energy) if energy is not None else None,
         "dead_sensors": read_dead_list(dead_list) if dead_list else None,
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xecml.terminal import Debug, Force, Json, show
+
+if TYPE_CHECKING:
+    from xecml.training.loop import Result
+
+STOPPED = 75
+"""Exit status of a training that a signal stopped and that should go on, for what requeues it."""
 
 
 class Job(StrEnum):
@@ -60,7 +66,7 @@ def train(
 ) -> None:
     """Train a network as a recipe says."""
     from xecml.config import TasksConfig
-    from xecml.recipes import describe, load_config
+    from xecml.recipes import describe, load_config, run_name
 
     if help_config:
         print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
@@ -89,15 +95,28 @@ def train(
         none = outer_fine_pool.lower() in ("none", "null")
         given.append(f"model.outer_fine_pool={'null' if none else '[' + outer_fine_pool.strip('[]') + ']'}")
     recipe = load_config(config, given, flags, job=job.value)
-    run_name = recipe.mlflow.run_name or (config.stem if config else job.value)
+    called = run_name(recipe, config, job.value)
 
     from xecml.deploy.finished import write_finished
     from xecml.training.loop import train as run
 
-    result = run(recipe, name=run_name, kind=job.value, quiet=as_json, recipe_path=config, force=force)
-    files = write_finished(recipe, result, run_name, force=force)
-    if not result.first_process:
-        return
-    values = {"checkpoint": result.best, "seconds": result.seconds, "metrics": result.metrics, "artifacts": files}
-    more = f" and {len(files)} artifacts beside it" if files else ""
-    show(as_json, values, f"Best checkpoint: {result.best} ({result.seconds / 60:.1f} minutes){more}.")
+    result = run(recipe, name=called, kind=job.value, quiet=as_json, recipe_path=config, force=force)
+    files = write_finished(recipe, result, called, force=force)
+    if result.first_process:
+        values = {
+            "checkpoint": result.best, "stopped": result.stopped, "seconds": result.seconds,
+            "metrics": result.metrics, "artifacts": files,
+        }  # fmt: skip
+        show(as_json, values, _last_line(result, len(files)))
+    if result.stopped:
+        raise typer.Exit(STOPPED)
+
+
+def _last_line(result: Result, artifacts: int) -> str:
+    """What a training left, in one line."""
+    minutes = f"{result.seconds / 60:.1f} minutes"
+    if result.stopped:
+        what = "best checkpoint so far" if result.validated else "no epoch was validated yet"
+        return f"Stopped ({result.stopped}) after {minutes}; {what}: {result.best}."
+    more = f" and {artifacts} artifacts beside it" if artifacts else ""
+    return f"Best checkpoint: {result.best} ({minutes}){more}."

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+from xecml.limits import (
+    Count,
+    Counted,
+    FileName,
+    Fraction,
+    NotNegative,
+    PathText,
+    Positive,
+    Real,
+    Seed,
+    Share,
+    Text,
+    Title,
+    file_name,
+)
+
+Weight = Annotated[NotNegative, Field(le=1e6)]
+Cells = Annotated[Count, Field(le=72)]
+Bins = Annotated[Count, Field(le=200)]
 LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
@@ -23,30 +37,32 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where events come from and how they reach the network."""
 
-    train_path: str | list[str] = Field("", description="training files: path, glob, folder or list")
-    val_path: str | list[str] = Field("", description="validation files")
-    tree_name: str = Field("tree", description="name of the tree in the files")
-    npho_branch: str = Field("npho", description="branch of the counts; relative_npho for relative inputs")
-    time_branch: str = Field("time", description="branch of the times; relative_time for relative inputs")
-    batch_size: Count = Field(256, description="events; of one step and process")
-    chunksize: Count = Field(256_000, description="events; shuffled among themselves, at most")
+    train_path: PathText | list[PathText] = Field("", description="training files: path, glob, folder or list")
+    val_path: PathText | list[PathText] = Field("", description="validation files")
+    tree_name: Text = Field("tree", description="name of the tree in the files")
+    npho_branch: Text = Field("npho", description="branch of the counts; relative_npho for relative inputs")
+    time_branch: Text = Field("time", description="branch of the times; relative_time for relative inputs")
+    batch_size: Count = Field(256, le=65_536, description="events; of one step and process")
+    chunksize: Count = Field(256_000, le=10**9, description="events; shuffled among themselves, at most")
     buffer_mb: Positive = Field(
-        1000, description="MB; events held for shuffling, whatever chunksize says; twice that is in memory"
+        1000, le=1e7, description="MB; events held for shuffling, whatever chunksize says; twice that is in memory"
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(
-        1, description="0 reads in the training loop, n threads decompress in the background (up to 4 while all wait)"
+    num_workers: Counted = Field(
+        1,
+        le=256,
+        description="0 reads in the training loop, n threads decompress in the background (up to 4 while all wait)",
     )
-    branches: dict[str, str] = Field({}, description="branches under other names: canonical name -> name in the files")
+    branches: dict[str, Text] = Field({}, description="branches under other names: canonical name -> name in the files")
 
 
 class NormalizationConfig(_Section):
     """Constants of the input transforms; by default those that belong to the branches read."""
 
-    npho_scale: Positive | None = Field(None, description="photons; default 1000, for relative_npho 0.58")
-    npho_scale2: Positive | None = Field(None, description="default 4.08, for relative_npho 1.0")
-    time_scale: Positive | None = Field(None, description="s; default 1.14e-7, for relative_time 6.5e-8")
-    time_shift: float | None = Field(None, description="default -0.46, for relative_time 0.5")
-    sentinel_value: float = Field(-5.0, description="normalised time of an invalid sensor")
+    npho_scale: Real | None = Field(None, ge=1e-9, le=1e9, description="photons; default 1000, for relative_npho 0.58")
+    npho_scale2: Real | None = Field(None, ge=1e-6, le=1e6, description="default 4.08, for relative_npho 1.0")
+    time_scale: Real | None = Field(None, ge=1e-12, le=1e3, description="s; default 1.14e-7, for relative_time 6.5e-8")
+    time_shift: Real | None = Field(None, ge=-1e4, le=1e4, description="default -0.46, for relative_time 0.5")
+    sentinel_value: Real = Field(-5.0, ge=-1e4, le=1e4, description="normalised time of an invalid sensor")
     npho_scheme: Literal["log1p", "sqrt", "anscombe", "linear"] = Field("log1p", description="transform of counts")
 
 
@@ -62,14 +78,14 @@ class ModelConfig(_Section):
     outer_mode: Literal["finegrid", "split"] = Field(
         "finegrid", description="reference: the outer face as one grid or two"
     )
-    outer_fine_pool: tuple[Count, Count] | None = Field(
+    outer_fine_pool: tuple[Cells, Cells] | None = Field(
         (3, 3), description="reference: cells (z, phi) of the fine grid pooled"
     )
     hex_mixing: Literal["depthwise", "attention"] = Field(
         "depthwise", description="reference: mixing on top and bottom"
     )
     validity_channel: bool = Field(False, description="reference: validity as a third input channel")
-    hidden_dim: Count = Field(256, description="width of the heads")
+    hidden_dim: Count = Field(256, le=8192, description="width of the heads")
     head_dropout: Fraction | None = Field(None, description="dropout in the heads; default 0, for reference 0.2")
     linear_path: bool = Field(
         False, description="regress: a linear path beside each head, which starts as a fit where the encoder is given"
@@ -79,7 +95,7 @@ class ModelConfig(_Section):
         0.6, lt=1, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
     )
     decoder: Literal["light", "reference"] = Field("light", description="mae: what rebuilds the sensors")
-    decoder_width: Count = Field(128, description="mae: patterns over the detector of the light decoder")
+    decoder_width: Count = Field(128, le=4096, description="mae: patterns over the detector of the light decoder")
     inpaint_heads: Literal["nearest", "faces", "both"] = Field(
         "nearest",
         description="inpaint: from the nearest sensors and a window at the hot spot, from maps of the faces, or both",
@@ -100,7 +116,7 @@ class TaskConfig(_Section):
     enabled: bool = Field(False, description=_ENABLED)
     loss_fn: LossName = Field("smooth_l1", description=_LOSS)
     loss_beta: Positive = Field(
-        1.0, description="where smooth_l1 and huber turn from square to linear, in target widths"
+        1.0, le=1e6, description="where smooth_l1 and huber turn from square to linear, in target widths"
     )
     weight: Weight = Field(1.0, description="factor of the loss in the sum")
 
@@ -142,11 +158,11 @@ class TasksConfig(_Section):
 class TrainingConfig(_Section):
     """Optimiser, schedule, regularisation."""
 
-    epochs: Count = Field(20, description="epochs; passes over the training files")
-    lr: Positive = Field(3e-4, description="learning rate after the warm-up")
-    lr_min: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the end")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="AdamW decay, on matrices only")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(2, description="epochs; linear rise from lr / 100")
+    epochs: Count = Field(20, le=10**6, description="epochs; passes over the training files")
+    lr: Positive = Field(3e-4, le=10, description="learning rate after the warm-up")
+    lr_min: NotNegative = Field(1e-6, le=10, description="learning rate at the end")
+    weight_decay: NotNegative = Field(1e-4, le=100, description="AdamW decay, on matrices only")
+    warmup_epochs: NotNegative = Field(2, le=1e6, description="epochs; linear rise from lr / 100")
     encoder_lr_scale: Share = Field(
         1.0, description="factor of the encoder's learning rate, below 1 to keep what it knows; 0 keeps it as it is"
     )
@@ -154,18 +170,22 @@ class TrainingConfig(_Section):
     amp: bool = Field(True, description="16-bit arithmetic where the processor has it")
     ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
     channel_dropout_rate: Fraction = Field(0.1, description="share of sensors switched off at random in training")
-    grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="limit of the gradient's norm; 0 for none")
-    accumulate: Count = Field(1, description="batches; whose gradients make one step")
+    grad_clip: NotNegative = Field(1.0, le=1e9, description="limit of the gradient's norm; 0 for none")
+    accumulate: Count = Field(1, le=10**5, description="batches; whose gradients make one step")
     compile: bool = Field(False, description="torch.compile, where it works; TORCH_COMPILE=0 forbids it")
-    early_stop_epochs: Annotated[int, Field(ge=0)] = Field(
-        0, description="epochs; without a better one after which the run stops; 0 never"
+    early_stop_epochs: Counted = Field(
+        0, le=10**6, description="epochs; without a better one after which the run stops; 0 never"
     )
-    validate_every: Count = Field(1, description="epochs; from one validation to the next; the last is validated too")
+    validate_every: Count = Field(
+        1, le=10**6, description="epochs; from one validation to the next; the last is validated too"
+    )
     deterministic: bool = Field(False, description="only algorithms that give the same bits every time, on GPUs too")
     loss_fn: Literal["mse", "l1", "smooth_l1"] = Field(
         "mse", description="mae, inpaint: loss on standardised differences; inpaint smooth_l1"
     )
-    loss_beta: Positive = Field(1.0, description="mae, inpaint: where smooth_l1 turns from square to linear, in widths")
+    loss_beta: Positive = Field(
+        1.0, le=1e6, description="mae, inpaint: where smooth_l1 turns from square to linear, in widths"
+    )
     count_scale: Literal["transformed", "sqrt"] = Field(
         "transformed",
         description="mae, inpaint: what counts are compared as; sqrt weighs bright sensors as their statistics allow",
@@ -176,11 +196,14 @@ class TrainingConfig(_Section):
     npho_weight: Weight = Field(1.0, description="mae, inpaint: factor of the counts' loss")
     time_weight: Weight = Field(1.0, description="mae, inpaint: factor of the times' loss")
     auto_channel_weight: bool = Field(False, description="mae, inpaint: learn the balance of counts and times")
-    mae_checkpoint: str | None = Field(None, description="inpaint, regress: checkpoint whose encoder is taken")
+    mae_checkpoint: PathText | None = Field(None, description="inpaint, regress: checkpoint whose encoder is taken")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="what to train on")
-    devices: Count = Field(1, description="processes on this machine; torchrun and srun stand above it")
-    num_nodes: Count = Field(1, description="machines; torchrun and srun stand above it")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order of events, dropout, augmentation")
+    devices: Count = Field(1, le=128, description="processes on this machine; torchrun and srun stand above it")
+    num_nodes: Count = Field(1, le=10**4, description="machines; torchrun and srun stand above it")
+    join_timeout: Real = Field(
+        60, ge=1, le=86400, description="s; how long processes wait for one another at the start"
+    )
+    seed: Seed = Field(0, description="of weights, order of events, dropout, augmentation")
 
 
 class MaskingConfig(_Section):
@@ -193,10 +216,10 @@ class MaskingConfig(_Section):
     face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
     spot: Weight = Field(0.0, description="SiPMs about the brightest, or 4 x 4 blocks there")
     listed: Weight = Field(0.0, description="those of dead_list, and others at random")
-    dead_list: str | None = Field(None, description="file of sensor ids, one a line, for listed")
+    dead_list: PathText | None = Field(None, description="file of sensor ids, one a line, for listed")
     ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
     ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
-    time_threshold: Weight = Field(100.0, description="photons; times of dimmer sensors are not learnt")
+    time_threshold: NotNegative = Field(100.0, le=1e9, description="photons; times of dimmer sensors are not learnt")
 
     def patterns(self) -> dict[str, float]:
         """Share of events of each pattern: every key that is none of the others."""
@@ -209,25 +232,25 @@ class AugmentationConfig(_Section):
 
     mirror_z: Share = Field(0.0, description="share of events mirrored in z, truth with them")
     mirror_y: Share = Field(0.0, description="share of events mirrored in y, truth with them")
-    gain_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="relative spread of each sensor's gain")
-    time_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="s; spread of each sensor's time")
+    gain_jitter: NotNegative = Field(0.0, le=10, description="relative spread of each sensor's gain")
+    time_jitter: NotNegative = Field(0.0, le=1e-3, description="s; spread of each sensor's time")
     dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
-    cluster_radius: Positive = Field(5.0, description="cm; radius of such a patch")
+    cluster_radius: Positive = Field(5.0, le=500, description="cm; radius of such a patch")
     dead_channels: Share = Field(0.0, description="share of events with dead channels, scattered or in 4 x 4 blocks")
     dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
     pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
     pileup_light: tuple[Share, Share] = Field(
         (0.05, 0.5), description="least and largest share of light the second event brings"
     )
-    pileup_time: Positive = Field(5e-8, description="s; half width of the difference of the two events' times")
+    pileup_time: Positive = Field(5e-8, le=1e-3, description="s; half width of the difference of the two events' times")
 
 
 class ReweightingTaskConfig(_Section):
     """Flattening of the training sample in one quantity."""
 
     enabled: bool = Field(False, description="weight events by the inverse of their bin's content")
-    nbins: Count = Field(30, description="bins of a scalar")
-    nbins_2d: tuple[Count, Count] | None = Field(
+    nbins: Count = Field(30, le=100_000, description="bins of a scalar")
+    nbins_2d: tuple[Bins, Bins] | None = Field(
         None, description="bins: angle [20, 20]; uvwFI [10, 10], the first also for w"
     )
 
@@ -244,17 +267,17 @@ class ReweightingConfig(_Section):
 class CheckpointConfig(_Section):
     """Where a run is kept and what it starts from."""
 
-    resume_from: str | None = Field(None, description="checkpoint to go on from")
-    save_dir: str = Field("artifacts", description="folder of runs; a run is a folder in it")
-    save_interval: Count = Field(10, description="epochs; between kept checkpoints (besides best and last)")
-    save_every_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps; between savings of checkpoint_last; 0 only after epochs"
+    resume_from: PathText | None = Field(None, description="checkpoint to go on from")
+    save_dir: PathText = Field("artifacts", description="folder of runs; a run is a folder in it")
+    save_interval: Count = Field(10, le=10**6, description="epochs; between kept checkpoints (besides best and last)")
+    save_every_steps: Counted = Field(
+        0, le=10**9, description="steps; between savings of checkpoint_last; 0 only after epochs"
     )
-    save_predictions: Annotated[int, Field(ge=0)] = Field(
-        10, description="epochs; between files of rebuilt sensors of mae and inpaint; 0 for none"
+    save_predictions: Counted = Field(
+        10, le=10**6, description="epochs; between files of rebuilt sensors of mae and inpaint; 0 for none"
     )
     weights_only: bool = Field(False, description="take only the weights of resume_from, and begin at epoch 1")
-    best_metric: str = Field(
+    best_metric: Title = Field(
         "loss", description="validation metric that makes a checkpoint the best; lower is better, but for accuracies"
     )
 
@@ -262,16 +285,23 @@ class CheckpointConfig(_Section):
 class MlflowConfig(_Section):
     """Names of the run."""
 
-    run_name: str | None = Field(None, description="name of the run; by default the recipe's file name")
+    run_name: FileName | None = Field(None, description="name of the run; by default the recipe's file name")
     enabled: bool = Field(True, description="log to MLflow too (MLFLOW_TRACKING_URI, by default sqlite:///mlruns.db)")
-    experiment: str = Field("xecml", description="MLflow's experiment")
-    tensorboard: str | None = Field("runs", description="folder of TensorBoard's files; null for none")
+    experiment: Title = Field("xecml", description="MLflow's experiment")
+    tensorboard: PathText | None = Field("runs", description="folder of TensorBoard's files; null for none")
 
 
 class ExportConfig(_Section):
     """What is exported after a training."""
 
-    onnx: str | None = Field(None, description="name of an ONNX file in the run's folder; none for no export")
+    onnx: PathText | None = Field(None, description="name of an ONNX file in the run's folder; none for no export")
+
+    @field_validator("onnx")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        if value is not None:
+            file_name(value.rpartition("/")[2])
+        return value
 
 
 class Config(_Section):
@@ -339,4 +369,17 @@ class Config(_Section):
             wrong = name not in fitting.get(chosen.loss_fn, (name,))
             if wrong or (name == "n_gamma" and chosen.loss_fn != "cross_entropy"):
                 raise ValueError(f"tasks.{name}.loss_fn cannot be {chosen.loss_fn}; choose one that fits the quantity")
+        return self
+
+    @model_validator(mode="after")
+    def _learns(self) -> Config:
+        options = self.training
+        if options.use_scheduler and options.lr_min > options.lr:
+            raise ValueError(f"training.lr_min = {options.lr_min:g} is above training.lr = {options.lr:g}; lower it")
+        if not any(task.weight for task in self.tasks.enabled().values()):
+            raise ValueError("every enabled task has weight 0, so nothing is learnt; set one of tasks.*.weight above 0")
+        if not (options.npho_weight or options.time_weight):
+            raise ValueError("training.npho_weight and training.time_weight are both 0; set one above 0")
+        if self.augmentation.pileup_light[0] > self.augmentation.pileup_light[1]:
+            raise ValueError(f"augmentation.pileup_light must rise, not be {list(self.augmentation.pileup_light)}")
         return self

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError, nearest
+from xecml.limits import error_key, error_reason, file_name, first_problem, printable, shown
 from xecml.oldconfig import modernise
+from xecml.yamlfile import parse_value, read_yaml
 
 JOBS = ("regress", "mae", "inpaint")
 JOB_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -29,6 +30,7 @@ JOB_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 """Defaults of a job that differ from those of the keys."""
+_EXAMPLE = "sections such as 'data:' and 'training:'"
 UNITS = ("s", "cm", "photons", "MB", "epochs", "events", "steps", "batches")
 """A key's description begins with its unit, if it has one."""
 
@@ -51,7 +53,11 @@ def load_config(
     Raises:
         InputError: the file cannot be read, or a key or value is wrong; names key, place and nearest right key.
     """
-    tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
+    if job not in JOBS:
+        raise InputError(f"There is no job '{job}'; choose one of {', '.join(JOBS)}.")
+    tree, lines = read_yaml(path, "recipe", _EXAMPLE) if path is not None else ({}, {})
+    # a section whose keys are all commented out
+    tree = {key: {} if value is None and key in Config.model_fields else value for key, value in tree.items()}
     tree, notices = modernise(tree, lines)
     for notice in notices:
         print(f"xec: {notice}", file=sys.stderr)
@@ -63,9 +69,9 @@ def load_config(
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {setting} is not of the form section.key=value.")
-        _lay(tree, key.strip(), _parse_value(setting, value))
-        where[key.strip()] = f"--set {setting}"
+            raise InputError(f"--set {printable(setting)} is not of the form section.key=value.")
+        _lay(tree, key.strip(), parse_value(value, f"--set {printable(setting)}"))
+        where[key.strip()] = f"--set {printable(setting)}"
     for key, value in (flags or {}).items():
         if value is not None:
             _lay(tree, key, value)
@@ -77,6 +83,22 @@ def load_config(
     for notice in _notices(config, job, [*(s.partition("=")[0].strip() for s in settings), *_set_flags(flags)]):
         print(f"xec: {notice}", file=sys.stderr)
     return config
+
+
+def run_name(config: Config, path: str | Path | None, job: str) -> str:
+    """Name of a run: that of the recipe, or else of its file, or else of the job.
+
+    Raises:
+        InputError: the file's name is none for a run.
+    """
+    if config.mlflow.run_name is not None or path is None:
+        return config.mlflow.run_name or job
+    try:
+        return file_name(Path(path).stem)
+    except ValueError as error:
+        raise InputError(
+            f"A run cannot be named {shown(Path(path).stem)} after its recipe: {error}, or name it with --name."
+        ) from None
 
 
 def _set_flags(flags: Mapping[str, Any] | None) -> list[str]:
@@ -99,67 +121,31 @@ def _notices(config: Config, job: str, given: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Content of a YAML file, and the line of each dotted key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"Cannot read the recipe {path}: {error.strerror}; check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', error)}.") from error
-    if content is None:
-        return {}, {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold sections such as 'data:' and 'training:'.")
-    return content, dict(_lines(node))
-
-
-def _lines(node: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            dotted = f"{prefix}{key.value}"
-            yield dotted, key.start_mark.line + 1
-            yield from _lines(value, f"{dotted}.")
-
-
-def _parse_value(setting: str, value: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting}: the value is not valid YAML.") from error
-    return parsed
-
-
 def _lay(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise InputError(f"'{section}' in {key} is not a section.")
+            raise InputError(f"'{printable(section)}' in {printable(key)} is not a section.")
         tree = inner
     tree[name] = value
 
 
 def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
     """One sentence on the first thing that is wrong, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    # union branches add their own parts to the location
-    key = ".".join(
-        str(part) for part in first["loc"] if isinstance(part, str) and not part.startswith(("list[", "str"))
-    )
+    first = first_problem(error)
+    key = error_key(first)
     place = next((where[k] for k in (key, key.rpartition(".")[0]) if where.get(k)), "")
     at = f" ({place})" if place else ""
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key '{key}'{at}{nearest(key, (k for k, *_ in describe()))}"
+        message = f"Unknown key '{printable(key)}'{at}{nearest(key, (k for k, *_ in describe()))}"
     elif key:
-        message = f"Wrong value {first['input']!r} for '{key}'{at}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        unit = next((unit for known, _, unit, _ in describe() if known == key), "")
+        message = f"Wrong value {shown(first['input'])} for '{key}'{at}: {error_reason(first, unit)}"
     else:
         message = f"Wrong configuration: {first['msg'].removeprefix('Value error, ')}"
-    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    others = len({error_key(problem) for problem in error.errors()}) - 1
+    more = f"; and {others} more" if others else ""
     return f"{message}{more}."
 
 

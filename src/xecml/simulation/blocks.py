@@ -40,6 +40,8 @@ from xecml.simulation.vertices import POINTS, SIGNAL, Target, draw_photon, draw_
 from xecml.simulation.volume import inside_calorimeter
 
 MAX_GAMMA = 4
+_SHOWER_EFFORT = 1000
+"""Photons drawn in the time of a shower."""
 
 
 class Physics(NamedTuple):
@@ -85,6 +87,8 @@ class Source(NamedTuple):
     """charges are integrated from here to there, relative to the photon of interest"""
     window_end: float
     montecarlo: bool
+    most_effort: int
+    """photons drawn for one event before it is given up"""
 
 
 class Work(NamedTuple):
@@ -203,11 +207,13 @@ def _photon(
     Pile-up comes from the target whatever the vertex model, and need not be fiducial.
 
     Returns:
-        Number of deposits, energy (MeV), and photons drawn that were aimed at the fiducial part of the inner face.
+        Number of deposits, energy (MeV), and photons drawn that were aimed at the fiducial part of the inner face;
+        -1 deposits where so many photons were drawn that there is none to keep.
     """
     entry = np.empty(3)
-    tried = 0
-    while True:
+    tried, effort = 0, 0
+    while effort < source.most_effort:
+        effort += 1
         E = _energy(rng, source, interest)
         model = source.model if interest and source.model != POINTS else SIGNAL
         draw_photon(rng, model, source.target, vertex, entry, direction)
@@ -226,6 +232,7 @@ def _photon(
         # the first interaction decides most rejections, so it comes before the shower
         if fate == PASSES and not (inside_calorimeter(x, y, z) and (not interest or _is_wanted(source, x, y, z))):
             continue
+        effort += _SHOWER_EFFORT
         thickness = front_thickness(source.material) if fate == CONVERTS else 0.0
         u = (direction[0], direction[1], direction[2])
         n, deposited = _shower(rng, physics, work, E, (x, y, z), u, 0.0, thickness)
@@ -234,6 +241,7 @@ def _photon(
             continue
         if deposited > (source.min_deposit if interest else 0.0):
             return n, E, tried
+    return -1, 0.0, tried
 
 
 @inner
@@ -299,7 +307,7 @@ def simulate_block(
     time: Floats32,
     expected: Floats32,
     truth: Floats,
-) -> None:
+) -> int:
     """Simulate as many events as `npho` has rows.
 
     Args:
@@ -311,6 +319,9 @@ def simulate_block(
         time: (n, 4760) filled: seconds.
         expected: (n, 4760) or (0, 4760), filled: mean photons before the response.
         truth: (n, TRUTH_COLUMNS) filled.
+
+    Returns:
+        Events simulated: n, or fewer where no photon drawn for the next one was kept.
     """
     vertex, direction = np.empty(3), np.empty(3)
     decay = physics.response.decay
@@ -330,6 +341,8 @@ def simulate_block(
                 E = _point(rng, source, work, vertex, direction)
             else:
                 n, E, tried = _photon(rng, physics, source, work, interest, vertex, direction)
+                if n < 0:
+                    return i
             delay, share = 0.0, 1.0
             if interest:
                 truth[i, TRIED] = tried
@@ -364,3 +377,4 @@ def simulate_block(
                 truth[i, VERTEX + a], truth[i, DIRECTION + a] = vertex[a], direction[a]
         for s in range(N_SENSORS):
             truth[i, PHE_FACE + int(physics.faces[s])] += work.photoelectrons[s]
+    return int(npho.shape[0])

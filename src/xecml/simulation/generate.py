@@ -13,6 +13,7 @@ import numpy as np
 
 from xecml import geometry, rootio
 from xecml.errors import InputError
+from xecml.limits import LARGEST_INT32, LARGEST_SEED, shown
 from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.simulation import blocks, truth
@@ -31,6 +32,10 @@ __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"
 
 TRIED_BRANCH = "photons_tried"
 """Not written: photons aimed for each event."""
+_MOST_EFFORT = 100_000_000
+"""Photons drawn for one event before it is given up, less than a minute; the rarest events need a million."""
+_MOST_JOBS = 1024
+_MOST_FILES = 100_000
 BLOCK = 64
 """Events that share a random generator. Part of what a seed means: changing it changes all events."""
 
@@ -92,10 +97,7 @@ def simulate(
     Raises:
         InputError: a wrong number, or the output cannot be written.
     """
-    if n < 1 or jobs < 1 or (chunk is not None and chunk < 1) or seed < 0:
-        raise InputError(
-            f"Cannot simulate n={n} events with jobs={jobs}, chunk={chunk}, seed={seed}; use positive numbers."
-        )
+    _check_numbers(n=n, seed=seed, jobs=jobs, chunk=chunk)
     chosen, path = settings or SimulationSettings(), Path(out)
     files = _files(path, n, chunk)
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
@@ -122,6 +124,29 @@ def simulate(
         write_manifest(path, record, finished=True)
     report.seconds = time.monotonic() - start
     return report
+
+
+def _check_numbers(*, n: int, seed: int, jobs: int, chunk: int | None) -> None:
+    """Refuse numbers that files, random generators or the machine cannot take."""
+    for name, value, low, high in (
+        ("the number of events n", n, 1, LARGEST_INT32),
+        ("seed", seed, 0, LARGEST_SEED),
+        ("jobs", jobs, 1, _MOST_JOBS),
+        ("chunk", 1 if chunk is None else chunk, 1, LARGEST_INT32),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"Cannot simulate with {name} = {shown(value)}; use a number from {low} to {high}.")
+    if chunk is not None and n > _MOST_FILES * chunk:
+        raise InputError(f"{n} events in files of {chunk} are more than {_MOST_FILES} files; use a larger chunk.")
+
+
+def _nothing_kept(settings: SimulationSettings, number: int) -> str:
+    low, high = settings.energy_range
+    return (
+        f"No photon was kept for event {number} after {_MOST_EFFORT:.0e} were drawn; settings that leave too few are "
+        f"depth_cm = {list(settings.depth_cm)}, min_deposit_mev = {settings.min_deposit_mev:g} at energies from "
+        f"{low:g} to {high:g} MeV, and the width of the target: widen them."
+    )
 
 
 def _files(out: Path, n: int, chunk: int | None) -> list[tuple[Path, int]]:
@@ -206,6 +231,7 @@ def _source(settings: SimulationSettings) -> blocks.Source:
         window_begin=float(settings.response.charge_window_ns[0]),
         window_end=float(settings.response.charge_window_ns[1]),
         montecarlo=settings.optics == "montecarlo",
+        most_effort=_MOST_EFFORT,
     )
 
 
@@ -233,12 +259,15 @@ def event_blocks(
         return
     with ThreadPoolExecutor(jobs) as pool:
         running: deque[Future[Arrays]] = deque()
-        for block in numbers:
-            running.append(pool.submit(one, block))
-            if len(running) > 2 * jobs:
+        try:
+            for block in numbers:
+                running.append(pool.submit(one, block))
+                if len(running) > 2 * jobs:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # where one block failed, those after it are not begun
 
 
 def _one_block(
@@ -258,7 +287,9 @@ def _one_block(
     npho, times = (np.empty((n, geometry.N_SENSORS), np.float32) for _ in range(2))
     expected = np.empty((n if settings.expected_counts else 0, geometry.N_SENSORS), np.float32)
     columns = np.empty((n, truth.TRUTH_COLUMNS))
-    blocks.simulate_block(rng, physics, source, work, npho, times, expected, columns)
+    done = blocks.simulate_block(rng, physics, source, work, npho, times, expected, columns)
+    if done < n:
+        raise InputError(_nothing_kept(settings, begin + done))
     arrays = branches(settings, npho, times, columns, np.arange(begin, end))
     arrays[TRIED_BRANCH] = columns[:, truth.TRIED]
     if settings.expected_counts:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,11 +14,33 @@ from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.events import EXCESS_NOISE_SIPM, PDE_SIPM, QE_PMT
 from xecml.files import regular_file
+from xecml.limits import (
+    Counted,
+    FilePath,
+    Int32,
+    NotNegative,
+    Real,
+    Share,
+    Whole,
+    error_key,
+    error_reason,
+    first_problem,
+    printable,
+    shown,
+)
 from xecml.simulation.optics import Optics
+from xecml.yamlfile import read_yaml
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Efficiency = Annotated[Real, Field(ge=1e-3, le=1)]
+Charge = Annotated[NotNegative, Field(le=1e5)]
+"""Photoelectrons."""
+Spread = Annotated[NotNegative, Field(le=1e4)]
+"""ns."""
+Moment = Annotated[Real, Field(ge=-1e5, le=1e5)]
+"""ns."""
+Depth = Annotated[NotNegative, Field(le=100)]
+"""cm."""
+Frequency = Annotated[NotNegative, Field(le=1e9)]
 Face = Literal["inner", "us", "ds", "outer", "top", "bottom"]
 SIGNAL_ENERGY_MEV = 52.83
 ALPHA_ENERGY_MEV = 5.486
@@ -27,6 +49,12 @@ _LONGEST_DEAD_LIST = 1_000_000
 """Bytes; more is a file of another kind."""
 MAX_ENERGY_MEV = 280.0
 """Above this the cascade has no tables."""
+_SHORTEST_WINDOW_NS = 1.0
+_WIDEST_TARGET_CM = 12.0
+"""Five times this is short of the inner face."""
+_LARGEST_DEPTH_CM = geometry.OUTER_RADIUS - geometry.INNER_RADIUS
+_UNITS = {"_cm_per_ns": "cm/ns", "_cm": "cm", "_ns": "ns", "_mev": "MeV", "_photoelectrons": "photoelectrons"}
+"""Of what a key's name ends with."""
 CALIBRATION_LINES: dict[str, dict[str, Any]] = {
     "lithium": {"energy_mev": 17.6, "target_sigma_z_cm": 1.0, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
     "pi0_low": {"energy_mev": 54.9, "target_sigma_z_cm": 1.5, "target_sigma_y_cm": 1.0, "target_slope": 0.0},
@@ -53,46 +81,46 @@ class _Section(BaseModel):
 class ResponseSettings(_Section):
     """The sensors."""
 
-    sipm_efficiency: Annotated[float, Field(gt=0, le=1)] = PDE_SIPM
+    sipm_efficiency: Efficiency = PDE_SIPM
     """photon detection efficiency of the SiPMs at 175 nm (0.06 to 0.20 over their lives)"""
-    pmt_efficiency: Annotated[float, Field(gt=0, le=1)] = QE_PMT
+    pmt_efficiency: Efficiency = QE_PMT
     """quantum efficiency of the photomultipliers"""
-    excess_noise_factor: Annotated[float, Field(ge=1, le=3)] = EXCESS_NOISE_SIPM
+    excess_noise_factor: Annotated[Real, Field(ge=1, le=3)] = EXCESS_NOISE_SIPM
     """of the SiPMs: crosstalk and afterpulses as a branching process"""
-    gain_spread: NotNegative = 0.0
+    gain_spread: Annotated[NotNegative, Field(le=5)] = 0.0
     """relative spread of the gains about their calibration, drawn once a run"""
-    sipm_noise_photoelectrons: NotNegative = 0.0
+    sipm_noise_photoelectrons: Charge = 0.0
     """electronic noise of a SiPM, rms"""
-    pmt_noise_photoelectrons: NotNegative = 0.0
+    pmt_noise_photoelectrons: Charge = 0.0
     """electronic noise of a photomultiplier, rms"""
-    threshold_photoelectrons: NotNegative = 0.0
+    threshold_photoelectrons: Charge = 0.0
     """smaller charges are reported as zero"""
     time_model: Literal["mean", "first"] = "mean"
     """mean: mean arrival time with the spread below; first: the first photoelectron"""
-    time_single_ns: NotNegative = 2.5
+    time_single_ns: Spread = 2.5
     """time spread of one photoelectron; falls with the square root of their number"""
-    time_constant_ns: NotNegative = 0.2
+    time_constant_ns: Spread = 0.2
     """time spread that remains"""
-    time_walk_ns: NotNegative = 0.0
+    time_walk_ns: Spread = 0.0
     """delay of one photoelectron's pulse; falls with the square root of their number"""
-    decay_time_ns: Positive = 45.0
+    decay_time_ns: Annotated[Real, Field(ge=0.1, le=1e3)] = 45.0
     """of xenon's scintillation"""
-    pulse_overlap_ns: NotNegative = 10.0
+    pulse_overlap_ns: Spread = 10.0
     """pulses closer than this are one: their times are averaged with their photoelectrons"""
-    charge_window_ns: tuple[float, float] = (-50.0, 200.0)
+    charge_window_ns: tuple[Moment, Moment] = (-50.0, 200.0)
     """the charge is integrated over this, relative to the photon of interest"""
 
 
 class OpticsSettings(_Section):
     """Optical constants at 175 nm."""
 
-    n_xenon: Annotated[float, Field(ge=1, le=2)] = Optics().n_xenon
+    n_xenon: Annotated[Real, Field(ge=1, le=2)] = Optics().n_xenon
     """refractive index of liquid xenon"""
-    n_window: Annotated[float, Field(ge=1, le=2)] = Optics().n_window
+    n_window: Annotated[Real, Field(ge=1, le=2)] = Optics().n_window
     """refractive index of the quartz windows"""
-    absorption_length_cm: Positive = Optics().absorption_length
-    rayleigh_length_cm: Positive = Optics().rayleigh_length
-    group_velocity_cm_per_ns: Positive = Optics().group_velocity
+    absorption_length_cm: Annotated[Real, Field(ge=1, le=1e6)] = Optics().absorption_length
+    rayleigh_length_cm: Annotated[Real, Field(ge=3, le=1e6)] = Optics().rayleigh_length
+    group_velocity_cm_per_ns: Annotated[Real, Field(ge=1, le=29.98)] = Optics().group_velocity
     wall_reflectivity: Share = Optics().wall_reflectivity
     """diffuse, of everything that is not a sensor"""
 
@@ -108,50 +136,50 @@ class SimulationSettings(_Section):
     """a calibration line: its energy and target (`CALIBRATION_LINES`), unless they are set too"""
     vertex: Literal["signal", "decoupled", "points"] = "signal"
     """signal: from the target, isotropic; decoupled: direction independent of position; points: points of light"""
-    target_sigma_z_cm: NotNegative = 4.1
+    target_sigma_z_cm: Annotated[NotNegative, Field(le=50)] = 4.1
     """Gaussian width of the target's stopping distribution along the beam"""
-    target_sigma_y_cm: NotNegative = 1.1
+    target_sigma_y_cm: Annotated[NotNegative, Field(le=_WIDEST_TARGET_CM)] = 1.1
     """the same, vertical"""
-    target_slope: Annotated[float, Field(ge=-1, le=1)] = -0.268
+    target_slope: Annotated[Real, Field(ge=-1, le=1)] = -0.268
     """of the target: x = slope z"""
-    points_uvw_cm: tuple[tuple[float, float, float], ...] = ALPHA_SOURCES_UVW
+    points_uvw_cm: tuple[tuple[Real, Real, Real], ...] = ALPHA_SOURCES_UVW
     """where points of light are; by default 25 alpha sources, five on each of five wires along z"""
-    points_light_ratio: Positive = 1.2
+    points_light_ratio: Annotated[Real, Field(ge=1e-3, le=10)] = 1.2
     """their light over that of an electron of their energy: W is 17.9 and 21.6 eV a photon (Doke et al. 2002)"""
-    material_radiation_lengths: Annotated[float, Field(ge=0, le=3)] = 0.0
+    material_radiation_lengths: Annotated[Real, Field(ge=0, le=3)] = 0.0
     """in front of the xenon, radially; the detector has about 0.45. Photons that convert in the magnet's part are lost,
     the showers of the others go on into the xenon"""
-    energy_mev: float | tuple[float, float] | None = None
+    energy_mev: Real | tuple[Real, Real] | None = None
     """one energy or a range, uniform; by default 52.83 for signal, 15 to 60 for decoupled vertices, 5.486 for points"""
-    min_deposit_mev: NotNegative = 1.0
+    min_deposit_mev: Annotated[NotNegative, Field(le=MAX_ENERGY_MEV)] = 1.0
     """events with less energy deposited in the xenon are not kept"""
-    depth_cm: tuple[NotNegative, NotNegative] = (0.0, 41.3)
+    depth_cm: tuple[Depth, Depth] = (0.0, 41.3)
     """depth of the first interaction behind the inner face; events elsewhere are not kept"""
-    time_offset_ns: NotNegative = 10.0
+    time_offset_ns: Annotated[NotNegative, Field(le=1e5)] = 10.0
     """the time of the first interaction is uniform within plus or minus this"""
-    run: int = 1
+    run: Int32 = 1
     """run number"""
 
     dead_fraction: Share = 0.0
     """share of all sensors that are dead, drawn once a run"""
-    dead_sensors: tuple[int, ...] = ()
+    dead_sensors: tuple[Whole, ...] = ()
     """dead sensors by id"""
-    dead_list: Path | None = None
+    dead_list: FilePath | None = None
     """file with the ids of dead sensors, one a line, # for comments"""
     dead_faces: tuple[Face, ...] = ()
     """faces whose sensors are all dead"""
-    dead_clusters: Annotated[int, Field(ge=0)] = 0
+    dead_clusters: Annotated[Counted, Field(le=geometry.N_SIPM)] = 0
     """number of clusters of neighbouring dead SiPMs, drawn once a run"""
-    dead_cluster_size: Annotated[int, Field(ge=1, le=1000)] = 9
+    dead_cluster_size: Annotated[Whole, Field(ge=1, le=1000)] = 9
     """SiPMs a cluster"""
 
     pileup_fraction: Share = 0.0
     """share of events with a further photon; with the same probability it is followed by one more, up to four"""
-    n_gamma: tuple[NotNegative, NotNegative, NotNegative, NotNegative, NotNegative] | None = None
+    n_gamma: tuple[Frequency, Frequency, Frequency, Frequency, Frequency] | None = None
     """relative frequencies of events with 0, 1, 2, 3, 4 photons; takes the place of pileup_fraction"""
-    pileup_energy_mev: tuple[float, float] = (1.0, 52.83)
+    pileup_energy_mev: tuple[Real, Real] = (1.0, 52.83)
     """their energies, with a density falling as 1/E"""
-    pileup_time_ns: tuple[float, float] = (-50.0, 100.0)
+    pileup_time_ns: tuple[Moment, Moment] = (-50.0, 100.0)
     """their times relative to the photon of interest, uniform"""
 
     optics: Literal["fast", "montecarlo"] = "fast"
@@ -172,6 +200,8 @@ class SimulationSettings(_Section):
     @field_validator("energy_mev", mode="before")
     @classmethod
     def _energy_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) != 2:
+            raise ValueError("give one energy in MeV, or a range of two")
         return parse_energy(value) if isinstance(value, str) else value
 
     @field_validator("energy_mev", "pileup_energy_mev")
@@ -194,7 +224,8 @@ class SimulationSettings(_Section):
     @classmethod
     def _calibration(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            return CALIBRATION_LINES.get(values.get("calibration") or "", {}) | values
+            line = values.get("calibration")
+            return (CALIBRATION_LINES.get(line, {}) if isinstance(line, str) else {}) | values
         return values
 
     @model_validator(mode="after")
@@ -202,15 +233,36 @@ class SimulationSettings(_Section):
         if self.n_gamma is not None and sum(self.n_gamma) <= 0:
             raise ValueError("n_gamma needs a frequency above zero, such as [0, 1, 0, 0, 0]")
         begin, end = self.response.charge_window_ns
-        if not begin <= 0 < end:
-            raise ValueError("response.charge_window_ns must begin before the photon of interest and end after it")
+        if not (begin <= 0 and end >= _SHORTEST_WINDOW_NS):
+            raise ValueError(
+                "response.charge_window_ns must begin before the photon of interest and end "
+                f"{_SHORTEST_WINDOW_NS:g} ns after it, or later"
+            )
         inside = geometry.is_active(geometry.xyz_from_uvw(np.array(self.points_uvw_cm).reshape(-1, 3)))
         if not len(inside) or not inside.all():
             raise ValueError("points_uvw_cm must be places in the active xenon")
         if not self.depth_cm[0] < self.depth_cm[1]:
             raise ValueError(f"depth_cm must rise, not be {list(self.depth_cm)}")
+        if self.depth_cm[0] >= _LARGEST_DEPTH_CM:
+            raise ValueError(
+                f"depth_cm begins at {self.depth_cm[0]:g} cm, but the xenon is {_LARGEST_DEPTH_CM:g} cm deep; lower it"
+            )
         if self.min_deposit_mev >= self.energy_range[0]:
-            raise ValueError(f"min_deposit_mev = {self.min_deposit_mev:g} is not below the energy of the photons")
+            raise ValueError(
+                f"min_deposit_mev = {self.min_deposit_mev:g} is not below the energy of the photons, "
+                f"{self.energy_range[0]:g} MeV; no event could be kept"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranges(self) -> SimulationSettings:
+        if self.pileup_time_ns[0] > self.pileup_time_ns[1]:
+            raise ValueError(f"pileup_time_ns must rise, not be {list(self.pileup_time_ns)}")
+        if abs(self.target_slope) * self.target_sigma_z_cm > _WIDEST_TARGET_CM:
+            raise ValueError(
+                f"target_slope times target_sigma_z_cm is {abs(self.target_slope) * self.target_sigma_z_cm:g} cm, more "
+                f"than {_WIDEST_TARGET_CM:g} cm: such a target would reach into the detector"
+            )
         return self
 
     @property
@@ -232,28 +284,35 @@ class SimulationSettings(_Section):
         return energy if isinstance(energy, tuple) else (energy, energy)
 
 
-def make_settings(values: dict[str, Any], where: str = "simulation settings") -> SimulationSettings:
+_SECTIONS: dict[str, type[BaseModel]] = {"response": ResponseSettings, "optical": OpticsSettings}
+
+
+def make_settings(
+    values: Mapping[str, Any], where: str = "simulation settings", lines: Mapping[str, int] | None = None
+) -> SimulationSettings:
     """Check settings.
 
     Args:
         values: names and values, as in a YAML file.
         where: named in messages.
+        lines: line of each dotted key there.
 
     Raises:
         InputError: an unknown name or a wrong value.
     """
     try:
-        return SimulationSettings.model_validate(values)
+        return SimulationSettings.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(k) for k in first["loc"] if k not in ("float", "tuple[float, float]"))
+        first = first_problem(error)
+        key = error_key(first)
+        place = f"{where}, line {lines[key]}" if lines and key in lines else where
         if first["type"] == "extra_forbidden":
-            sections: dict[str, type[BaseModel]] = {"response": ResponseSettings, "optical": OpticsSettings}
-            section = sections.get(str(first["loc"][0]), SimulationSettings)
+            section = _SECTIONS.get(str(first["loc"][0]), SimulationSettings)
             hint = nearest(str(first["loc"][-1]), section.model_fields)
-            raise InputError(f"Unknown key '{name}' in {where}{hint}; remove or rename it.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"Wrong value of {name or 'the settings'} in {where}: {message}.") from None
+            raise InputError(f"Unknown key '{printable(key)}' in {place}{hint}; remove or rename it.") from None
+        unit = next((unit for ending, unit in _UNITS.items() if key.endswith(ending)), "")
+        what = f"{shown(first['input'])} of {key}" if key else "of the settings"
+        raise InputError(f"Wrong value {what} in {place}: {error_reason(first, unit)}.") from None
 
 
 def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None = None) -> SimulationSettings:
@@ -269,15 +328,12 @@ def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None
     later = {"energy_mev" if k == "energy" else k: v for k, v in (changes or {}).items()}
     if path is None:
         return make_settings(later, "the command line")
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"Cannot read the settings {path}: {error.strerror}; check the path.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not a YAML file: {str(error).splitlines()[0]}; mend it.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold names and values, such as 'vertex: signal'.")
-    return make_settings(values | later, str(path))
+    values, lines = read_yaml(path, "settings file", "names and values, such as 'vertex: signal'")
+    # what the command line changed has no line
+    lines = {key: line for key, line in lines.items() if key not in later}
+    # a section whose keys are all commented out
+    given = {key: value for key, value in values.items() if value is not None or key not in _SECTIONS}
+    return make_settings(given | later, str(path), lines)
 
 
 def parse_energy(text: str) -> float | tuple[float, float]:

@@ -29,10 +29,10 @@ from xecml.training.rebuild import Rebuilding
 from xecml.training.regress import Regression
 from xecml.training.schedule import learning_rate
 from xecml.training.starting import restore, start
-from xecml.training.stopping import StopRequest
+from xecml.training.stopping import Stopped, StopRequest
 from xecml.training.sums import Clock, Sums, Watch
 from xecml.training.system import memory_metrics
-from xecml.training.tracking import METRICS, Tracker
+from xecml.training.tracking import METRICS, Tracker, failures_told
 
 
 @dataclass
@@ -58,6 +58,11 @@ class Result:
     reweighting: Reweighting | None = None
     kind: str = "regress"
     first_process: bool = True
+
+    @property
+    def validated(self) -> bool:
+        """Whether `best` was chosen by a validation."""
+        return self.best.name == checkpoint.BEST
 
 
 def make_job(config: Config, kind: str) -> Job:
@@ -107,6 +112,9 @@ def train(
         raise InputError(
             "model.freeze_encoder needs an encoder to start from; name one with --mae_checkpoint, or set it to false."
         )
+    if fabric.global_rank == 0:
+        resumed = begin.resumed is not None
+        _claim(config, training, validation, folder, recipe_path, resumed=resumed, force=force)
     if not begin.targets_given:
         # every process fits to the same events, those of a single process
         alone = streams(config, None, None, tasks=job.tasks)[0]
@@ -136,7 +144,6 @@ def train(
         _score(known, config.checkpoint.best_metric)
     first_process = fabric.global_rank == 0
     if first_process:
-        _claim(config, training, validation, folder, recipe_path, resumed=saved is not None, force=force)
         checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
     tracker = _tracker(config, folder, epoch, name, run_id) if first_process else None
     say(_announcement(config, job, training, validation, folder, fabric))
@@ -186,7 +193,7 @@ def train(
     stopped: str | None = None
     ended = ""
     every, accumulate, world = config.checkpoint.save_every_steps, options.accumulate, fabric.world_size
-    with StopRequest(several=world > 1) as stop:
+    with failures_told(tracker), StopRequest(several=world > 1, silent=not first_process) as stop:
         while epoch <= options.epochs and not stopped and not ended:
             job.step.train()
             clock, due = Clock(), False
@@ -230,22 +237,28 @@ def train(
                 break
             watch.look()
             reduced = sums.all_reduced(lambda value: processes.mean_over_processes(fabric, value))
-            metrics = {"epoch": epoch, "train/lr": rate_at(training.n_batches - 1)}
-            metrics |= {f"train/{k}": v for k, v in reduced.means().items()}
-            metrics |= clock.system(world) | memory_metrics(fabric.device)
+            found = {"epoch": epoch, "train/lr": rate_at(training.n_batches - 1)}
+            found |= {f"train/{k}": v for k, v in reduced.means().items()}
+            found |= clock.system(world) | memory_metrics(fabric.device)
             improved = False
             if epoch % options.validate_every == 0 or epoch == options.epochs:
-                valued = job.validate(average.module, validation.epoch(0), fabric)
-                metrics |= {f"val/{k}": v for k, v in valued.items()}
+                try:
+                    valued = job.validate(average.module, stop.during(validation.epoch(0)), fabric)
+                except Stopped:  # the epoch's steps are kept, its validation comes when it is gone on with
+                    stopped = stop.requested
+                    save(last_path)
+                    break
+                found |= {f"val/{k}": v for k, v in valued.items()}
                 score = _score(valued, config.checkpoint.best_metric)
                 watch.validation(valued["loss"], epoch)
                 improved = score < best
                 best, since_best = (score, 0) if improved else (best, since_best + options.validate_every)
-                say(f"epoch {epoch}: loss {metrics['train/loss']:.4f}, validation {valued['loss']:.4f}; "
+                say(f"epoch {epoch}: loss {found['train/loss']:.4f}, validation {valued['loss']:.4f}; "
                     + job.summary(valued), flush=True)  # fmt: skip
             rows = config.checkpoint.save_predictions
             if rows and first_process and (epoch % rows == 0 or epoch == options.epochs):
                 job.save_examples(average.module, validation.epoch(0), folder, epoch)
+            metrics = found
             if tracker:
                 tracker.epoch(metrics)
             epoch, batch_in_epoch, sums = epoch + 1, 0, Sums()
@@ -263,11 +276,11 @@ def train(
     elif ended:
         say(f"Ended early ({ended}).")
     if tracker:
+        tracker.close("KILLED" if stopped else "FINISHED")
         examples = folder.glob("*_predictions_epoch_*.root")
         tracker.artifacts([path for path in (best_path, tracker.file.path, *examples) if path.exists()])
         for hint in tracker.hints():
             say(f"Curves: {hint}")
-        tracker.close()
     if fabric.world_size > 1:
         # a process that leaves while others still talk to it aborts
         fabric.barrier()

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,19 @@ class Tracker:
     def artifacts(self, paths: Sequence[Path]) -> None:
         """Copy files to MLflow."""
         if mlflow := self._mlflow:
-            self._try("MLflow", lambda: [mlflow.log_artifact(str(path)) for path in paths if path.exists()])
+            there = [str(path) for path in paths if path.exists()]
+            self._try("MLflow", lambda: [mlflow.log_artifact(path, run_id=self.run_id) for path in there])
 
-    def close(self) -> None:
-        """End the run everywhere."""
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run everywhere; files may follow.
+
+        Args:
+            status: in MLflow: FINISHED, KILLED by a signal, FAILED by an error.
+        """
         if self._board:
             self._board.close()
         if mlflow := self._mlflow:
-            self._try("MLflow", mlflow.end_run)
+            self._try("MLflow", lambda: mlflow.end_run(status))
 
     def hints(self) -> list[str]:
         """Commands that show the curves."""
@@ -193,6 +199,17 @@ class Tracker:
         print(f"{what} is left out: {why}; metrics.jsonl has everything.", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def failures_told(tracker: Tracker | None) -> Iterator[None]:
+    """End a run that an error or a signal ends with what it was: FAILED or KILLED."""
+    try:
+        yield
+    except BaseException as error:
+        if tracker:
+            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+
+
 def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
     """Copy files to an MLflow run, which may be over; where that fails, one line says so.
 
@@ -210,7 +227,7 @@ def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
 
 
 def _tracking_uri() -> str:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     if uri.startswith("file:") or "://" not in uri:
         raise InputError(f"MLFLOW_TRACKING_URI={uri} is a folder, which MLflow no longer takes; use {DEFAULT_URI}.")
     return uri
