@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 LAYERS = (
     ("errors",),
     ("geometry", "resolution", "progress", "files", "compiled"),
+    ("schema",),
     ("events",),
     ("rootio", "treewriter"),
     ("config", "oldconfig", "recipes"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import __version__, geometry, rootio
-from xecml.data import shards, source
+from xecml.data import manifests, source
 from xecml.errors import InputError
 
 _PACKAGES = ("torch", "numpy", "numba", "uproot", "onnxruntime", "lightning-fabric", "mlflow")
@@ -24,7 +24,7 @@ def describe_file(path: str) -> dict[str, Any]:
     """
     suffix = Path(path).suffix
     if source.is_shard(path):
-        return {"file": path, "kind": "shards", **shards.read_manifest(path)}
+        return {"file": path, "kind": "shards", **manifests.facts(path)}
     if suffix == ".pth":
         return _checkpoint(path)
     if suffix == ".onnx":
