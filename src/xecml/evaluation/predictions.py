@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from xecml import geometry, rootio
 from xecml.data import source
 from xecml.errors import InputError
+from xecml.evaluation.onnxfiles import PredictionMetadata, open_onnx
 from xecml.events import TASKS, Chunk, branch_names
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
 from xecml.models.originalfiles import load_original, recognise
 from xecml.models.regressor import Regressor
-from xecml.training import checkpoint
+from xecml.models.weightfiles import read
+from xecml.training.contents import understood
 from xecml.training.starting import restored
 
 PREDICTION_TREE = "predictions"
@@ -73,41 +75,18 @@ class TorchModel:
         return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
 
 
-def onnx_session(path: str | Path) -> tuple[Any, dict[str, str]]:
-    """A session of ONNX Runtime on a file that this package exported, and the file's metadata.
-
-    Raises:
-        InputError: missing runtime, damaged file, a file of another origin or geometry.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has its own exception types
-        raise InputError(f"{path} cannot be loaded as an ONNX model; it is damaged or something else.") from error
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    if "xecml.geometry_hash" not in metadata:
-        raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
-    if metadata["xecml.geometry_hash"] != geometry.geometry_hash():
-        raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
-    return session, metadata
-
-
 class OnnxModel:
     """An exported file, run by ONNX Runtime."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session, self.metadata = onnx_session(path)
-        if "xecml.tasks" not in self.metadata:
+        self.session, said = open_onnx(path)
+        if not isinstance(said, PredictionMetadata):
             raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
-        self.tasks = tuple(json.loads(self.metadata["xecml.tasks"]))
-        self._outputs = [output.name for output in self.session.get_outputs()]
-        npho, time = json.loads(self.metadata["xecml.branches"])
-        self.branches: tuple[str, str] = (npho, time)
-        self.names: dict[str, str] = json.loads(self.metadata.get("xecml.names", "{}"))
-        self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
+        self.metadata = self.session.metadata
+        self.tasks: tuple[str, ...] = tuple(said.tasks)
+        self._outputs = list(self.session.outputs)
+        self.branches, self.names = said.pair, said.names
+        self.truth_means = said.truth_means
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
@@ -125,14 +104,15 @@ def load_model(path: str | Path) -> Model:
     Raises:
         InputError: missing, damaged, of another kind, version or geometry.
     """
-    if not Path(path).is_file():
+    if not os.path.lexists(path):
         raise InputError(f"No such model: {path}; name a checkpoint (.pth) or an exported model (.onnx).")
     if Path(path).suffix == ".onnx":
         return OnnxModel(path)
     cpu.keep_memory()
-    if recognise(path) is not None:
-        return _original(path)
-    content = checkpoint.load(path)
+    file = read(path)
+    if recognise(file) is not None:
+        return _original(file, path)
+    content = understood(file, path)
     if content["kind"] != "regress":
         raise InputError(
             f"{path} is a checkpoint of '{content['kind']}', which predicts no physical quantities; train a regression "
@@ -143,9 +123,9 @@ def load_model(path: str | Path) -> Model:
     return TorchModel(network, content)
 
 
-def _original(path: str | Path) -> TorchModel:
+def _original(content: Mapping[str, Any], path: str | Path) -> TorchModel:
     """A model of the replaced system; it takes relative counts and times."""
-    network = load_original(path)
+    network = load_original(path, content)
     if not isinstance(network, OriginalModel):
         raise InputError(
             f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."
