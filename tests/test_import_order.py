@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 LAYERS = (
     ("errors",),
     ("geometry", "resolution", "progress", "files", "outputs", "compiled"),
+    ("schema",),
     ("events",),
     ("rootio", "treereader", "treewriter", "rootopen", "packed"),
     ("limits", "yamlfile", "config", "oldconfig", "recipes"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +282,138 @@ def test_another_geometry_or_version_is_refused(
     path.write_text("{" if change is None else json.dumps(content | change))
     with pytest.raises(InputError, match=message):
         EventStream(str(tmp_path / "out"), tasks=["energy"], batch_size=64, buffer_events=256)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two shards of ten events."""
+    folder = tmp_path_factory.mktemp("small")
+    rootio.write(folder / "s.root", point_sources(20, seed=3))
+    convert(folder / "s.root", folder / "out", form="compact", events_a_shard=10)
+    return folder / "out"
+
+
+DEEP = json.loads("[" * 150 + "]" * 150)
+WRONG: list[tuple[str, object, str]] = [
+    ("version", "2", "'version': input should be a valid integer"),
+    ("version", None, "'version' is missing"),
+    ("geometry_hash", DEEP, "'geometry_hash': input should be a valid string"),
+    ("events", None, "'events' is missing"),
+    ("events", 10.5, "'events': input should be a valid integer"),
+    ("events", -1, "'events': input should be greater than or equal to 1"),
+    ("events", 9, r"npho\.bin has 95200 of 85680 bytes"),
+    ("events", 600, "has 1 checksums for 2 blocks"),
+    ("events", 10**40, "'events': input should be less than"),
+    ("first", None, "'first' is missing"),
+    ("branches", None, "'branches' is missing"),
+    ("branches", ["npho"], "'branches': input should be a valid dictionary"),
+    ("branches", {"npho": 3}, "'branches.npho': input should be 'plain', 'roots' or 'steps'"),
+    ("branches", {"energyTruth": "roots"}, "'energyTruth' is no branch that is stored as roots"),
+    ("columns", None, "'columns' is missing"),
+    ("columns", DEEP, "'columns': input should be a valid dictionary"),
+    ("columns", {}, "its branches and columns do not agree on 'emiAng'"),
+    ("columns.npho.file", None, "'columns.npho.file' is missing"),
+    ("columns.npho.file", "../shard_00001/npho.bin", "'columns.npho.file': it must be the name of a file in this"),
+    ("columns.npho.file", "/etc/passwd", "it must be the name of a file in this folder"),
+    ("columns.npho.file", "link.bin", r"link\.bin is a link that leads out of"),
+    ("columns.npho.dtype", "O", "column 'npho' must be of <u2 and shape"),
+    ("columns.npho.shape", [4760, 10], "column 'npho' must be of <u2 and shape"),
+    ("columns.npho.checksums", ["0" * 15], "'columns.npho.checksums.0': string should match"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), WRONG, ids=[f"{k}-{i}" for i, (k, _, _) in enumerate(WRONG)])
+def test_a_wrong_manifest_is_named_with_its_key(
+    small: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    """Nothing that a manifest says is used before it was looked at; and the same conversion mends it."""
+    shutil.copytree(small, tmp_path / "out")
+    shard = tmp_path / "out" / "shard_00000"
+    (shard / "link.bin").symlink_to(small / "shard_00000" / "npho.bin")
+    content = inner = json.loads((shard / "manifest.json").read_text())
+    *path, last = key.split(".")
+    for part in path:
+        inner = inner[part]
+    inner.pop(last)
+    if value is not None:
+        inner[last] = value
+    (shard / "manifest.json").write_text(json.dumps(content))
+    for use in (lambda: source.count_events(tmp_path / "out"), lambda: joined(shard, ["npho"])):
+        with pytest.raises(InputError, match=said) as error:
+            use()
+        assert "\n" not in str(error.value)
+    assert "run the same 'xec convert' again" in str(error.value) or "link" in key + str(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "it is no JSON"),
+        (b"[" * 100_000, "it is no JSON, recursion limit exceeded"),
+        (b'{"a": ' * 100_000, "it is no JSON, recursion limit exceeded"),
+        (b'{"version": NaN}', "it is no JSON"),
+        (b"\xff\xfe\x00", "it is no JSON"),
+        (b"[1, 2]", "it holds no names with values"),
+    ],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(text)
+    with pytest.raises(InputError, match=f"manifest.json is damaged: {said}.*; remove .* and run the same"):
+        source.expand(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "shard_00000").mkdir()
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(InputError, match="is a pipe, not a manifest"):
+        source.expand(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": ["../out/shard_00000", "shard_00001"]}, "'shards.0': it must be the name of a file in this folder"),
+        ({"shards": ["shard_00000"]}, "its 20 events are in 2 shards, shard_00000 and so on"),
+        ({"shards": ["shard_00001", "shard_00000"]}, "its 20 events are in 2 shards"),
+        ({"events": 30}, "its sources have 20 events, not 30"),
+        ({"sources": "a.root"}, "'sources': input should be a valid list"),
+    ],
+)
+def test_a_folder_knows_its_shards(small: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
+    shutil.copytree(small, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=f"{said}.*; remove {path} and run the same"):
+        source.expand(tmp_path / "out")
+    # the advice helps, and the shards are kept
+    path.unlink()
+    assert convert(small.parent / "s.root", tmp_path / "out", form="compact", events_a_shard=10).kept == 2
+    assert source.count_events(tmp_path / "out") == 20
+
+
+def test_links_and_files_are_no_shards(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "shard_00001")
+    (tmp_path / "out" / "shard_00001").symlink_to(small / "shard_00001")
+    with pytest.raises(InputError, match="shard_00001 is a link that leads out of"):
+        source.expand(tmp_path / "out")
+    with pytest.raises(InputError, match="holds shard_00001, which is no shard"):
+        convert(small.parent / "s.root", tmp_path / "out", form="compact", events_a_shard=10)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "shard_00000").write_text("")
+    with pytest.raises(InputError, match="holds shard_00000, which is no shard"):
+        convert(small.parent / "s.root", tmp_path / "files")
+
+
+def test_a_damaged_manifest_of_a_shard_is_mended_as_the_message_says(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "out")
+    (tmp_path / "out" / "shard_00001" / "manifest.json").write_text("{")
+    again = partial(convert, small.parent / "s.root", tmp_path / "out", form="compact", events_a_shard=10)
+    with pytest.raises(InputError, match=r"is damaged: .*; remove .*/shard_00001 and run the same"):
+        again()
+    shutil.rmtree(tmp_path / "out" / "shard_00001")
+    assert again().kept == 1
+    assert source.count_events(tmp_path / "out") == 20
 
 
 def test_the_manifest_says_where_events_come_from(files: Path, floats: Path) -> None:

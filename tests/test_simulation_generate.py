@@ -205,6 +205,21 @@ def test_chunks_hold_the_same_events_and_resume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(everything(report.files[1])["npho"], parts[1]["npho"])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "it is no JSON, recursion limit exceeded"),
+        ('{"format": 1}', "'version' is missing"),
+        ("", "it is no JSON"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_not_taken_for_another_run(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "part_manifest.json").write_text(text)
+    with pytest.raises(InputError, match=f"part_manifest.json is damaged: {said}.*; remove it to begin the run anew"):
+        simulate(tmp_path / "part.root", 5, settings=SimulationSettings(map_quality="quick"), chunk=5)
+    assert [p.name for p in tmp_path.iterdir()] == ["part_manifest.json"]
+
+
 def test_dead_sensors(tmp_path: Path) -> None:
     listed = tmp_path / "dead.txt"
     listed.write_text("# two\n17\n4500  # a photomultiplier\n")

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from xecml import geometry, rootio
-from xecml.data import shards, source
+from xecml.data import manifests, shards, source
+from xecml.data.manifests import FORMS, MANIFEST, shard_name
 from xecml.errors import InputError
 from xecml.events import BRANCHES, Chunk
 from xecml.files import atomic_path, is_url
@@ -67,8 +68,8 @@ def convert(
     Raises:
         InputError: unusable input, or `out` holds something else than shards of these files.
     """
-    if form not in shards.FORMS:
-        raise InputError(f"Unknown form '{form}' of shards; choose one of {', '.join(shards.FORMS)}.")
+    if form not in FORMS:
+        raise InputError(f"Unknown form '{form}' of shards; choose one of {', '.join(FORMS)}.")
     if events_a_shard < 1:
         raise InputError(f"Cannot write {events_a_shard} events a shard; use a number above zero.")
     started, folder = time.monotonic(), Path(out)
@@ -83,7 +84,7 @@ def convert(
     with progress(total, "convert") as bar:
         for index, first in enumerate(starts):
             last = min(first + events_a_shard, total)
-            if _complete(folder / _name(index), plan, first, last):
+            if _complete(folder / shard_name(index), plan, first, last):
                 kept += 1
                 bar.advance(last - first)
                 continue
@@ -91,17 +92,12 @@ def convert(
                 for chunk in _chunks(plan, first, last):
                     writer.add(chunk)
                     bar.advance(len(next(iter(chunk.values()))))
-    names_of_shards = [_name(i) for i in range(len(starts))]
-    with atomic_path(folder / shards.MANIFEST) as temporary:
-        temporary.write_text(
-            json.dumps({"made_by": mark()} | plan | {"events": total, "shards": names_of_shards}, indent=1), "utf-8"
-        )
+    names_of_shards = [shard_name(i) for i in range(len(starts))]
+    with atomic_path(folder / MANIFEST) as temporary:
+        content = {"made_by": mark()} | plan | {"events": total, "shards": names_of_shards}
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
     size = sum(f.stat().st_size for name in names_of_shards for f in (folder / name).iterdir())
     return Report(folder, total, len(starts), kept, size, time.monotonic() - started)
-
-
-def _name(index: int) -> str:
-    return f"shard_{index:05d}"
 
 
 def _plan(
@@ -125,14 +121,14 @@ def _plan(
     if not any(set(pair) <= set(chosen) for pair in _SENSOR_PAIRS):
         raise InputError(f"{paths[0]} has no pair of counts and times to convert; name its branches.")
     plan = {
-        "format": shards.FORMAT,
-        "version": shards.VERSION,
+        "format": manifests.FORMAT,
+        "version": manifests.VERSION,
         "geometry_hash": geometry.geometry_hash(),
         "form": form,
         "kept": chosen,
         "tree": tree,
         "names": names,
-        "block_events": shards.BLOCK_EVENTS,
+        "block_events": manifests.BLOCK_EVENTS,
         "events_a_shard": size,
         "sources": sources,
     }
@@ -163,11 +159,11 @@ def _prepare(folder: Path, plan: Mapping[str, Any]) -> None:
     for path in folder.glob(".shard_*.partial"):
         shutil.rmtree(path)
     for path in folder.iterdir():
-        known = path.name == shards.MANIFEST or path.name.startswith("shard_")
-        if not known:
+        known = path.is_file() if path.name == MANIFEST else path.name.startswith("shard_") and path.is_dir()
+        if not known or path.is_symlink():
             raise InputError(f"{folder} holds {path.name}, which is no shard; name an empty or new folder.")
-        manifest = path.parent if path.name == shards.MANIFEST else path
-        if (manifest / shards.MANIFEST).is_file() and shards.read_manifest(manifest).get("plan") != plan["plan"]:
+        manifest = path.parent if path.name == MANIFEST else path
+        if (manifest / MANIFEST).exists() and manifests.read_manifest(manifest).plan != plan["plan"]:
             raise InputError(
                 f"{folder} holds shards of other files, or of these files before they changed, or of another form; "
                 "name another folder or remove it."
@@ -182,7 +178,7 @@ def _complete(path: Path, plan: Mapping[str, Any], first: int, last: int) -> boo
         shard = shards.Shard(path)
         shard.verify()
         wanted = (plan["plan"], first, last - first)
-        if (shard.manifest["plan"], shard.manifest["first"], shard.n_events) == wanted:
+        if (shard.manifest.plan, shard.manifest.first, shard.n_events) == wanted:
             return True
     except InputError:
         pass
@@ -200,12 +196,12 @@ def _chunks(plan: Mapping[str, Any], first: int, last: int) -> Iterator[Chunk]:
         if begin >= end:
             continue
         with source.open_events(entry["path"], plan["tree"], plan["names"]) as reader:
-            for start in range(begin, end, shards.BLOCK_EVENTS):
-                held.append(reader.arrays(plan["kept"], start, min(start + shards.BLOCK_EVENTS, end)))
-                while sum(map(_length, held)) >= shards.BLOCK_EVENTS:
+            for start in range(begin, end, manifests.BLOCK_EVENTS):
+                held.append(reader.arrays(plan["kept"], start, min(start + manifests.BLOCK_EVENTS, end)))
+                while sum(map(_length, held)) >= manifests.BLOCK_EVENTS:
                     joined = _joined(held)
-                    yield {k: v[: shards.BLOCK_EVENTS] for k, v in joined.items()}
-                    held = [{k: v[shards.BLOCK_EVENTS :] for k, v in joined.items()}]
+                    yield {k: v[: manifests.BLOCK_EVENTS] for k, v in joined.items()}
+                    held = [{k: v[manifests.BLOCK_EVENTS :] for k, v in joined.items()}]
     if held and _length(rest := _joined(held)):
         yield rest
 
@@ -224,8 +220,8 @@ class _ShardWriter:
     """Writes one shard beside its name, and renames it when it is complete."""
 
     def __init__(self, folder: Path, index: int, plan: Mapping[str, Any], first: int) -> None:
-        self._target = folder / _name(index)
-        self._partial = folder / f".{_name(index)}.partial"
+        self._target = folder / shard_name(index)
+        self._partial = folder / f".{shard_name(index)}.partial"
         self._plan, self._first = plan, first
         self._events = 0
         self._files: dict[str, BinaryIO] = {}
@@ -266,6 +262,6 @@ class _ShardWriter:
         manifest = {key: self._plan[key] for key in ("format", "version", "geometry_hash", "form", "plan")}
         manifest |= {"first": self._first, "events": self._events}
         manifest |= {"branches": self._encodings, "columns": self._columns}
-        path = self._partial / shards.MANIFEST
+        path = self._partial / MANIFEST
         path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         self._partial.rename(self._target)

@@ -16,7 +16,6 @@ first read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,68 +24,19 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from xecml import geometry
 from xecml.data import kernels
+from xecml.data.manifests import BLOCK_EVENTS, MANIFEST, STEPS, VERSION, Column, inside, shard_of
 from xecml.errors import InputError, nearest
 from xecml.events import BRANCHES, Chunk, read_counts, relative_quantities, valid_counts, valid_times
 
-FORMAT = "xecml-shards"
-VERSION = 2
 _FIRST_WITH_DARK = 2
 """Version since which compact shards tell dark sensors from those not measured."""
-MANIFEST = "manifest.json"
-BLOCK_EVENTS = 512
-FORMS = ("float32", "compact")
 _COUNT_SCALE = {"npho": 1 / 32, "nphe": 1 / 32, "relative_npho": 1 / 65535}
-_TIMES = ("time", "relative_time")
 _LARGEST_CODE = 65535
 _SHORTEST_STEP = 1e-12
 _LONGEST_STEP = 20e-12
 _LOOKED_AT: dict[tuple[str, int], dict[str, bytearray]] = {}
 """By shard and column, which blocks had their checksums looked at in this process: once is enough."""
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a shard or of a folder of shards.
-
-    Raises:
-        InputError: there is none, it is damaged, of a newer version, or of another geometry.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        format_, version, made_for = content["format"], int(content["version"]), content["geometry_hash"]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} has no {MANIFEST}; it is no folder of shards, or its conversion was stopped: "
-            "run the same 'xec convert' again to finish it."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged; convert the files again.") from error
-    if format_ != FORMAT or version > VERSION:
-        raise InputError(f"{path} is of format {format_} {version}; this version reads {FORMAT} up to {VERSION}.")
-    if made_for != geometry.geometry_hash():
-        raise InputError(
-            f"{folder} was made for sensor geometry {made_for}, not {geometry.geometry_hash()}; "
-            "convert the files again with this version."
-        )
-    return dict(content)
-
-
-def shards_of(folder: str | Path) -> list[str]:
-    """Paths of the shards in a folder, or the path itself if it is one shard.
-
-    Raises:
-        InputError: the manifest is unusable, or shards are missing.
-    """
-    content = read_manifest(folder)
-    if "shards" not in content:
-        return [str(folder)]
-    paths = [Path(folder) / name for name in content["shards"]]
-    missing = [p for p in paths if not (p / MANIFEST).is_file()]
-    if missing:
-        raise InputError(f"{missing[0]} is missing; run the same 'xec convert' again to restore it.")
-    return [str(p) for p in paths]
 
 
 class Shard:
@@ -99,14 +49,14 @@ class Shard:
     def __init__(self, path: str | Path, names: Mapping[str, str] | None = None) -> None:
         self.path = str(path)
         self.tree_name = Path(path).name
-        self.manifest = read_manifest(path)
-        self.n_events = int(self.manifest["events"])
+        self.manifest = shard_of(path)
+        self.n_events = self.manifest.events
         self._names = dict(names or {})
-        self._encodings: dict[str, str] = self.manifest["branches"]
+        self._encodings = self.manifest.branches
         self.in_file = frozenset(self._encodings)
-        self._columns = {name: self._map(name, column) for name, column in self.manifest["columns"].items()}
+        self._columns = {name: self._map(column) for name, column in self.manifest.columns.items()}
         key = (str(Path(path).resolve()), (Path(path) / MANIFEST).stat().st_mtime_ns)
-        blank = {name: bytearray(len(c["checksums"])) for name, c in self.manifest["columns"].items()}
+        blank = {name: bytearray(len(c.checksums)) for name, c in self.manifest.columns.items()}
         self._looked_at = _LOOKED_AT.setdefault(key, blank)
 
     def has(self, branch: str) -> bool:
@@ -157,7 +107,7 @@ class Shard:
             codes, first, step = values
             kernels.decode_times(codes, first, step, rows, where, out)
         elif encoding == "roots":
-            dark = _dark_code(name, self.manifest["version"])
+            dark = _dark_code(name, self.manifest.version)
             kernels.decode_counts(values[0], np.float32(_COUNT_SCALE[name]), dark, rows, where, out)
         elif out.ndim == 2 and out.dtype == np.float32:
             kernels.place(values[0], rows, where, out)
@@ -184,7 +134,7 @@ class Shard:
         elif (encoding, encoding_of_times) == ("roots", "steps"):
             codes, first, step = times
             scale = np.float32(_COUNT_SCALE[name])
-            dark = _dark_code(name, self.manifest["version"])
+            dark = _dark_code(name, self.manifest.version)
             kernels.decode_events(counts[0], scale, dark, codes, first, step, rows, where, n, t, valid, timed)
         else:
             self.place(npho, rows, where, n)
@@ -217,13 +167,13 @@ class Shard:
                 held = ", ".join(sorted(self.in_file))
                 raise InputError(f"{self.path} has no branch '{branch}'{nearest(branch, self.in_file)}; it has {held}.")
 
-    def _map(self, name: str, column: Mapping[str, Any]) -> NDArray[Any]:
-        path, dtype, shape = Path(self.path) / column["file"], np.dtype(column["dtype"]), tuple(column["shape"])
+    def _map(self, column: Column) -> NDArray[Any]:
+        path, dtype, shape = inside(self.path, column.file), np.dtype(column.dtype), tuple(column.shape)
         wanted = self.n_events * dtype.itemsize * int(np.prod(shape))
         size = path.stat().st_size if path.is_file() else -1
         if size != wanted:
             raise InputError(
-                f"{self.path} is damaged: {column['file']} has {max(size, 0)} of {wanted} bytes; remove this shard "
+                f"{self.path} is damaged: {column.file} has {max(size, 0)} of {wanted} bytes; remove this shard "
                 "and run the same 'xec convert' again."
             )
         return kernels.frozen(np.memmap(path, dtype, "r", shape=(self.n_events, *shape)))
@@ -236,7 +186,7 @@ class Shard:
             return
         for block in np.unique(rows[fresh] // BLOCK_EVENTS):
             part = self._columns[column][block * BLOCK_EVENTS : (block + 1) * BLOCK_EVENTS]
-            if checksum(part) != self.manifest["columns"][column]["checksums"][block]:
+            if checksum(part) != self.manifest.columns[column].checksums[block]:
                 raise InputError(
                     f"{self.path} is damaged: the checksum of {column} fails in events {block * BLOCK_EVENTS} to "
                     f"{block * BLOCK_EVENTS + len(part) - 1}; remove this shard and run the same 'xec convert' again."
@@ -264,7 +214,7 @@ def encode(chunk: Chunk, form: str) -> tuple[Chunk, dict[str, str]]:
     for branch, values in chunk.items():
         if form == "compact" and branch in _COUNT_SCALE:
             columns[branch], encodings[branch] = _roots(branch, values), "roots"
-        elif form == "compact" and branch in _TIMES:
+        elif form == "compact" and branch in STEPS:
             counts = chunk.get("npho" if branch == "time" else "relative_npho")
             columns |= _steps(branch, values, counts)
             encodings[branch] = "steps"

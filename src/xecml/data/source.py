@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from xecml import files, rootio
-from xecml.data.shards import MANIFEST, Shard, shards_of
+from xecml.data.manifests import MANIFEST, shards_of
+from xecml.data.shards import Shard
 from xecml.events import Chunk
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from xecml import geometry
 from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.deadchannels import METHODS, ConventionalRepair, dead_of_events
 from xecml.errors import InputError
-from xecml.evaluation.predictions import check_rows, onnx_session
+from xecml.evaluation.onnxfiles import RepairMetadata, open_onnx
 from xecml.evaluation.repair import Repair
 from xecml.events import branch_names
 from xecml.files import mode_of, regular_file
@@ -22,8 +21,9 @@ from xecml.models import cpu
 from xecml.models.autoencoder import Autoencoder
 from xecml.models.filling import Filler
 from xecml.models.inpainter import Inpainter
-from xecml.models.originalfiles import recognise
-from xecml.training import checkpoint
+from xecml.models.originalfiles import check_readable, recognise
+from xecml.models.weightfiles import read
+from xecml.training.contents import understood
 from xecml.training.starting import restored
 
 KINDS = ("mae", "inpaint")
@@ -61,14 +61,12 @@ class OnnxRepair:
     """An exported autoencoder or inpainter, run by ONNX Runtime."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session, metadata = onnx_session(path)
-        if "xecml.repairs" not in metadata:
+        self.session, said = open_onnx(path)
+        if not isinstance(said, RepairMetadata):
             raise InputError(
                 f"{path} predicts physical quantities and fills no sensors; export an 'inpaint' checkpoint."
             )
-        npho, time = json.loads(metadata["xecml.branches"])
-        self.branches: tuple[str, str] = (npho, time)
-        self.names: dict[str, str] = json.loads(metadata.get("xecml.names", "{}"))
+        self.branches, self.names = said.pair, said.names
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
         """See `NetworkRepair`."""
@@ -76,7 +74,6 @@ class OnnxRepair:
         def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
             names = ["npho_filled", "time_filled"]
             counts, times = self.session.run(names, {"npho": n, "time": t, "dead": d})
-            check_rows(names, (counts, times), len(n))
             return counts, times
 
         return _in_batches(some, npho, time, dead)
@@ -111,7 +108,11 @@ def load_repair(name: str | Path) -> Repair:
     if path.suffix == ".onnx":
         return OnnxRepair(path)
     cpu.keep_memory()
-    content = checkpoint.load(path)
+    file = read(path)
+    if recognise(file) is not None:
+        check_readable(file, path)
+        raise InputError(f"{path} is of the original layout and fills no sensors; train 'inpaint' first.")
+    content = understood(file, path)
     if content["kind"] not in KINDS:
         raise InputError(
             f"{path} is a checkpoint of '{content['kind']}', which fills no sensors; train 'inpaint' first."
@@ -125,5 +126,6 @@ def is_repair(path: str | Path) -> bool:
     """Whether a file is a checkpoint or an exported model that fills sensors and predicts no physical quantities."""
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
-        return "xecml.repairs" in onnx_session(path)[1]
-    return recognise(path) is None and checkpoint.load(path)["kind"] in KINDS
+        return isinstance(open_onnx(path)[1], RepairMetadata)
+    file = read(path)
+    return recognise(file) is None and understood(file, path)["kind"] in KINDS

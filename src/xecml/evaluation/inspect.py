@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import __version__, geometry, rootio
-from xecml.data import shards, source
+from xecml.data import manifests, source
 from xecml.errors import InputError
 from xecml.files import is_url, regular_file
 
@@ -26,7 +26,7 @@ def describe_file(path: str) -> dict[str, Any]:
     suffix = Path(path).suffix
     if not is_url(path):
         if source.is_shard(path):
-            return {"file": path, "kind": "shards", **shards.read_manifest(path)}
+            return {"file": path, "kind": "shards", **manifests.facts(path)}
         regular_file(path)
     if suffix == ".pth":
         return _checkpoint(path)
@@ -53,31 +53,34 @@ def _root(path: str) -> dict[str, Any]:
 
 def _checkpoint(path: str) -> dict[str, Any]:
     from xecml.models.originalfiles import describe, recognise
-    from xecml.training import checkpoint
+    from xecml.models.weightfiles import read
+    from xecml.training.contents import missing, understood
+    from xecml.training.starting import averaged_weights
 
-    if recognise(path) is not None:
-        return describe(path)
-    content = checkpoint.load(path)
-    weights = content["model_state"]
+    file = read(path)
+    if recognise(file) is not None:
+        return describe(path, file)
+    content = understood(file, path)
     named = ("format_version", "xecml", "torch", "revision", "geometry_hash", "run_name", "tasks")
-    data = content["config"]["data"]
+    data, absent = content["config"]["data"], missing(content)
     return {
         "file": path,
         "kind": f"checkpoint ({content['kind']})",
-        **{name: content[name] for name in named},
+        **{name: content[name] for name in named if name in content},
         "preset": content["config"]["model"]["preset"],
         "inputs": [data["npho_branch"], data["time_branch"]],
-        "numbers stored": sum(w.numel() for w in weights.values()),
-        "epochs finished": content["epoch"] - 1,
-        "best": content["best"],
-        "metrics": {k: round(v, 6) for k, v in content["metrics"].items() if isinstance(v, float)},
+        "numbers stored": sum(w.numel() for w in averaged_weights(content).values()),
+        **({"epochs finished": content["epoch"] - 1} if "epoch" in content else {}),
+        **({"best": content["best"]} if "best" in content else {}),
+        "metrics": {k: round(v, 6) for k, v in content.get("metrics", {}).items() if isinstance(v, float)},
+        **({"cannot be gone on from, without": absent} if absent else {}),
     }
 
 
 def _onnx(path: str) -> dict[str, Any]:
-    from xecml.evaluation.predictions import onnx_session
+    from xecml.evaluation.onnxfiles import open_onnx
 
-    metadata = onnx_session(path)[1]
+    metadata = open_onnx(path)[0].metadata
     facts = {key.removeprefix("xecml."): value for key, value in metadata.items() if key.startswith("xecml.")}
     return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
 

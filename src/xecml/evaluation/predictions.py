@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from xecml.data import source
 from xecml.data.coverage import Coverage, coverage, short_faces
 from xecml.errors import InputError
 from xecml.evaluation.answered import Answered
+from xecml.evaluation.onnxfiles import PredictionMetadata, open_onnx
 from xecml.events import TASKS, Chunk, branch_names
 from xecml.files import regular_file
 from xecml.models import cpu
@@ -23,13 +23,12 @@ from xecml.models.normalise import validity
 from xecml.models.original import OriginalModel
 from xecml.models.originalfiles import load_original, recognise
 from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
-from xecml.training import checkpoint
+from xecml.models.weightfiles import read
+from xecml.training.contents import understood
 from xecml.training.starting import restored
 
 PREDICTION_TREE = "predictions"
 _BATCH = 256
-_SENSORS_SEEN = f"xecml.{SENSORS_SEEN}"
-"""Key of an exported file's metadata."""
 _EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
 RECONSTRUCTED = {"energy": ["energyReco"], "timing": ["timeReco"], "uvwFI": ["uvwRecoFI"]}
 """Branches of reconstructed quantities by task."""
@@ -103,46 +102,24 @@ class TorchModel:
         return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
 
 
-def onnx_session(path: str | Path) -> tuple[Any, dict[str, str]]:
-    """A session of ONNX Runtime on a file that this package exported, and the file's metadata.
-
-    Raises:
-        InputError: missing runtime, damaged file, a file of another origin or geometry.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has its own exception types
-        raise InputError(f"{path} cannot be loaded as an ONNX model; it is damaged or something else.") from error
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    if "xecml.geometry_hash" not in metadata:
-        raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
-    if metadata["xecml.geometry_hash"] != geometry.geometry_hash():
-        raise InputError(f"{path} was made for another sensor geometry; export a model of this geometry.")
-    return session, metadata
-
-
 class OnnxModel:
     """An exported file, run by ONNX Runtime."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session, self.metadata = onnx_session(path)
-        if "xecml.tasks" not in self.metadata:
+        self.session, said = open_onnx(path)
+        if not isinstance(said, PredictionMetadata):
             raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
-        self.tasks = tuple(json.loads(self.metadata["xecml.tasks"]))
-        self._outputs = [output.name for output in self.session.get_outputs()]
-        npho, time = json.loads(self.metadata["xecml.branches"])
-        self.branches: tuple[str, str] = (npho, time)
-        self.names: dict[str, str] = json.loads(self.metadata.get("xecml.names", "{}"))
-        self.truth_means: dict[str, float] = json.loads(self.metadata["xecml.truth_means"])
+        self.metadata = self.session.metadata
+        self.tasks: tuple[str, ...] = tuple(said.tasks)
+        self._outputs = list(self.session.outputs)
+        self.branches, self.names = said.pair, said.names
+        self.truth_means = said.truth_means
+        self._sensors_seen = said.sensors_seen
 
     @property
     def usual_sensors(self) -> NDArray[np.float32]:
         """See `Model`."""
-        said = json.loads(self.metadata.get(_SENSORS_SEEN, "null"))
+        said = self._sensors_seen
         return np.zeros((3, len(geometry.FACES)), np.float32) if said is None else np.array(said, np.float32)
 
     def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
@@ -158,23 +135,9 @@ class OnnxModel:
         for start in range(0, len(n), _BATCH):
             feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
             parts.append(self.session.run(self._outputs, feed))
-            check_rows(self._outputs, parts[-1], len(feed["npho"]))
         answers = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
         # graphs that say what their training had say NaN themselves; those before them said a number
-        return answers if _SENSORS_SEEN in self.metadata else _only_of_measured(answers, n, t)
-
-
-def check_rows(names: Sequence[str], answers: Sequence[NDArray[Any]], events: int) -> None:
-    """Whether a graph answers every event: numpy would repeat a single answer.
-
-    Raises:
-        InputError: it gives more or fewer answers.
-    """
-    for name, values in zip(names, answers, strict=True):
-        if np.shape(values)[:1] != (events,):
-            raise InputError(
-                f"The model's output '{name}' has shape {np.shape(values)} for {events} events; export it again."
-            )
+        return answers if self._sensors_seen is not None else _only_of_measured(answers, n, t)
 
 
 def load_model(path: str | Path) -> Model:
@@ -187,9 +150,10 @@ def load_model(path: str | Path) -> Model:
     if Path(path).suffix == ".onnx":
         return OnnxModel(path)
     cpu.keep_memory()
-    if recognise(path) is not None:
-        return _original(path)
-    content = checkpoint.load(path)
+    file = read(path)
+    if recognise(file) is not None:
+        return _original(file, path)
+    content = understood(file, path)
     if content["kind"] != "regress":
         raise InputError(
             f"{path} is a checkpoint of '{content['kind']}', which predicts no physical quantities; train a regression "
@@ -200,9 +164,9 @@ def load_model(path: str | Path) -> Model:
     return TorchModel(network, content)
 
 
-def _original(path: str | Path) -> TorchModel:
+def _original(content: Mapping[str, Any], path: str | Path) -> TorchModel:
     """A model of the replaced system; it takes relative counts and times."""
-    network = load_original(path)
+    network = load_original(path, content)
     if not isinstance(network, OriginalModel):
         raise InputError(
             f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."

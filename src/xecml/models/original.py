@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
+from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.normalise import Normaliser
 from xecml.models.reference import ReferenceEncoder
@@ -58,8 +59,14 @@ class OriginalViews(FaceViews):
         share = np.full(ids.shape, 1 / 15, np.float32)
         ids[_FINE_CENTRE] = geometry.outer_centre_map().repeat(3, axis=0).repeat(2, axis=1)
         share[_FINE_CENTRE] = 1 / 6
+        self.outer_fine_pool = outer_fine_pool
         p, q = outer_fine_pool or (1, 1)
         self.grid = (ids.shape[0] // p, ids.shape[1] // q)
+        if not all(self.grid):
+            raise InputError(f"model.outer_fine_pool {[p, q]} is larger than the fine grid {list(ids.shape)}.")
+        # what is left over at the end is not seen: of 45 rows pooled by 2 the last
+        seen = slice(self.grid[0] * p), slice(self.grid[1] * q)
+        ids, share = ids[seen], share[seen]
         # a fine cell is a sensor at a place: 12 sensors appear in two places with different shares
         fine = np.arange(ids.size).reshape(ids.shape)
         cells, _ = fine_grid_members(fine, (p, q))

@@ -5,27 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from xecml.errors import InputError
 from xecml.events import TASKS
-from xecml.files import regular_file
 from xecml.models.normalise import RELATIVE_DEFAULTS, SENTINEL, Normaliser
-from xecml.models.original import HIDDEN, OriginalModel, original
+from xecml.models.original import HIDDEN, OriginalModel, OriginalViews, original
 from xecml.models.reference import TOKENS, ReferenceEncoder
+from xecml.models.weightfiles import check_finite, check_weights, read
+from xecml.schema import Described, checked, one_line
 
 Weights = dict[str, Tensor]
+Pool = tuple[int, int] | None
 
 KINDS = {
     "model": "original model: encoder and the heads of six tasks",
     "single-task": "original single-task model: encoder and one head",
     "mae": "original masked autoencoder: gives its encoder",
     "encoder": "original encoder",
+    "newer": "a checkpoint of the newer version of the replaced system, which this version does not read yet",
+    "inpainter": "an inpainter of the replaced system, which this version does not read",
 }
+_NOT_READ = ("newer", "inpainter")
 # part of the encoder in old files -> here
 _PARTS = {
     "pos_embed": "positions",
@@ -36,140 +42,237 @@ _PARTS = {
 _TABLES = ("top_hex_indices", "bottom_hex_indices", "hex_edge_index")
 _UNUSED_HEAD = tuple(f"head.{i}.{name}" for i in (0, 1, 4) for name in ("weight", "bias"))
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+_PREFIX = {"model": "backbone.", "mae": "encoder."}
+# keys that came with other rules for what is not measured, other sizes, or other transforms
+_NEWER = frozenset(
+    {"sentinel_time", "sentinel_npho", "npho_scheme", "npho_threshold", "encoder_dim", "dim_feedforward",
+     "num_fusion_layers", "hidden_dim", "active_tasks", "nll_tasks"}
+)  # fmt: skip
+_CONSTANTS = ("npho_scale", "npho_scale2", "time_scale", "time_shift", "sentinel_value")
 _SHOWN = 8
 
 
-def recognise(source: str | Path | Mapping[str, Any]) -> str | None:
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, a pair as a list."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+_Positive = Annotated[float, BeforeValidator(_plain), Field(gt=0)]
+_Number = Annotated[float, BeforeValidator(_plain)]
+_Cells = Annotated[int, Field(ge=1, le=72)]
+
+
+class _Settings(Described):
+    """The `config` of an old file, which has no sections; regressors have none."""
+
+    outer_mode: Literal["finegrid", "split"] | None = None
+    outer_fine_pool: Annotated[list[_Cells], BeforeValidator(_plain), Field(min_length=2, max_length=2)] | None = None
+    npho_scale: _Positive | None = None
+    npho_scale2: _Positive | None = None
+    time_scale: _Positive | None = None
+    time_shift: _Number | None = None
+    sentinel_value: _Number | None = None
+
+
+class _Content(Described):
+    """What an old file says of itself besides its weights."""
+
+    epoch: Annotated[int, BeforeValidator(_plain)] | None = None
+    config: _Settings | None = None
+
+
+def recognise(source: Any) -> str | None:
     """Kind of an original file (a key of `KINDS`), or None if it is something else.
 
     Args:
         source: a path, or the content of a file.
     """
     try:
-        content = _read(source) if isinstance(source, str | Path) else source
-        return _kind(_weights(content), "model_state_dict" in content)
+        content = read(source) if isinstance(source, str | Path) else source
     except InputError:
         return None
+    return _kind(content)
 
 
 def load_original(
-    path: str | Path, *, normalization: Mapping[str, float] | None = None
+    path: str | Path,
+    content: Any = None,
+    *,
+    normalization: Mapping[str, float] | None = None,
+    outer_fine_pool: Pool = (3, 3),
 ) -> OriginalModel | ReferenceEncoder:
     """Load a file of the original layout.
 
     Args:
         path: a full or single-task model, a masked autoencoder, or an encoder.
+        content: of the file, where it was read already.
         normalization: constants (`npho_scale`, ...) in place of those in the file's configuration.
+        outer_fine_pool: of the outer face, where the file does not say; only autoencoders do.
 
     Returns:
-        A model, its `trained_heads` those of the tasks that the file says were enabled, or all where it does not say;
-        or an encoder, where the file holds no head that was trained.
+        A model, with the heads that were trained; or an encoder, where the file holds no head that was.
 
     Raises:
-        InputError: not such a file, or weights are missing, left over or of the wrong shape; they are listed.
+        InputError: not such a file, or weights are missing, left over, of the wrong shape or not finite; they are
+            listed.
     """
-    content = _read(path)
-    weights = _weights(content)
-    kind = _kind(weights, "model_state_dict" in content)
-    if kind is None:
-        parts = sorted({name.partition(".")[0] for name in weights})
-        raise InputError(f"{path} is not a model of the original layout; it holds {_listed(parts)}.")
-    prefix = {"model": "backbone.", "mae": "encoder."}.get(kind, "")
-    encoder = _encoder(weights, prefix, content, normalization or {}, path)
+    content = read(path) if content is None else content
+    kind, weights = check_readable(content, path)
+    said = _said(content, path)
+    prefix = _PREFIX.get(kind, "")
+    mode = _outer_mode(weights[f"{prefix}pos_embed"], path)
+    encoder = _encoder(mode, said, _pool(content, said, outer_fine_pool), normalization or {}, path)
     renamed, left = _renamed(weights, prefix, kind)
     if kind in ("mae", "encoder"):
         _fill(encoder, {k.removeprefix("encoder."): w for k, w in renamed.items()}, left, path)
         return encoder
-    model = OriginalModel(encoder, None if kind == "model" else _single_head(encoder, weights, content, path))
+    model = OriginalModel(encoder, None if kind == "model" else _single_head(encoder, weights, path))
     _fill(model, renamed, left, path)
-    model.trained_heads = _trained(model, content)
+    trained = [task for task in model.tasks if not _as_made(model.heads[task])]
+    if not trained:
+        return encoder
+    if len(trained) < len(model.tasks):
+        model = OriginalModel(encoder, {task: model.heads[task] for task in trained})
+    model.trained_heads = frozenset(trained)
     return model
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """Facts about a file of the original layout.
+def check_readable(content: Any, path: str | Path) -> tuple[str, Weights]:
+    """Kind and weights of an original file that this version reads.
+
+    Raises:
+        InputError: it is another one.
+    """
+    kind = _kind(content)
+    if kind is None:
+        parts = sorted({one_line(name.partition(".")[0]) for name in _names(content)})
+        holds = f"holds {_listed(parts)}" if parts else "holds no weights"
+        raise InputError(f"{path} is not a model of the original layout; it {holds}.")
+    if kind in _NOT_READ:
+        raise InputError(f"{path} is {KINDS[kind]}; use it with the system that wrote it, or train anew.")
+    return kind, _weights(content, path)
+
+
+def describe(path: str | Path, content: Any = None) -> dict[str, Any]:
+    """Facts about a file of the original layout, whether this version reads it or not.
 
     Raises:
         InputError: it is not one.
     """
-    content = _read(path)
-    weights = _weights(content)
-    kind = _kind(weights, "model_state_dict" in content)
-    if kind is None:
-        raise InputError(f"{path} is not a model of the original layout.")
-    positions = next(w for name, w in weights.items() if name.endswith("pos_embed"))
+    content = read(path) if content is None else content
+    kind = _kind(content)
+    if kind in _NOT_READ:
+        return {"file": str(path), "kind": KINDS[kind]}
+    kind, weights = check_readable(content, path)
+    said, found = _said(content, path), load_original(path, content)
+    encoder = found.encoder if isinstance(found, OriginalModel) else found
+    assert isinstance(encoder, ReferenceEncoder)
+    assert isinstance(encoder.views, OriginalViews)
+    mode, pool = encoder.views.outer_mode, encoder.views.outer_fine_pool
+    unsaid = "" if _says_pool(content) else ", since the file does not say"
     return {
         "file": str(path),
         "kind": KINDS[kind],
         "layout": "original",
-        "outer_mode": _outer_mode(positions, path),
-        "tasks": sorted({name.split(".")[1] for name in weights if name.startswith("heads.")}),
+        "outer_mode": mode,
+        **({"outer_fine_pool": f"{list(pool) if pool else 'none'}{unsaid}"} if mode == "finegrid" else {}),
+        "tasks": sorted(found.tasks) if isinstance(found, OriginalModel) else [],
         "averaged weights": content.get("ema_state_dict") is not None,
         "numbers stored": sum(w.numel() for w in weights.values()),
-        "epochs finished": content.get("epoch"),
+        "epochs finished": said.epoch,
     }
 
 
-def _read(path: str | Path) -> Mapping[str, Any]:
-    regular_file(path, "checkpoint")
-    # numbers of numpy in configurations and metrics
-    scalars: list[Any] = [
-        np.dtype,
-        np.float64(0).__reduce__()[0],
-        *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8", "?")),
-    ]
-    try:
-        with torch.serialization.safe_globals(scalars):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on damaged files
-        reason = (str(error).splitlines() or [""])[0][:120]
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}).") from error
+def _state(content: Any) -> tuple[str, Any]:
+    """What a file has as weights, averaged ones before others, and the key it has them under."""
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} is not a checkpoint: it holds no dictionary.")
-    return content
+        return "", {}
+    key = next((k for k in ("ema_state_dict", "model_state_dict") if content.get(k) is not None), "")
+    return key, content[key] if key else content
 
 
-def _weights(content: Mapping[str, Any]) -> Weights:
-    """The averaged weights, or else the weights, without the prefixes that wrappers leave."""
-    state = content.get("ema_state_dict") or content.get("model_state_dict")
-    if state is None:
-        state = content if all(isinstance(w, Tensor) for w in content.values()) else None
-    if not isinstance(state, Mapping) or not state:
-        raise InputError("The file holds no weights (`ema_state_dict`, `model_state_dict`, or tensors by name).")
-    plain = {_WRAPPERS.sub("", name): w for name, w in state.items() if name != "n_averaged"}
-    return {name: w for name, w in plain.items() if isinstance(w, Tensor)}
+def _names(content: Any) -> list[str]:
+    """Names of weights without the prefixes that wrappers leave."""
+    state = _state(content)[1]
+    names = state if isinstance(state, Mapping) else ()
+    return [_WRAPPERS.sub("", name) for name in names if isinstance(name, str) and name != "n_averaged"]
 
 
-def _kind(weights: Weights, from_training: bool) -> str | None:
-    parts = {name.partition(".")[0] for name in weights}
-    if "backbone.pos_embed" in weights and "heads" in parts:
-        return "model"
-    if "encoder.pos_embed" in weights and not any("head" in part or "inpaint" in part for part in parts):
-        return "mae"
-    if "pos_embed" in weights and "fusion_transformer" in parts:
-        # an encoder always has a head; only a training run has trained it
-        return "single-task" if from_training and "head.0.weight" in weights else "encoder"
+def _weights(content: Any, path: str | Path) -> Weights:
+    """Weights by name without the prefixes that wrappers leave.
+
+    Raises:
+        InputError: some are no dense real tensors, or have the same name.
+    """
+    key, state = _state(content)
+    weights = check_weights(state, path, key)
+    weights.pop("n_averaged", None)
+    plain = {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
+    if len(plain) < len(weights):
+        raise InputError(f"{path} holds weights of the same name twice, with and without a prefix; use another file.")
+    return plain
+
+
+def _kind(content: Any) -> str | None:
+    """Key of `KINDS`; None for what is nothing of the replaced system."""
+    names = set(_names(content))
+    parts = {name.partition(".")[0] for name in names}
+    if "backbone.pos_embed" in names and "heads" in parts:
+        return "newer" if _is_newer(content) or "backbone.head.0.weight" not in names else "model"
+    if "encoder.pos_embed" in names:
+        inpainter = any("head" in part or "inpaint" in part for part in parts)
+        unknown = _config(content) is None and "encoder.head.0.weight" not in names
+        return "newer" if _is_newer(content) or (unknown and not inpainter) else "inpainter" if inpainter else "mae"
+    if "pos_embed" in names and "fusion_transformer" in parts:
+        # in January an encoder always had a head; only a training run has trained it
+        older = not _is_newer(content) and "head.0.weight" in names
+        return ("single-task" if "model_state_dict" in content else "encoder") if older else "newer"
     return None
+
+
+def _config(content: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+    config = content.get("config")
+    return config if isinstance(config, Mapping) else None
+
+
+def _is_newer(content: Mapping[str, Any]) -> bool:
+    return any(key in _NEWER for key in _config(content) or () if isinstance(key, str))
+
+
+def _said(content: Mapping[str, Any], path: str | Path) -> _Content:
+    config = _config(content)
+    said = {"epoch": content.get("epoch"), "config": content.get("config") if config is None else dict(config)}
+    return checked(_Content, said, f"{path} is damaged", "use another checkpoint")
+
+
+def _says_pool(content: Mapping[str, Any]) -> bool:
+    return "outer_fine_pool" in (_config(content) or ())
+
+
+def _pool(content: Mapping[str, Any], said: _Content, otherwise: Pool) -> Pool:
+    """Pooling of the outer face; none is said by a value of None."""
+    if not _says_pool(content) or said.config is None:
+        return otherwise
+    pool = said.config.outer_fine_pool
+    return None if pool is None else (pool[0], pool[1])
 
 
 def _outer_mode(positions: Tensor, path: str | Path) -> str:
     for mode, tokens in TOKENS.items():
-        if positions.shape[-2:] == (len(tokens), 1024):
+        if positions.shape == (1, len(tokens), 1024):
             return mode
     raise InputError(f"{path} has tokens of shape {tuple(positions.shape)}; expected (1, 6 or 7, 1024).")
 
 
-def _encoder(
-    weights: Weights, prefix: str, content: Mapping[str, Any], given: Mapping[str, float], path: str | Path
-) -> ReferenceEncoder:
-    mode = _outer_mode(weights[f"{prefix}pos_embed"], path)
-    config = content.get("config")
-    config = config if isinstance(config, Mapping) else {}
-    sections = {name: config.get(name) or {} for name in ("normalization", "model")}
+def _encoder(mode: str, said: _Content, pool: Pool, given: Mapping[str, float], path: str | Path) -> ReferenceEncoder:
+    config = said.config or _Settings()
+    if config.outer_mode not in (None, mode):
+        raise InputError(f"{path} says outer_mode {config.outer_mode}, and has the tokens of {mode}; it is damaged.")
     constants = RELATIVE_DEFAULTS | {"sentinel_value": SENTINEL}
-    for source in (sections["normalization"], given):
-        constants |= {k: float(v) for k, v in source.items() if k in constants and v is not None}
-    pool = sections["model"].get("outer_fine_pool", (3, 3))
+    constants |= {k: v for k in _CONSTANTS if (v := getattr(config, k)) is not None}
+    constants |= {k: float(v) for k, v in given.items() if k in constants}
     normaliser = Normaliser(
         npho_scale=constants["npho_scale"],
         npho_scale2=constants["npho_scale2"],
@@ -177,7 +280,10 @@ def _encoder(
         time_shift=constants["time_shift"],
         sentinel=constants["sentinel_value"],
     )
-    return original(normaliser, outer_mode=mode, outer_fine_pool=None if pool is None else (int(pool[0]), int(pool[1])))
+    try:
+        return original(normaliser, outer_mode=mode, outer_fine_pool=pool)
+    except InputError as error:
+        raise InputError(f"{path} does not fit the original layout; {error}") from error
 
 
 def _renamed(weights: Weights, prefix: str, kind: str) -> tuple[Weights, list[str]]:
@@ -203,42 +309,25 @@ def _renamed(weights: Weights, prefix: str, kind: str) -> tuple[Weights, list[st
     return renamed, left
 
 
-def _single_head(
-    encoder: ReferenceEncoder, weights: Weights, content: Mapping[str, Any], path: str | Path
-) -> dict[str, nn.Module]:
+def _single_head(encoder: ReferenceEncoder, weights: Weights, path: str | Path) -> dict[str, nn.Module]:
+    size = TASKS["angle"].size
     last = weights.get("head.4.weight")
-    size = 0 if last is None else len(last)
-    task = _single_task(size, content)
-    if task is None:
-        raise InputError(f"{path} has one head of {size} outputs and does not say of which task; only angles are 2.")
+    if last is None or last.shape[:1] != (size,):
+        shape = "missing" if last is None else f"of shape {tuple(last.shape)}"
+        raise InputError(f"{path} has one head, whose last layer is {shape}; only the {size} angles are known.")
     head = nn.Sequential(
         nn.Linear(encoder.out_width, HIDDEN), nn.LayerNorm(HIDDEN), nn.GELU(), nn.Dropout(0.2), nn.Linear(HIDDEN, size)
     )
-    return {task: head}
+    return {"angle": head}
 
 
-def _trained(model: OriginalModel, content: Mapping[str, Any]) -> frozenset[str]:
-    """Tasks whose heads took part in the training; the others are in the file as they were made."""
-    sections = _task_sections(content)
-    if not sections or len(model.tasks) == 1:
-        return frozenset(model.tasks)
-    # only angles are enabled where nothing is said
-    return frozenset(t for t in model.tasks if sections.get(t, {}).get("enabled", t == "angle"))
+def _as_made(head: nn.Module) -> bool:
+    """Whether a head never learnt: its norm still has one weight for all, and no bias.
 
-
-def _task_sections(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    config = content.get("config")
-    tasks = (config.get("tasks") or {}) if isinstance(config, Mapping) else {}
-    return {t: section for t, section in tasks.items() if isinstance(section, Mapping)}
-
-
-def _single_task(size: int, content: Mapping[str, Any]) -> str | None:
-    """The task of a single head: two outputs are angles; else the file's configuration must enable one task."""
-    if size == TASKS["angle"].size:
-        return "angle"
-    enabled = [t for t, section in _task_sections(content).items() if section.get("enabled")]
-    fits = [t for t in enabled if t in TASKS and TASKS[t].size == size]
-    return fits[0] if len(fits) == 1 else None
+    No file says which tasks took part in the training; heads of the others are in it as they were made.
+    """
+    norm = next(part for part in head.modules() if isinstance(part, nn.LayerNorm))
+    return bool((norm.weight == norm.weight[0]).all()) and not bool(norm.bias.any())
 
 
 def _fill(module: nn.Module, weights: Weights, left: list[str], path: str | Path) -> None:
@@ -257,6 +346,7 @@ def _fill(module: nn.Module, weights: Weights, left: list[str], path: str | Path
     problems = [f"{what}: {_listed(names)}" for what, names in _problems(missing, left, wrong) if names]
     if problems:
         raise InputError(f"{path} does not fit the original layout; {'; '.join(problems)}.")
+    check_finite(weights, path)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 import xecml
 from xecml import geometry
 from xecml.files import atomic_path
 from xecml.outputs import mark
+from xecml.schema import Described, Events, Text, checked, read_json
 from xecml.simulation.settings import SimulationSettings
 
 FORMAT = 1
+
+
+class _Record(Described):
+    format: int = Field(ge=1)
+    version: Text
+    geometry: Text
+    block: Events
+    seed: int = Field(ge=0)
+    events: Events
+    chunk: int = Field(ge=0)
+    settings: dict[str, Any]
+    finished: bool
 
 
 def manifest_path(out: Path) -> Path:
@@ -42,9 +58,15 @@ def write_manifest(out: Path, manifest: dict[str, Any], *, finished: bool) -> No
 
 
 def broken_run(out: Path, manifest: dict[str, Any]) -> bool:
-    """Whether files of the same run, not finished, stand there."""
-    try:
-        stored = json.loads(manifest_path(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Whether files of the same run, not finished, stand there.
+
+    Raises:
+        InputError: there is a record that is damaged, so that nobody knows what the files are.
+    """
+    path = manifest_path(out)
+    if not os.path.lexists(path):
         return False
+    said = f"{path} is damaged", "remove it to begin the run anew"
+    stored = read_json(path, "record of a run", *said)
+    checked(_Record, stored, *said)
     return bool(stored == manifest | {"finished": False})

@@ -11,12 +11,11 @@ import torch
 
 import xecml
 from xecml import geometry
-from xecml.errors import InputError
-from xecml.files import atomic_path, regular_file
+from xecml.files import atomic_path
+from xecml.models.weightfiles import read
+from xecml.training.contents import FORMAT, FORMAT_VERSION, understood
 
 BEST, LAST = "checkpoint_best.pth", "checkpoint_last.pth"
-FORMAT = "xecml-checkpoint"
-FORMAT_VERSION = 1
 
 
 def manifest() -> dict[str, Any]:
@@ -55,34 +54,12 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to CPU tensors.
+    """Read a checkpoint to CPU tensors; see `understood` for what is sure of it.
 
     Raises:
         InputError: not a checkpoint, damaged, of a newer format, or of another geometry.
     """
-    regular_file(path, "checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on damaged files
-        reason = (str(error).splitlines() or [""])[0][:120]
-        raise InputError(
-            f"{path} cannot be read as a checkpoint; it is damaged or something else ({reason})."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(
-            f"{path} is not a checkpoint of this package; name a checkpoint_best.pth or checkpoint_last.pth."
-        )
-    if content["format_version"] > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has checkpoint format {content['format_version']} of xecml {content['xecml']}; this version reads "
-            f"up to {FORMAT_VERSION}: update xecml."
-        )
-    if content["geometry_hash"] != geometry.geometry_hash():
-        raise InputError(
-            f"{path} was made for sensor geometry {content['geometry_hash']}, not {geometry.geometry_hash()}; "
-            "use a model trained with this geometry."
-        )
-    return content
+    return understood(read(path), path)
 
 
 def take_over(folder: Path, resumed: str | None) -> None:
@@ -97,7 +74,7 @@ def take_over(folder: Path, resumed: str | None) -> None:
         return
     if best.exists():  # of an earlier run of this name
         best.replace(folder / f"before_{BEST}")
-    if theirs and theirs.exists():
+    if theirs and theirs.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(best) as temporary:
             shutil.copyfile(theirs, temporary)

@@ -409,6 +409,11 @@ def _check_position(saved: dict[str, Any], training: EventStream, path: str) -> 
             f"{path} stands at batch {saved['batch_in_epoch']} of an epoch of other data, batches or processes; resume "
             "with the same, or from a checkpoint of a finished epoch."
         )
+    if saved["batch_in_epoch"] > training.n_batches:
+        raise InputError(
+            f"{path} is damaged: it stands at batch {saved['batch_in_epoch']} of {training.n_batches}; use another "
+            "checkpoint of this run."
+        )
 
 
 def _announcement(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from xecml.events import TASKS
 from xecml.models.build import build_model
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original import OriginalModel, OriginalViews
-from xecml.models.originalfiles import load_original, recognise
+from xecml.models.originalfiles import check_readable, load_original, recognise
 from xecml.models.reference import ReferenceEncoder
 from xecml.models.regressor import Regressor
-from xecml.training import checkpoint
+from xecml.models.weightfiles import check_finite, check_weights, no_larger_than, read
+from xecml.schema import explained, one_line
 from xecml.training.average import WeightAverage
+from xecml.training.contents import check_run, understood
 
 _MOST_NAMES = 6
 
@@ -57,12 +61,14 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     path = resumed or config.training.mae_checkpoint
     if path is None:
         return Start(None, False, "")
-    if recognise(path) is not None:
-        return _from_original(model, path)
-    content = checkpoint.load(path)
+    file = read(path)
+    if recognise(file) is not None:
+        return _from_original(model, file, path)
+    content = understood(file, path)
     _check_inputs(config, content, path)
-    same = resumed is not None and content["kind"] == kind and list(content["tasks"]) == tasks
+    same = resumed is not None and content["kind"] == kind and content.get("tasks", []) == tasks
     if same and not config.checkpoint.weights_only:
+        check_run(content, path)
         load_exactly(model, content["model_state"], path, "the configured model")
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
         average = "average" if content.get("ema_state") else "average from the weights, since it has none"
@@ -89,6 +95,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
 def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
     """Refuse what no shape of a weight would show: an encoder for other inputs, or another grid of the outer face."""
     ours, theirs, differ = config.model_dump(mode="json"), content["config"], list[str]()
+    weights = averaged_weights(content)
     keys = ["data.npho_branch", "data.time_branch", "normalization.npho_scheme"]
     if config.model.preset == "reference" and config.model.outer_mode == "finegrid":
         keys.append("model.outer_fine_pool")
@@ -102,9 +109,10 @@ def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
         if what[0] != what[1]:
             differ.append(f"{key} is {own} here and {other} there")
     for name in RELATIVE_DEFAULTS:
-        given, found = getattr(config.normalization, name), content["model_state"].get(f"encoder.normaliser.{name}")
-        # a constant that the recipe leaves open is the file's
-        if given is not None and found is not None and float(found) != float(torch.tensor(given)):
+        given, found = getattr(config.normalization, name), weights.get(f"encoder.normaliser.{name}")
+        if given is None or found is None:  # a constant that the recipe leaves open is the file's
+            continue
+        if found.numel() == 1 and float(found) != float(torch.tensor(given)):
             differ.append(f"normalization.{name} is {given:g} here and {float(found):g} there")
     if differ:
         raise InputError(f"{path} was trained for other inputs: {'; '.join(differ)}. Set these keys as in the file.")
@@ -123,28 +131,53 @@ def restore(
     Raises:
         InputError: the recipe has other groups of weights, or another loss.
     """
-    # the groups are the optimizer's own, and loading overwrites what they say
-    own = [(group["weight_decay"], group["lr_scale"]) for group in groups]
+    # loading overwrites what the groups say, and what they say is the recipe's
+    own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     try:
+        _check_moments(saved["optimizer_state"], groups, path)
         optimizer.load_state_dict(saved["optimizer_state"])
         loss.load_state_dict(saved["loss_state"])
-    except (ValueError, RuntimeError) as error:
+    except (_OtherGroupsError, RuntimeError) as error:
         raise InputError(
             f"{path} trained other weights (model.freeze_encoder, training.encoder_lr_scale or a loss was changed); "
             "keep these keys to go on, or begin anew from its weights with checkpoint.weights_only=true."
         ) from error
-    for group, (decay, scale) in zip(optimizer.param_groups, own, strict=True):
-        group["weight_decay"], group["lr_scale"] = decay, scale
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group |= values
+    check_finite(saved["loss_state"], path)
     load_exactly(average.module, averaged_weights(saved), path, "the configured model")
     average.updates = saved["ema_updates"] if saved.get("ema_state") else 0
 
 
-def _from_original(model: nn.Module, path: str) -> Start:
+class _OtherGroupsError(Exception):
+    """An optimizer had other groups of weights."""
+
+
+def _check_moments(saved: dict[str, Any], groups: list[dict[str, Any]], path: str) -> None:
+    """See that moments are numbers in the shapes of their weights, since a step trusts them."""
+    ours, theirs = ([group["params"] for group in all_of] for all_of in (groups, saved["param_groups"]))
+    if [len(group) for group in ours] != [len(group) for group in theirs]:
+        raise _OtherGroupsError
+    weights = dict(zip(chain(*theirs), chain(*ours), strict=True))
+    for number, moments in saved["state"].items():
+        named = {f"optimizer_state.{number}.{name}": moment for name, moment in moments.items()}
+        check_finite(check_weights(named, path, "optimizer_state"), path)
+        shape = weights[number].shape
+        if {n: m.shape for n, m in moments.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise InputError(
+                f"{path} is damaged: 'optimizer_state.{number}' does not fit its weights; begin anew from its weights "
+                "with checkpoint.weights_only=true."
+            )
+
+
+def _from_original(model: nn.Module, content: Mapping[str, Any], path: str) -> Start:
     """Load the encoder of a file of the original layout, and its heads where they serve."""
+    check_readable(content, path)
     encoder = model.get_submodule("encoder")
     if not isinstance(encoder, ReferenceEncoder) or not isinstance(encoder.views, OriginalViews):
         raise InputError(f"{path} is of the original layout; set model.layout=original to go on from it.")
-    found = load_original(path, normalization=_set_by_hand(encoder.normaliser))
+    constants = _set_by_hand(encoder.normaliser)
+    found = load_original(path, content, normalization=constants, outer_fine_pool=encoder.views.outer_fine_pool)
     other = found.encoder if isinstance(found, OriginalModel) else found
     assert isinstance(other, ReferenceEncoder)
     load_exactly(encoder, other.state_dict(), path, "the configured encoder")
@@ -175,11 +208,12 @@ def _same_grid(ours: ReferenceEncoder, theirs: ReferenceEncoder, path: str) -> N
 
 def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path: str) -> list[str]:
     """Load the trained heads of the model's tasks; a single-task file's has another form and stays behind."""
-    if not isinstance(found, OriginalModel) or len(found.tasks) == 1:
+    if not isinstance(found, OriginalModel):
         return []
-    taken = [task for task in model.tasks if task in found.trained_heads]
+    heads = {task: dict(found.heads[task].state_dict()) for task in model.tasks if task in found.trained_heads}
+    taken = [task for task, weights in heads.items() if weights.keys() == model.heads[task].state_dict().keys()]
     for task in taken:
-        own, weights = model.heads[task].state_dict(), dict(found.heads[task].state_dict())
+        own, weights = model.heads[task].state_dict(), heads[task]
         # what says how sure a head is was not there
         for name in list(weights)[-2:] if task in model.with_sigma else ():
             weights[name] = torch.cat([weights[name], own[name][TASKS[task].size :]])
@@ -190,22 +224,26 @@ def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path:
 
 def _source(content: dict[str, Any]) -> str:
     averaged = "averaged weights" if content.get("ema_state") else "weights, since it has no average"
-    return f" ({content['kind']} of {', '.join(content['tasks']) or 'no task'}; {averaged})"
+    return f" ({content['kind']} of {', '.join(content.get('tasks', [])) or 'no task'}; {averaged})"
 
 
 def restored(content: dict[str, Any], path: str | Path) -> nn.Module:
     """The network of a checkpoint's own recipe with its averaged weights.
 
     Raises:
-        InputError: recipe or weights are those of another version's network.
+        InputError: recipe or weights are those of another version's network, or weights are no finite numbers.
     """
-    what = f"the network of its recipe in this version (it was written by xecml {content.get('xecml', 'unknown')})"
+    what = f"the network of its recipe in this version (it was written by xecml {one_line(content['xecml'])})"
+    weights = averaged_weights(content)
     try:
-        network = build_model(Config.model_validate(content["config"]), content["kind"])
+        config = Config.model_validate(content["config"])
+        with no_larger_than(weights):
+            network = build_model(config, content["kind"])
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{path} does not fit {what}: '{key}' {error.errors()[0]['msg'].lower()}.") from error
-    load_exactly(network, averaged_weights(content), str(path), what)
+        raise InputError(f"{path} does not fit {what}: {explained(error)}.") from error
+    except InputError as error:
+        raise InputError(f"{path} does not fit {what}: {str(error).rstrip('.')}.") from error
+    load_exactly(network, weights, str(path), what)
     return network
 
 
@@ -216,7 +254,7 @@ def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str, what: str) -> None:
-    """Load a state; anything missing, left over or of another shape is named.
+    """Load a state; anything missing, left over, of another shape or not finite is named.
 
     Raises:
         InputError: the state does not fit.
@@ -231,8 +269,14 @@ def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str, what:
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
-    wrong = missing + over + shapes
+    kinds = [
+        f"{name} is of {weights[name].dtype} instead of {tensor.dtype}".replace("torch.", "")
+        for name, tensor in own.items()
+        if name in weights and weights[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    wrong = missing + over + shapes + kinds
     if wrong:
         more = f" and {len(wrong) - _MOST_NAMES} more" if len(wrong) > _MOST_NAMES else ""
         raise InputError(f"{path} does not fit {what}: {'; '.join(wrong[:_MOST_NAMES])}{more}.")
+    check_finite(weights, path)
     module.load_state_dict(weights)
