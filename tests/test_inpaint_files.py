@@ -290,7 +290,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_lis
     (tmp_path / "wrong.txt").write_text("12\n4760\n")
     cases: tuple[tuple[Any, Path | None, str], ...] = (
         ("in.root", tmp_path / "wrong.txt", r"line 2: '4760' is no sensor id"),
-        ("in.root", tmp_path / "missing.txt", "Cannot read the dead list"),
+        ("in.root", tmp_path / "missing.txt", "No such dead list"),
         ("few.root", None, "20 events, too few to tell which sensors are dead"),
         ("old.root", dead_list, "has no branch 'npho'"),
         ("all.root", None, "All 4760 sensors are dead in all events"),
