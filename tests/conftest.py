@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from xecml import geometry, rootio
 from xecml.events import INVALID, PDE_SIPM, QE_PMT
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 def point_sources(events: int, seed: int = 0, *, dead: float = 0.0) -> dict[str, NDArray[Any]]:
     """Events of one point of light each: all branches of a simulated file, without a shower.

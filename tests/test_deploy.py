@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from xecml.deploy.export import export
 from xecml.deploy.predict import predict_files
 from xecml.errors import InputError
 from xecml.evaluation import predictions
+from xecml.evaluation.predictions import OnnxModel, check_rows
 from xecml.training import loop
 
 
@@ -159,6 +161,21 @@ def test_a_prediction_that_fails_leaves_nothing(exported: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="holds no events"):
         predict_files(model, [tmp_path / "empty.root"], tmp_path / "out.root")
     assert not (tmp_path / "out.root").exists()
+
+
+def test_a_graph_that_answers_other_numbers_of_events_is_refused(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer would stand for all events, or all for one."""
+    model = OnnxModel(exported)
+    whole = model.session.run
+    for part in (slice(0, 1), slice(0, 3), slice(0, 0)):
+        shorter = SimpleNamespace(run=lambda names, feed, part=part: [a[part] for a in whole(names, feed)])
+        monkeypatch.setattr(model, "session", shorter)
+        with pytest.raises(InputError, match=r"output 'angle' has shape \(\d, 2\) for 4 events"):
+            model.predict(np.ones((4, 4760)), np.zeros((4, 4760)))
+    with pytest.raises(InputError, match=r"'x' has shape \(\) for 2 events"):
+        check_rows(["x"], [np.array(1.0)], 2)
 
 
 def test_dead_and_dark_events_are_predicted(exported: Path, trained: Path) -> None:

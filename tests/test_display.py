@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from matplotlib.collections import EllipseCollection, PolyCollection
 from matplotlib.figure import Figure
 
 from tests.conftest import point_sources
-from xecml import geometry
+from xecml import geometry, rootio
+from xecml.data.convert import convert
 from xecml.errors import InputError
-from xecml.evaluation import display
+from xecml.evaluation import display, show
+from xecml.evaluation.show import display_event
+from xecml.evaluation.style import drawable
 from xecml.evaluation.tables import truth_columns
-from xecml.events import INVALID
+from xecml.events import INVALID, relative_quantities
 
 Columns = dict[str, np.ndarray]
 
@@ -162,3 +166,101 @@ def test_dark_and_relative_events_are_drawn() -> None:
     picture = display.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
     picture.draw_without_rendering()
     assert "relative to the largest" in picture.get_suptitle()
+
+
+# ------------------------------------------------------------------------------------------- files, and their names
+
+
+STRANGE = ("日本😀", "$x_{$", "$a$", "a\nb\tc", "_a", os.fsdecode(b"\xff\xfe"), r"a\b{c}^%&#~", "\x1b[31m")
+
+
+@pytest.fixture
+def no_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures without their sensors, which take the time."""
+    monkeypatch.setattr(display, "draw_sensors", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_sensors")
+@pytest.mark.parametrize("name", STRANGE)
+def test_files_of_any_name_are_drawn(events: Columns, name: str, tmp_path: Path) -> None:
+    """Without a warning, which would be an error here."""
+    path = tmp_path / f"{name}.root"
+    rootio.write(path, {k: v[:2] for k, v in events.items()})
+    for out in (tmp_path / f"{name}.pdf", tmp_path / f"{name}.png"):
+        display_event(str(path), 1, out)
+        assert out.read_bytes()[:4] in (b"%PDF", b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("日本", r"\u65e5\u672c"),
+        ("😀", r"\U0001f600"),
+        (os.fsdecode(b"\xff"), r"\udcff"),
+        ("a\nb", r"a\nb"),
+        ("_x", " _x"),
+        ("é ü µ", "é ü µ"),
+        ("x$y$", r"x\$y\$"),
+    ],
+)
+def test_names_are_one_line_of_what_fonts_hold(name: str, shown: str) -> None:
+    figure = display.draw_event(np.full(4760, 5.0), np.zeros(4760), title=name)
+    assert drawable(figure).get_suptitle().splitlines()[0] == shown
+    figure.draw_without_rendering()
+
+
+def test_cells_of_tables_are_names_too() -> None:
+    figure = Figure()
+    figure.subplots().table([["$x_{$", "日"], ["a", "b"]])
+    cells = [c.get_text().get_text() for c in drawable(figure).axes[0].tables[0].get_celld().values()]
+    assert cells[:2] == ["$x_{$", r"\u65e5"]
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        (("npho", "run"), "no branch 'time' to draw an event from"),
+        (("time",), "no branch 'npho' to draw"),
+        (("relative_npho",), "no branch 'relative_time' to draw"),
+        (("run", "event"), "neither npho and time nor relative_npho and relative_time to draw"),
+    ],
+)
+def test_a_missing_branch_is_named(events: Columns, branches: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    every = events | dict(
+        zip(("relative_npho", "relative_time"), relative_quantities(events["npho"], events["time"]), strict=True)
+    )
+    rootio.write(tmp_path / "a.root", {b: every[b] for b in branches})
+    with pytest.raises(InputError, match=message):
+        display_event(str(tmp_path / "a.root"), 0, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.usefixtures("no_sensors")
+def test_relative_counts_serve_where_times_are_relative(events: Columns, tmp_path: Path) -> None:
+    npho, time = relative_quantities(events["npho"], events["time"])
+    rootio.write(tmp_path / "a.root", {"npho": events["npho"], "relative_npho": npho, "relative_time": time})
+    display_event(str(tmp_path / "a.root"), 0, tmp_path / "a.png")
+
+
+@pytest.mark.usefixtures("no_sensors")
+def test_patterns_shards_and_entries_across_files(events: Columns, tmp_path: Path) -> None:
+    for name in ("a1", "a2"):
+        rootio.write(tmp_path / f"{name}.root", {k: v[:3] for k, v in events.items()})
+    convert(tmp_path / "a1.root", tmp_path / "s.root")
+    for name in ("a*.root", "s.root"):
+        display_event(str(tmp_path / name), 2, tmp_path / "e.png")
+    assert show.read_event(str(tmp_path / "a*.root"), 4, "tree")["event"].tolist() == [1]
+    for name, entries in (("a*.root", 6), ("s.root", 3)):
+        with pytest.raises(InputError, match=f"has no entry 6; its {entries} entries count from 0"):
+            display_event(str(tmp_path / name), 6, tmp_path / "e.png")
+
+
+def test_extreme_events_are_drawn(events: Columns, tmp_path: Path) -> None:
+    """Counts and times at the ends of float32, truth far away."""
+    one = {k: v[:1].copy() for k, v in events.items()}
+    one["npho"][0, :8] = (1e-45, 8.9e9, np.inf, -np.inf, np.nan, -1, 0, 3e38)
+    one["time"][0, 8:12] = (8.9e9, -8.9e9, np.inf, 3e38)
+    one["uvwTruth"][:], one["emiAng"][:], one["energyTruth"][:] = 8e9, (np.nan, 1e10), np.inf
+    rootio.write(tmp_path / "a.root", one)
+    display_event(str(tmp_path / "a.root"), 0, tmp_path / "a.png")

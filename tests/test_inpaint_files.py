@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -288,9 +289,21 @@ def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_lis
     rootio.write(tmp_path / "none.root", {k: v[:0] for k, v in events().items()})
     rootio.write(tmp_path / "more.root", events() | {"weight": np.ones(EVENTS, np.float32)})
     (tmp_path / "wrong.txt").write_text("12\n4760\n")
+    (tmp_path / "long.txt").write_text("9" * 10_000)
+    (tmp_path / "strange.txt").write_bytes(b"1\n\x1b[31m2")
+    (tmp_path / "big.txt").write_bytes(bytes(2_000_000))
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe1\x00")
+    os.mkfifo(tmp_path / "pipe.txt")
     cases: tuple[tuple[Any, Path | None, str], ...] = (
         ("in.root", tmp_path / "wrong.txt", r"line 2: '4760' is no sensor id"),
-        ("in.root", tmp_path / "missing.txt", "Cannot read the dead list"),
+        ("in.root", tmp_path / "missing.txt", "No such dead list"),
+        ("in.root", tmp_path / "long.txt", f"line 1: '{'9' * 40}' is no sensor id"),
+        ("in.root", tmp_path / "strange.txt", r"line 2: '\\x1b\[31m2' is no sensor id"),
+        ("in.root", tmp_path / "big.txt", "2000000 bytes, too many for a dead list"),
+        ("in.root", tmp_path / "binary.txt", "is no text file"),
+        ("in.root", tmp_path / "pipe.txt", "is a pipe, not a dead list"),
+        ("in.root", tmp_path, "is a folder, not a dead list"),
+        ("in.root", Path("a\0b"), "null byte"),
         ("few.root", None, "20 events, too few to tell which sensors are dead"),
         ("old.root", dead_list, "has no branch 'npho'"),
         ("all.root", None, "All 4760 sensors are dead in all events"),
