@@ -20,6 +20,7 @@ from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.build import build_model, normaliser
 from xecml.training import checkpoint, loop, processes
+from xecml.training.place import place_of
 from xecml.training.regress import RegressionLoss
 
 BASE = (
@@ -146,8 +147,15 @@ def devices(config: Config, bench: Bench) -> Any:
     asked: list[Any] = []
     bench.patch.setattr(processes, "Fabric", lambda **options: asked.append(options))
     bench.patch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29400"), ("NODE_RANK", "0")):
+        bench.patch.setenv(name, value)
     processes.make_fabric(config)
     return asked
+
+
+def waiting(config: Config, bench: Bench) -> Any:
+    """How long processes wait for one another."""
+    return place_of(config).patience
 
 
 def tracking(config: Config, bench: Bench) -> Any:

@@ -29,6 +29,7 @@ from tests.probes import (
     stream,
     tracking,
     training,
+    waiting,
 )
 from xecml import rootio
 from xecml.errors import InputError
@@ -69,6 +70,7 @@ EFFECTS: dict[str, Effect] = {
                use_scheduler="false", ema_decay="0.5", grad_clip="1e-2", accumulate="2", compile="true",
                deterministic="true", seed="1"),
     **together("training", devices, amp="true", accelerator="cpu", devices="2", num_nodes="2"),
+    "training.join_timeout": Effect("5.0", waiting),
     # weights that do not move make no epoch better than the first
     **together("training", _train, "training.epochs=3", "training.lr=1e-12", "training.lr_min=0",
                "checkpoint.best_metric=phi_s68_deg", early_stop_epochs="1"),

@@ -97,6 +97,7 @@ def test_bounds_are_given_with_their_unit() -> None:
         (["training.npho_weight=0", "training.time_weight=0"], "are both 0"),
         (["augmentation.pileup_light=[0.5, 0.1]"], "pileup_light must rise"),
         (["data.train_path=a\0b"], "not valid YAML"),
+        ([f"checkpoint.save_dir=a/{'x' * 256}"], "'checkpoint.save_dir' .* it has a part longer than 255 bytes"),
         (['data.train_path="a\\0b"'], "'data.train_path' .* it holds a NUL"),
         (['checkpoint.save_dir="a\\0b"'], "'checkpoint.save_dir' .* it holds a NUL"),
         (['data.train_path="\\udcff"'], "'data.train_path' .* it is not UTF-8"),

@@ -210,3 +210,27 @@ def test_a_folder_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, u
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(InputError, match="is a folder, which MLflow no longer takes; use sqlite:///mlruns.db"):
         Tracker(tmp_path, 1, run_name="one", experiment="lab")
+
+
+def test_places_are_looked_at_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "taken").write_text("")
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "closed")
+    for settings, name, message in (
+        (["checkpoint.save_dir=file"], "run", "checkpoint.save_dir: file is not a folder"),
+        (["checkpoint.save_dir=file/inside"], "run", "checkpoint.save_dir: file is not a folder"),
+        (["checkpoint.save_dir=gone"], "run", "checkpoint.save_dir: gone is not a folder"),
+        (["checkpoint.save_dir=closed/x"], "run", "checkpoint.save_dir: the folder closed cannot be written"),
+        (["mlflow.tensorboard=file"], "run", "mlflow.tensorboard: file is not a folder"),
+        ([], "taken", "checkpoint.save_dir: artifacts/taken is not a folder"),
+        ([], "../run", "A run cannot be named '../run': it names a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            loop.train(load_config(None, settings), name=name, quiet=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI=mlruns is a folder"):
+        loop.train(load_config(None), name="run", quiet=True)

@@ -19,11 +19,19 @@ def cache_dir() -> Path:
     """Return the user's cache folder for derived files such as the light map (made if missing).
 
     `XECML_CACHE` names it outright; else it is `xecml` under `XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        InputError: it cannot be made.
     """
     named = os.environ.get("XECML_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(named).expanduser() if named else Path(base).expanduser() / "xecml"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(named) if named else Path(base) / "xecml"
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # a file is there, nothing may be written, there is no such user
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"The cache folder {folder} cannot be made: {why}; set XECML_CACHE to another.") from error
     return folder
 
 

@@ -14,6 +14,7 @@ LARGEST_INT32 = 2**31 - 1
 """Run and event numbers in files are int32."""
 _LONGEST_NAME = 100
 _LONGEST_PATH = 4096
+_LONGEST_PART = 255
 _LONGEST_SHOWN = 80
 _UNION_PARTS = ("float", "int", "str", "list", "tuple", "none")
 
@@ -33,6 +34,8 @@ def _file_path(value: Path) -> Path:
 def _path(value: str) -> str:
     why = "holds a NUL" if "\0" in value else ""
     why = f"is longer than {_LONGEST_PATH} characters" if len(value) > _LONGEST_PATH else why
+    if any(len(part.encode(errors="replace")) > _LONGEST_PART for part in value.split("/")):
+        why = f"has a part longer than {_LONGEST_PART} bytes"
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         why = "is not UTF-8, so that no record of the run could hold it; rename the file or folder"
     if why:

@@ -25,14 +25,17 @@ from xecml.progress import progress
 from xecml.training import checkpoint, processes
 from xecml.training.average import WeightAverage
 from xecml.training.job import Job
+from xecml.training.peers import Peers
+from xecml.training.place import Place, place_of
 from xecml.training.rebuild import Rebuilding
 from xecml.training.regress import Regression
-from xecml.training.schedule import learning_rate
+from xecml.training.schedule import learning_rate, parameter_groups
 from xecml.training.starting import restore, start
 from xecml.training.stopping import Stopped, StopRequest
 from xecml.training.sums import Clock, Sums, Watch
 from xecml.training.system import memory_metrics
-from xecml.training.tracking import METRICS, Tracker, failures_told
+from xecml.training.together import together
+from xecml.training.tracking import METRICS, Tracker, check_places, failures_told
 
 
 @dataclass
@@ -77,6 +80,7 @@ def train(
     name: str,
     kind: str = "regress",
     quiet: bool = False,
+    place: Place | None = None,
     recipe_path: str | Path | None = None,
     force: bool = False,
 ) -> Result:
@@ -87,18 +91,36 @@ def train(
         kind: of job: `regress`, `mae` or `inpaint`.
         name: of the run; it lives in `checkpoint.save_dir`/name.
         quiet: print nothing but progress.
+        place: of this process among several; by default what torchrun, srun or the recipe say.
         recipe_path: file that the recipe comes from, which the run must not replace.
         force: replace files in the run's folder that no training made.
 
     Raises:
-        InputError: data, recipe or checkpoint are unusable.
+        InputError: data, recipe or checkpoint are unusable, or another process ended.
         FloatingPointError: a loss or gradient is not finite; names the events of the batch.
     """
+    check_places(config, name)
+    own = place or place_of(config)
+    processes.check_devices(config, own)
+    with together(own, config, name=name, kind=kind) as peers:
+        return _train(config, peers, name=name, kind=kind, quiet=quiet, recipe_path=recipe_path, force=force)
+
+
+def _train(
+    config: Config,
+    peers: Peers,
+    *,
+    name: str,
+    kind: str,
+    quiet: bool,
+    recipe_path: str | Path | None,
+    force: bool,
+) -> Result:
+    """Train in this process, with the others there."""
     started = time.monotonic()
     options, folder = config.training, Path(config.checkpoint.save_dir) / name
     best_path, last_path = folder / checkpoint.BEST, folder / checkpoint.LAST
-    fabric = processes.make_fabric(config)
-    fabric.launch()
+    fabric = processes.launched(config, peers)
     torch.use_deterministic_algorithms(options.deterministic)
     torch.manual_seed(options.seed)
     cpu.keep_memory()
@@ -146,6 +168,7 @@ def train(
     if first_process:
         checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
     tracker = _tracker(config, folder, epoch, name, run_id) if first_process else None
+    peers.at_forced_end = lambda: tracker.close("FAILED") if tracker else None
     say(_announcement(config, job, training, validation, folder, fabric))
     say(begin.line) if begin.line else None
 
@@ -284,6 +307,7 @@ def train(
     if fabric.world_size > 1:
         # a process that leaves while others still talk to it aborts
         fabric.barrier()
+        peers.finish()
         torch.distributed.destroy_process_group()
     best_path = best_path if best_path.exists() else last_path
     seconds = time.monotonic() - started
@@ -352,26 +376,6 @@ def _augmentation(config: Config) -> Augmentation:
     given = config.augmentation.model_dump()
     relative = config.data.npho_branch in RELATIVE_BRANCHES
     return Augmentation(**given, channel_dropout=config.training.channel_dropout_rate, relative=relative)
-
-
-def parameter_groups(module: nn.Module, weight_decay: float, *, encoder_scale: float = 1.0) -> list[dict[str, Any]]:
-    """Matrices, which decay, and everything else (biases, norms, GRN, positions), which does not.
-
-    Where the encoder learns at another rate than the rest, its matrices and its others are groups of their own.
-    """
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-
-    def group(encoder: bool | None, decays: bool) -> dict[str, Any]:
-        chosen = [
-            p
-            for name, p in named
-            if (p.ndim >= 2 and name.endswith("weight")) == decays and encoder in (None, "encoder." in name)
-        ]
-        scale = encoder_scale if encoder else 1.0
-        return {"params": chosen, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
-
-    parts = (None,) if encoder_scale == 1 else (False, True)
-    return [group(encoder, decays) for encoder in parts for decays in (True, False)]
 
 
 def _tracker(config: Config, folder: Path, epoch: int, name: str, run_id: str | None) -> Tracker:

@@ -6,60 +6,89 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from xecml.config import Config
 from xecml.errors import InputError
+from xecml.training.peers import Peers, listen
+from xecml.training.place import TORCHRUN, Environment, Place, place_of
+
+_MOST_ANYWHERE = 8
+"""Processes that any machine may be given, for a trial."""
 
 
-def make_fabric(config: Config) -> Fabric:
-    """Fabric for a recipe: one process, or those that torchrun or srun started, or `training.devices` of its own."""
-    options = config.training
-    started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun
-    per_node = _tasks_of_srun()
-    devices: Any = started or per_node or options.devices
-    nodes = int(os.environ.get("SLURM_NNODES", "1")) if per_node else options.num_nodes
-    if started:
-        nodes = int(os.environ.get("WORLD_SIZE", "0")) // started
+def launched(config: Config, peers: Peers) -> Fabric:
+    """Fabric for a recipe, with the processes that train together joined."""
+    fabric = make_fabric(config, peers.place)
+    fabric.launch()
+    if peers.place.world > 1 and peers.place.started_by == TORCHRUN:
+        # torchrun has the port that all know, and looks after those that do not come
+        server = listen(free := replace(peers.place, port=0)) if fabric.global_rank == 0 else None
+        peers.place = replace(peers.place, port=fabric.broadcast(free.port if server else 0))
+        peers.meet(server=server)
+    return fabric
+
+
+def make_fabric(config: Config, place: Place | None = None) -> Fabric:
+    """Fabric for a recipe, of this process's place: alone, or among those that torchrun, srun or it itself started."""
+    own, options = place or place_of(config), config.training
     # what it says of itself is in our own first line
     for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    several = nodes > 1 or (isinstance(devices, int) and devices > 1) or devices == "auto"
-    # of what a machine may have besides, not all takes 64-bit sums
-    accelerator = options.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if own.world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _processors() // own.per_node))
     return Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=max(nodes, 1),
-        strategy="ddp" if several and devices != "auto" else "auto",
+        accelerator=_accelerator(config),
+        devices=own.per_node,
+        num_nodes=own.nodes,
+        strategy=_Joined() if own.world > 1 else "auto",
         precision=precision(options.amp, options.accelerator),
-        # where neither started this, what Slurm says of the job around it is not about this process
-        plugins=None if started or per_node else LightningEnvironment(),
+        plugins=Environment(own),
     )
 
 
-def _tasks_of_srun() -> int:
-    """Tasks on this node if srun started several; 0 otherwise.
+class _Joined(DDPStrategy):
+    """Processes that are all there: Fabric has none to start, and is not to ask whether this is a notebook."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = None
+
+
+def check_devices(config: Config, place: Place) -> None:
+    """Look whether the machine has what a recipe asks for.
 
     Raises:
-        InputError: srun started tasks that would not find each other, and all write to one folder.
+        InputError: it has no such device, or fewer than processes on it.
     """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    # a batch script has most of these variables too, but is no step
-    if tasks < 2 or "SLURM_STEP_ID" not in os.environ or "LOCAL_WORLD_SIZE" in os.environ:
-        return 0
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"{tasks} tasks were asked of Slurm; ask for them with --ntasks-per-node, not --ntasks.")
-    if (name := os.environ.get("SLURM_JOB_NAME")) in ("bash", "interactive"):
-        raise InputError(f"Tasks of a job named '{name}' do not find each other; name it otherwise with --job-name.")
-    return int(os.environ["SLURM_NTASKS_PER_NODE"])
+    if _accelerator(config) == "cuda":
+        there = torch.cuda.device_count()
+        if place.per_node > there:
+            raise InputError(
+                f"training.accelerator=cuda with {place.per_node} processes needs as many GPUs, and PyTorch sees "
+                f"{there} on this machine; use fewer, or training.accelerator=cpu."
+            )
+    elif place.per_node > max(_MOST_ANYWHERE, _processors()):
+        raise InputError(
+            f"{place.per_node} processes on a machine of {_processors()} processors would wait for one another; lower "
+            "training.devices."
+        )
+
+
+def _accelerator(config: Config) -> str:
+    """Of what a machine may have besides, not all takes 64-bit sums."""
+    if config.training.accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.training.accelerator
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def precision(amp: bool, accelerator: str = "auto") -> Any:

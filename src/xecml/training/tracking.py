@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xecml.config import Config
 from xecml.errors import InputError
+from xecml.limits import file_name, shown
 
 METRICS = "metrics.jsonl"
 DEFAULT_URI = "sqlite:///mlruns.db"
@@ -26,6 +28,31 @@ _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+
+
+def check_places(config: Config, name: str) -> None:
+    """Look, before any work, whether a run can be kept where its recipe says.
+
+    Raises:
+        InputError: the name is none for a folder; a folder is a file or cannot be written; MLflow's place is a folder.
+    """
+    try:
+        file_name(name)
+    except ValueError as error:
+        raise InputError(f"A run cannot be named {shown(name)}: {error}.") from None
+    _check_folder("checkpoint.save_dir", Path(config.checkpoint.save_dir) / name)
+    if config.mlflow.tensorboard:
+        _check_folder("mlflow.tensorboard", Path(config.mlflow.tensorboard) / name)
+    if config.mlflow.enabled:
+        _tracking_uri()
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    there = next(path for path in (folder, *folder.parents, Path()) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"{key}: {there} is not a folder, so nothing can be kept in {folder}; name another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{key}: the folder {there} cannot be written; name another folder.")
 
 
 class MetricsFile:
