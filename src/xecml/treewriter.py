@@ -114,6 +114,17 @@ def _fixed_dates() -> Iterator[None]:
             uproot._util.datetime_to_code = original
 
 
+def named_root(path: str | Path) -> Path:
+    """The name of a ROOT file to write.
+
+    Raises:
+        InputError: it ends otherwise than in .root.
+    """
+    if Path(path).suffix != ".root":
+        raise InputError(f"The output {path} would be a ROOT file; give it a name that ends in .root.")
+    return Path(path)
+
+
 def write(
     path: str | Path,
     arrays: Mapping[str, NDArray[Any]],

@@ -29,6 +29,7 @@ from xecml.events import (
 )
 from xecml.geometry import N_SENSORS
 from xecml.progress import progress
+from xecml.treewriter import named_root
 
 Marks = NDArray[np.bool_]
 
@@ -119,6 +120,7 @@ def inpaint_files(
     Raises:
         InputError: input or output are unusable, sensors do not exist, all are dead, or too few events tell which are.
     """
+    named_root(out)
     started = clock.monotonic()
     plan = _plan(files, out, tree, branches, names or {}, chunk_events)
     options: dict[str, Any] = {"pair": branches, "tree": tree, "names": names, "chunk_events": chunk_events}

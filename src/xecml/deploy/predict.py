@@ -13,6 +13,7 @@ from xecml.errors import InputError
 from xecml.evaluation.answered import Answered
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, predict_chunks
 from xecml.progress import progress
+from xecml.treewriter import named_root
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def predict_files(
     Raises:
         InputError: input or output are unusable, or there are no events.
     """
+    named_root(out)
     started = time.monotonic()
     total = source.count_events(files, tree)
     if total == 0:

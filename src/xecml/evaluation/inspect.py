@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +65,36 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "inputs": [data["npho_branch"], data["time_branch"]],
         "numbers stored": sum(w.numel() for w in weights.values()),
         "epochs finished": content["epoch"] - 1,
-        "best": content["best"],
+        **_best(content),
         "metrics": {k: round(v, 6) for k, v in content["metrics"].items() if isinstance(v, float)},
     }
+
+
+def _best(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The best value so far of what the run was judged by, none before the first validation, and its name."""
+    name = content["config"]["checkpoint"]["best_metric"]
+    # accuracies are kept with the other sign, so that lower is better
+    value = -content["best"] if "accuracy" in name else content["best"]
+    return {"best": value if math.isfinite(value) else None, "best_metric": f"val/{name}"}
 
 
 def _onnx(path: str) -> dict[str, Any]:
     from xecml.evaluation.predictions import onnx_session
 
     metadata = onnx_session(path)[1]
-    facts = {key.removeprefix("xecml."): value for key, value in metadata.items() if key.startswith("xecml.")}
+    facts = {
+        key.removeprefix("xecml."): _structure(value) for key, value in metadata.items() if key.startswith("xecml.")
+    }
     return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
+
+
+def _structure(text: str) -> Any:
+    """What stands in a string of JSON; the string itself where it is none, or a number alone."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, dict | list) else text
 
 
 def describe_system() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from xecml.simulation.response import TIME_MODELS, Response
 from xecml.simulation.settings import SimulationSettings, load_settings
 from xecml.simulation.tables import cascade_tables
 from xecml.simulation.vertices import MODELS, Target
+from xecml.treewriter import named_root
 
 __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 
@@ -90,7 +91,7 @@ def simulate(
         raise InputError(
             f"Cannot simulate n={n} events with jobs={jobs}, chunk={chunk}, seed={seed}; use positive numbers."
         )
-    chosen, path = settings or SimulationSettings(), Path(out)
+    chosen, path = settings or SimulationSettings(), named_root(out)
     files = _files(path, n, chunk)
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
