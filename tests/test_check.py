@@ -152,7 +152,7 @@ WARNINGS: list[tuple[str, Illness, str]] = [
         "time leaves the range -1 to 3",
     ),
     ("no numbers", without("run"), "Events have no run and event numbers"),
-    ("repeated", changed("event", 3, 4), "1 events repeat the run and event number of another"),
+    ("repeated", changed("event", 3, 4), "1 event repeats the run and event number of another"),
     (
         "relative only",
         lambda c: without("npho", "time")(relative(c)),

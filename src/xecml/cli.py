@@ -14,7 +14,7 @@ import typer
 
 from xecml.clitrain import train
 from xecml.errors import InputError
-from xecml.terminal import Debug, Files, Force, Json, Seed, Tree, plain, show, show_table
+from xecml.terminal import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 
 app = typer.Typer(
     name="xec",
@@ -356,5 +356,4 @@ def info(
     if file is None and not system:
         raise InputError("Name a file, or ask for --system.")
     values = (describe_system() if system else {}) | (describe_file(file) if file else {})
-    width = max(map(len, values))
-    show(as_json, values, "\n".join(f"{key:<{width}}  {plain(value)}" for key, value in values.items()))
+    show(as_json, values, lines(values))

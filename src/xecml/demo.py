@@ -184,9 +184,9 @@ def _checks(rows: Sequence[dict[str, Any]], warnings: Sequence[str]) -> list[dic
 
 def _show(summary: dict[str, Any], out: Path) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from xecml.evaluation.printing import print_table
     from xecml.evaluation.report import CENTROID, CONSTANT
 
     events = summary["events"]
@@ -215,8 +215,7 @@ def _show(summary: dict[str, Any], out: Path) -> None:
         previous = row["sample"]
         own = (f"{row['s68']:.3g} ± {row['s68_error']:.1g}", f"{row['fwhm_sigma']:.3g}", f"{row['bias']:.2g}")
         table.add_row(first, row["quantity"], row["unit"], *own, *cells)
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(table)
+    print_table(table, width=150)
     print("s68: half of the central 68 % of prediction - truth. Knowing nothing: the mean of the training truth.")
     print("Light centroid: mean position of the light on the inner face, linearly corrected.")
     for check in summary["checks"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -25,22 +24,34 @@ def show(as_json: bool, values: dict[str, Any], text: str) -> None:
 def show_table(title: str, headers: list[str], rows: list[list[str]]) -> None:
     """Print a table, the first two columns to the left, numbers to the right."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from xecml.evaluation.printing import print_table
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=any(headers))
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i < 2 or not header else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # a log has no width of its own: long rows stay whole; brackets and colons of names are no markup
-    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+    print_table(table, width=200)
+
+
+def lines(values: dict[str, Any]) -> str:
+    """Values by name as text, a line each, and a line for each item of a dictionary."""
+    rows: dict[str, str] = {}
+    for key, value in values.items():
+        items = {f"{key}: {k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        rows |= {name: plain(item) for name, item in items.items()}
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items())
 
 
 def plain(value: Any) -> str:
-    """A value as text: items of dictionaries and lists side by side."""
+    """A value as text: items of dictionaries and lists side by side, numbers to six digits, `none` for nothing."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+        return ", ".join(f"[{plain(v)}]" if isinstance(v, list | tuple) else plain(v) for v in value) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

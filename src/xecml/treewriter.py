@@ -43,9 +43,7 @@ class TreeWriter:
     def __init__(self, path: str | Path, tree: str = DEFAULT_TREE, compression: str = "lz4") -> None:
         if compression not in _COMPRESSION:
             raise InputError(f"Unknown compression '{compression}'; choose one of {', '.join(_COMPRESSION)}.")
-        self.path, self.tree_name = Path(path), tree
-        if self.path.suffix != ".root":
-            raise InputError(f"Cannot write {path}: the name of a ROOT file ends in .root; give such a name.")
+        self.path, self.tree_name = named_root(path), tree
         self.n_events = 0
         self._compression = _COMPRESSION[compression]
         self._tree: Any = None
@@ -116,6 +114,17 @@ def _fixed_dates() -> Iterator[None]:
             yield
         finally:
             uproot._util.datetime_to_code = original
+
+
+def named_root(path: str | Path) -> Path:
+    """The name of a ROOT file to write.
+
+    Raises:
+        InputError: it ends otherwise than in .root.
+    """
+    if Path(path).suffix != ".root":
+        raise InputError(f"The output {path} would be a ROOT file; give it a name that ends in .root.")
+    return Path(path)
 
 
 def write(

@@ -73,7 +73,8 @@ def usual(parts: Sequence[Coverage]) -> NDArray[np.float32]:
     for kind, face in np.ndindex(*lowest.shape):
         known = every[kind, :, face][np.isfinite(every[kind, :, face])]
         lowest[kind, face] = np.quantile(known, _LOWEST) if len(known) else 0.0
-    return lowest
+    # as many digits as exported files have
+    return lowest.round(4)
 
 
 def short_faces(found: Coverage, lowest: NDArray[Any]) -> NDArray[np.bool_]:

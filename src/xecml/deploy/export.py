@@ -173,7 +173,7 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
         "tasks": list(tasks),
         "units": {task: TASKS[task].unit for task in tasks},
         "truth_means": model.truth_means,
-        SENSORS_SEEN: model.usual_sensors.tolist(),
+        SENSORS_SEEN: [[round(float(share), 4) for share in kind] for kind in model.usual_sensors],
     }
     constants = _constants(model.network.encoder.normaliser, model)
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants

@@ -30,6 +30,7 @@ from xecml.events import (
 from xecml.geometry import N_SENSORS
 from xecml.outputs import claim, making
 from xecml.progress import progress
+from xecml.treewriter import named_root
 
 Marks = NDArray[np.bool_]
 
@@ -125,6 +126,7 @@ def inpaint_files(
     Raises:
         InputError: input or output are unusable, sensors do not exist, all are dead, or too few events tell which are.
     """
+    named_root(out)
     started = clock.monotonic()
     paths = source.expand(files)
     claim([out], inputs=[repair_path, dead_list, *paths], force=force)

@@ -14,6 +14,7 @@ from xecml.evaluation.answered import Answered
 from xecml.evaluation.predictions import PREDICTION_TREE, Model, predict_chunks
 from xecml.outputs import claim, making
 from xecml.progress import progress
+from xecml.treewriter import named_root
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def predict_files(
     Raises:
         InputError: input or output are unusable, or there are no events.
     """
+    named_root(out)
     started = time.monotonic()
     claim([out], inputs=[model_path, *files], force=force)
     total = source.count_events(files, tree)

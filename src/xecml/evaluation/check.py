@@ -19,14 +19,16 @@ from xecml.data.source import Events, expand, open_events
 from xecml.errors import InputError
 from xecml.evaluation.distributions import Distribution, Distributions
 from xecml.evaluation.rules import RULES, Finding, Marks, Rule, Severity, listing
-from xecml.evaluation.sensors import SensorStatistics, SensorSums, sensor_findings
+from xecml.evaluation.sensors import MIN_EVENTS_CHANNEL, SensorStatistics, SensorSums, sensor_findings
 from xecml.events import (
     BRANCHES,
     ID_BRANCHES,
     SENSOR_BRANCHES,
+    TASKS,
     TRUTH_BRANCHES,
     Chunk,
     measured,
+    number_of,
     valid_counts,
     valid_times,
 )
@@ -35,6 +37,7 @@ from xecml.rootio import DEFAULT_TREE, ranges
 
 PAIRS = (("npho", "time"), ("relative_npho", "relative_time"))
 _COUNT_OF = {time: npho for npho, time in PAIRS}
+_NOTHING = "Nothing to remark."
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,54 @@ class CheckReport:
     sensors: SensorStatistics | None
     findings: tuple[Finding, ...]
     distributions: tuple[Distribution, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """Tasks whose truth is in all files, and can be learnt from what else is in them."""
 
     @property
     def usable(self) -> bool:
         """Whether there is no error among the findings."""
         return all(f.severity != "error" for f in self.findings)
 
+    @property
+    def predictable(self) -> bool:
+        """Whether there are counts and times, which every job needs."""
+        return any(all(branch in self.present for branch in pair) for pair in PAIRS)
+
     def rows(self) -> list[tuple[str, str, str]]:
-        """Rows (subject, verdict, sentence) for a table: facts, faces, then findings, errors first."""
+        """Rows (subject, verdict, sentence) for a table: facts, faces, findings with errors first, the verdict."""
         rows = [
-            ("events", "", f"{self.n_events} in {len(self.files)} file(s), tree '{self.tree}'"),
+            ("events", "", f"{self.n_events} in {len(self.files)} file(s), tree '{self.tree}'{self._unanswered()}"),
             ("branches", "", ", ".join(self.present) or "none known"),
             ("absent", "", ", ".join(self.absent) or "none"),
+            ("jobs", "", self._jobs()),
         ]
         rows += [(f"face {face}", "", text) for face, text in self._faces().items()]
+        if 0 < self.n_events < MIN_EVENTS_CHANNEL:
+            rows.append(("channels", "", f"below {MIN_EVENTS_CHANNEL} events none is called dead or hot"))
         rows += [(f.where, f.severity, f.message) for f in self.findings]
-        return rows if self.findings else [*rows, ("verdict", "ok", "Nothing to remark.")]
+        return [*rows, ("verdict", *self.verdict())]
+
+    def verdict(self) -> tuple[str, str]:
+        """`ok` or `error`, and the sentence to remember."""
+        if not self.usable:
+            return "error", "Should not be used as it is."
+        if not self.tasks:
+            return "ok", "No truth: predict yes, train regress and evaluate no."
+        return "ok", f"Can be used, with {number_of(len(self.findings), 'warning')}." if self.findings else _NOTHING
+
+    def _jobs(self) -> str:
+        """Which jobs the files serve, by the branches that they have."""
+        if not self.predictable or not self.n_events:
+            return f"none: there are no {'counts and times' if self.n_events else 'events'}"
+        truth = f"yes ({', '.join(self.tasks)})" if self.tasks else "no, there is no truth"
+        return f"predict, inpaint, train mae and inpaint: yes; train regress and evaluate: {truth}"
+
+    def _unanswered(self) -> str:
+        if self.sensors is None:
+            return ""
+        return (
+            f"; {self.sensors.without_count} without any valid count, {self.sensors.without_time} more without a time"
+        )
 
     def text(self) -> str:
         """The rows as lines of plain text."""
@@ -76,8 +111,10 @@ class CheckReport:
         if self.sensors is None:
             return {}
         dead, hot = (np.bincount(face_codes()[i], minlength=6) for i in (self.sensors.dead(), self.sensors.hot()))
+        shares = self.sensors.dead_fraction()
         return {
             face: f"{100 * share:.3g} % of counts invalid, {dead[i]} dead and {hot[i]} hot channels"
+            + (f" ({100 * shares[face]:.3g} % dead)" if dead[i] else "")
             for i, (face, share) in enumerate(self.sensors.invalid_fraction().items())
         }
 
@@ -89,9 +126,14 @@ class CheckReport:
             "tree": self.tree,
             "n_events": self.n_events,
             "usable": self.usable,
+            "predictable": self.predictable,
+            "tasks": list(self.tasks),
+            "events_without_count": None if sensors is None else sensors.without_count,
+            "events_without_time": None if sensors is None else sensors.without_time,
             "branches": list(self.present),
             "absent": list(self.absent),
             "invalid_fraction": {} if sensors is None else sensors.invalid_fraction(),
+            "dead_fraction": {} if sensors is None else sensors.dead_fraction(),
             "dead_channels": [] if sensors is None else sensors.dead().tolist(),
             "hot_channels": [] if sensors is None else sensors.hot().tolist(),
             "findings": [{"severity": f.severity, "where": f.where, "message": f.message} for f in self.findings],
@@ -213,7 +255,19 @@ class _Scan:
         present = tuple(b for b in BRANCHES if self.files_with[b])
         absent = tuple(b for b in BRANCHES if not self.files_with[b])
         shown = self.distributions.collected()
-        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings), shown)
+        tasks = self._tasks() if any(all(b in present for b in pair) for pair in PAIRS) else ()
+        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings), shown, tasks)
+
+    def _tasks(self) -> tuple[str, ...]:
+        """Tasks whose truth was measured in some event and stands in all files; see `CheckReport.tasks`."""
+        whole = {b for b in self.files_with if self.files_with[b] == self.n_files and b not in self.misshapen}
+        known = [t for t, task in TASKS.items() if task.truth in whole and self._some_measured(task.truth)]
+        # neither scale nor clock is in relative quantities
+        lost = {"energy": "npho", "timing": "time"}
+        return tuple(t for t in known if t not in lost or lost[t] in whole)
+
+    def _some_measured(self, branch: str) -> bool:
+        return self.entries[branch] > self.not_measured[branch]
 
     def _structure(self, tree: str) -> list[Finding]:
         found = [Finding("error", b, message) for b, message in self.misshapen.items()]
@@ -275,7 +329,10 @@ class _Scan:
             return []
         ids = np.concatenate(self.ids)
         repeated = len(ids) - len(np.unique(ids))
-        text = f"{repeated} events repeat the run and event number of another; are files or seeds used twice?"
+        text = (
+            f"{number_of(repeated)} {'repeats' if repeated == 1 else 'repeat'} the run and event number of another; "
+            "are files or seeds used twice?"
+        )
         return [Finding("warning", "event", text)] if repeated else []
 
 

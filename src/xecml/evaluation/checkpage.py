@@ -20,6 +20,7 @@ from xecml.evaluation.distributions import Distribution
 from xecml.evaluation.rules import NORMALISED_RANGE
 from xecml.evaluation.sensors import SensorStatistics
 from xecml.evaluation.style import COLOURS, MAP, STYLE, named, save_figure
+from xecml.events import number_of
 from xecml.geometry import Floats
 from xecml.outputs import claim, making
 
@@ -61,9 +62,9 @@ def _headline(report: CheckReport) -> list[str]:
     verdict = "can be used" if report.usable else "should NOT be used as they are"
     names = ", ".join(Path(f).name for f in report.files[:_LISTED])
     more = f" and {len(report.files) - _LISTED} more" if len(report.files) > _LISTED else ""
-    lines = [f"{report.n_events} events, tree '{report.tree}': {verdict}. Files: {names}{more}"]
+    lines = [f"{number_of(report.n_events)}, tree '{report.tree}': {verdict}. Files: {names}{more}"]
     found = [f"{f.severity}: {f.message}" for f in report.findings[:_LISTED]]
-    lines += [textwrap.shorten(line, _WIDE, placeholder=" ...") for line in found or ["Nothing to remark."]]
+    lines += [textwrap.shorten(line, _WIDE, placeholder=" ...") for line in found or [report.verdict()[1]]]
     if len(report.findings) > _LISTED:
         lines.append(f"and {len(report.findings) - _LISTED} findings more")
     return lines

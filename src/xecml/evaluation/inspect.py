@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +74,37 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "inputs": [data["npho_branch"], data["time_branch"]],
         "numbers stored": sum(w.numel() for w in averaged_weights(content).values()),
         **({"epochs finished": content["epoch"] - 1} if "epoch" in content else {}),
-        **({"best": content["best"]} if "best" in content else {}),
+        **(_best(content) if "best" in content else {}),
         "metrics": {k: round(v, 6) for k, v in content.get("metrics", {}).items() if isinstance(v, float)},
         **({"cannot be gone on from, without": absent} if absent else {}),
     }
+
+
+def _best(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The best value so far of what the run was judged by, none before the first validation, and its name."""
+    name = content["config"]["checkpoint"]["best_metric"]
+    # accuracies are kept with the other sign, so that lower is better
+    value = -content["best"] if "accuracy" in name else content["best"]
+    return {"best": value if math.isfinite(value) else None, "best_metric": f"val/{name}"}
 
 
 def _onnx(path: str) -> dict[str, Any]:
     from xecml.evaluation.onnxfiles import open_onnx
 
     metadata = open_onnx(path)[0].metadata
-    facts = {key.removeprefix("xecml."): value for key, value in metadata.items() if key.startswith("xecml.")}
+    facts = {
+        key.removeprefix("xecml."): _structure(value) for key, value in metadata.items() if key.startswith("xecml.")
+    }
     return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
+
+
+def _structure(text: str) -> Any:
+    """What stands in a string of JSON; the string itself where it is none, or a number alone."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, dict | list) else text
 
 
 def describe_system() -> dict[str, Any]:

@@ -53,6 +53,7 @@ AGAINST = ("theta", "phi", "energy", "u", "v", "w")
 """What bias and resolution are profiled against: columns in the units of files."""
 
 
+_ROUNDING = 1e-5
 _CENTRAL_95 = 1.959964  # half width of the central 95 % of a Gaussian, in sigmas
 
 
@@ -280,8 +281,11 @@ def compare(tables: Mapping[str, Table], *, reference: Reference = "truth", seed
 
 
 def with_error(value: float, error: float = math.nan, scale: float = 1.0) -> str:
-    """Write a value to the digits that its error deserves (the PDG's rule), or to three without an error."""
-    value, error = value * scale, error * scale
+    """Write a value to the digits that its error deserves (the PDG's rule), or to three without an error.
+
+    What is below 1e-5 of the unit is taken for rounding.
+    """
+    value, error = (0.0 if abs(x * scale) < _ROUNDING else x * scale for x in (value, error))
     if not math.isfinite(value):
         return "-"
     if not (math.isfinite(error) and error > 0):

@@ -141,7 +141,7 @@ def _nothing(axes: Axes, why: str) -> None:
 def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
     model = results[0]
     figure = _page(title, f"Resolution of {named(model.name)}, {number_of(model.n_events)}, against {model.reference}")
-    bins = [b for b in (ALL, *DEPTHS) if b in model.events]
+    bins = [b for b in (ALL, *DEPTHS) if model.events.get(b)]
     parts = figure.subplots(len(bins), 1, squeeze=False)[:, 0]
     for axes, name in zip(parts, bins, strict=True):
         axes.set_axis_off()

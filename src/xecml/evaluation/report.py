@@ -17,7 +17,7 @@ from xecml.errors import InputError
 from xecml.evaluation import metrics, plots
 from xecml.evaluation.answered import Answered
 from xecml.evaluation.predictions import PREDICTION_TREE, RECONSTRUCTED, Model, load_model, predict_chunks
-from xecml.evaluation.tables import PREFIX, Columns, column, quantities, read_table
+from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
 from xecml.events import TASKS, Chunk
 from xecml.files import atomic_path
 from xecml.outputs import claim, making, mark
@@ -47,9 +47,10 @@ class Report:
         }
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables to read: title, headers, rows; all depths together, then each bin of depth."""
+        """Tables to read: title, headers, rows; all depths together, then each bin of depth that has events."""
         model = self.evaluations[0]
-        return [(model.title(depth), *metrics.summary(self.evaluations, depth)) for depth in model.events]
+        filled = [depth for depth, events in model.events.items() if events]
+        return [(model.title(depth), *metrics.summary(self.evaluations, depth)) for depth in filled]
 
 
 @making("evaluate")
@@ -94,7 +95,7 @@ def evaluate_files(
             stored = Path(other).suffix == ".root"
             tables[name] = read_table(other) if stored else _predict(load_model(other), files, tree, bar)[0]
     if not quantities(table, reference):
-        raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} in any event; there is nothing to measure.")
+        raise InputError(_nothing(table, answered, files, reference))
     tables |= _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
@@ -131,6 +132,15 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
         ", and to measure against reconstructed values --reference reco" if reference == "truth" else ""
     )
     raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} ({need}); {hint}.")
+
+
+def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], reference: Reference) -> str:
+    """Why there is nothing to measure although there are branches to measure against."""
+    if answered.without_count == answered.events:
+        return f"No event of {files[0]} has a valid count, so that none is answered; look at it with 'xec check'."
+    why = " ".join(impossible(table, reference))
+    missing = f"{_NO_REFERENCE[reference].format(files[0])} in any event that was answered"
+    return f"{missing}{f' ({why})' if why else ''}; look at it with 'xec check'."
 
 
 def _predict(

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from xecml.evaluation.rules import Finding, Marks, Severity, listing
-from xecml.events import Chunk
+from xecml.events import Chunk, number_of
 from xecml.geometry import FACES, N_SENSORS, Floats, Ints, face_codes, face_sensors, positions
 
 MIN_EVENTS_CHANNEL = 100
@@ -34,6 +34,8 @@ class SensorStatistics:
         timed: fraction of events with a valid time; NaN where there is no branch of times.
         mean_count: mean of the valid counts, in the branch's unit; NaN for a sensor never lit.
         geometric_mean: geometric mean of the valid counts, which no single bright event dominates.
+        without_count: events without any valid count.
+        without_time: events with a valid count, but without any valid time; none where there is no branch of times.
     """
 
     branch: str
@@ -42,6 +44,8 @@ class SensorStatistics:
     timed: Floats
     mean_count: Floats
     geometric_mean: Floats
+    without_count: int = 0
+    without_time: int = 0
 
     def dead(self) -> Ints:
         """Ids of dead channels: never lit in at least 100 events, where 20 were to be expected.
@@ -75,6 +79,11 @@ class SensorStatistics:
         always = (self.occupancy > _ALWAYS_LIT) & (occupied < _NEARLY_ALWAYS) & living.any(axis=1)
         return np.flatnonzero(bright | always)
 
+    def dead_fraction(self) -> dict[str, float]:
+        """Fraction of dead channels by face."""
+        dead = self.dead()
+        return {f: len(np.intersect1d(dead, face_sensors(f))) / len(face_sensors(f)) for f in FACES}
+
     def invalid_fraction(self) -> dict[str, float]:
         """Fraction of invalid counts by face."""
         return {face: 1 - float(self.occupancy[face_sensors(face)].mean()) for face in FACES}
@@ -106,6 +115,7 @@ class SensorSums:
         self.npho, self.time = npho, time
         self.n_events = 0
         self.n_timed = 0
+        self.without_count = self.without_time = 0
         self.valid, self.timed, self.total, self.log = (np.zeros(N_SENSORS) for _ in range(4))
 
     def add(self, chunk: Chunk, measured: Mapping[str, Marks]) -> None:
@@ -118,16 +128,20 @@ class SensorSums:
         self.valid += valid.sum(axis=0)
         self.total += np.where(valid, counts, 0.0).sum(axis=0, dtype=np.float64)
         self.log += np.log(counts).sum(axis=0, dtype=np.float64)
+        counted = valid.any(axis=1)
+        self.without_count += int((~counted).sum())
         if self.time in chunk:
             self.n_timed += len(valid)
             self.timed += measured[self.time].sum(axis=0)
+            self.without_time += int((counted & ~measured[self.time].any(axis=1)).sum())
 
     def statistics(self) -> SensorStatistics:
         """Fractions and means of what was summed."""
         n, lit = max(self.n_events, 1), np.where(self.valid > 0, self.valid, np.nan)
         timed = self.timed / n if self.n_timed else np.full(N_SENSORS, np.nan)
         means = (self.total / lit, np.exp(self.log / lit))
-        return SensorStatistics(self.npho, self.n_events, self.valid / n, timed, *means)
+        numbers = (self.without_count, self.without_time)
+        return SensorStatistics(self.npho, self.n_events, self.valid / n, timed, *means, *numbers)
 
 
 def sensor_findings(s: SensorStatistics) -> list[Finding]:
@@ -143,7 +157,23 @@ def sensor_findings(s: SensorStatistics) -> list[Finding]:
     if timed < 0.5 * lit:
         text = f"Only {100 * timed / lit:.3g} % of the sensors with light have a time."
         found.append(Finding("warning" if timed else "error", s.branch, text))
-    return found + _channel_findings(s)
+    return found + _event_findings(s) + _channel_findings(s)
+
+
+def _event_findings(s: SensorStatistics) -> list[Finding]:
+    """Events that a model cannot answer; where it is all of them, the faces or times say so."""
+    found = []
+    if 0 < s.without_count < s.n_events:
+        text = f"{s.without_count} of {number_of(s.n_events)} without any valid count: a model answers NaN."
+        found.append(Finding("warning", s.branch, text))
+    if 0 < s.without_time < s.n_events - s.without_count:
+        text = f"{s.without_time} of {number_of(s.n_events)} without any valid time: a model answers no time."
+        found.append(Finding("warning", s.branch, text))
+    return found
+
+
+def _channels_are(n: int) -> str:
+    return f"{number_of(n, 'channel')} {'is' if n == 1 else 'are'}"
 
 
 def _channel_findings(s: SensorStatistics) -> list[Finding]:
@@ -151,15 +181,14 @@ def _channel_findings(s: SensorStatistics) -> list[Finding]:
     dead = np.array([i for i in s.dead() if FACES[face_codes()[i]] not in dark], np.int64)
     found = []
     if len(dead):
-        text = f"{len(dead)} channels are dead, never lit in {s.n_events} events: {listing(dead)}."
+        text = f"{_channels_are(len(dead))} dead, never lit in {s.n_events} events: {listing(dead)}."
         found.append(Finding("warning", "channels", text))
-    for face in FACES:
-        share = len(np.intersect1d(dead, face_sensors(face))) / len(face_sensors(face))
-        if share > 0.5:
+    for face, share in s.dead_fraction().items():
+        if share > 0.5 and face not in dark:
             text = f"{100 * share:.3g} % of the channels of face {face} are dead."
             found.append(Finding("error", face, text))
     hot = s.hot()
     if len(hot):
-        text = f"{len(hot)} channels are hot, brighter or more often lit than their neighbours: {listing(hot)}."
+        text = f"{_channels_are(len(hot))} hot, brighter or more often lit than their neighbours: {listing(hot)}."
         found.append(Finding("warning", "channels", text))
     return found

@@ -27,6 +27,7 @@ from xecml.simulation.response import TIME_MODELS, Response
 from xecml.simulation.settings import SimulationSettings, load_settings
 from xecml.simulation.tables import cascade_tables
 from xecml.simulation.vertices import MODELS, Target
+from xecml.treewriter import named_root
 
 __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 
@@ -98,7 +99,7 @@ def simulate(
         InputError: a wrong number, or the output cannot be written.
     """
     _check_numbers(n=n, seed=seed, jobs=jobs, chunk=chunk)
-    chosen, path = settings or SimulationSettings(), Path(out)
+    chosen, path = settings or SimulationSettings(), named_root(out)
     files = _files(path, n, chunk)
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0

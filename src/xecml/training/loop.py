@@ -19,6 +19,7 @@ from xecml.data.augment import Augmentation, step_generator
 from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError, nearest
+from xecml.events import number_of
 from xecml.models import cpu
 from xecml.outputs import claim, making, refuse_inputs
 from xecml.progress import progress
@@ -426,9 +427,12 @@ def _announcement(
     parameters = sum(p.numel() for p in job.model.parameters())
     several = f" x {fabric.world_size}" if fabric.world_size > 1 else ""
     arithmetic = processes.precision(config.training.amp, config.training.accelerator)
+    # what does not fill a batch is left out, other events in every epoch
+    used = training.n_batches * training.batch_size * fabric.world_size
+    whole = "" if used == training.n_events else f" ({used} of them an epoch, in full batches)"
     return (
         f"Training {job.aim} with '{config.model.preset}' ({parameters:,} parameters, "
-        f"{fabric.device.type}{several}, {arithmetic}) on {training.n_events} events, "
+        f"{fabric.device.type}{several}, {arithmetic}) on {number_of(training.n_events)}{whole}, "
         f"validating on {validation.n_events}; run folder {folder}"
     )
 
