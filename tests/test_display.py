@@ -137,10 +137,10 @@ def test_phi_differences_wrap() -> None:
 
 
 def test_an_event_is_drawn_and_written_quickly(tmp_path: Path, events: Columns) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     picture = display.draw_event(events["npho"][1], events["time"][1])
     display.save_event(picture, tmp_path / "e.pdf")
-    assert time.perf_counter() - start < 6  # measured 1 s; room for a busy machine
+    assert time.process_time() - start < 6  # of this process alone; measured 1 s
     display.save_event(picture, tmp_path / "e.png")
     assert (tmp_path / "e.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")

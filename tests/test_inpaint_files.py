@@ -314,7 +314,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_lis
     for name, listed, sentence in cases:
         with pytest.raises(InputError, match=sentence):
             inpaint_files(Fixed(), tmp_path / name, tmp_path / "out.root", dead_list=listed)
-    with pytest.raises(InputError, match="one of the input files"):
+    with pytest.raises(InputError, match="it is the input"):
         inpaint_files(Fixed(), tmp_path / "in.root", tmp_path / "in.root", dead_list=dead_list)
     with pytest.raises(InputError, match="differ in weight"):
         inpaint_files(

@@ -62,7 +62,15 @@ def test_an_encoder_for_other_inputs_is_refused(
 def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     """Other tasks: the encoder is taken whole, with its constants; the epoch is 1."""
     start = f"checkpoint.resume_from={run.best}"
-    config = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "training.lr=1e-9", "training.epochs=1")
+    config = recipe(
+        sample,
+        tmp_path,
+        start,
+        "tasks.timing.enabled=false",
+        "training.lr=1e-9",
+        "training.lr_min=0",
+        "training.epochs=1",
+    )
     result = loop.train(config, name="tuned", quiet=True)
     before, after = checkpoint.load(run.best)["ema_state"], checkpoint.load(result.best)["model_state"]
     for name in ("encoder.features_mean", "encoder.numbers.weight"):
