@@ -219,3 +219,25 @@ def test_numbers_that_are_no_whole_ones_are_refused(events: Columns, tmp_path: P
     with rootio.open_tree(tmp_path / "n.root") as reader:
         assert reader.arrays([branch], 0, 1)[branch].tolist() == [2**31 - 1]
         assert reader.arrays([branch], 2, 3)[branch].tolist() == [-(2**31)]
+
+
+@pytest.mark.parametrize("kind", ["tree", "ntuple"])
+@pytest.mark.parametrize("bytes_", [b"\xff" * 4, bytes(8), b"\0\0\0\x01", b"\x7f"])
+def test_damage_anywhere_is_a_sentence(events: Columns, tmp_path: Path, kind: str, bytes_: bytes) -> None:
+    """At any place of a file: what is read is as long as it should be, or there is one line that says why not."""
+    path, columns = tmp_path / "d.root", {name: events[name] for name in ("energyTruth", "run")}
+    if kind == "tree":
+        rootio.write(path, columns)
+    else:
+        with uproot.recreate(path) as file:
+            file.mkrntuple("tree", {k: ak.Array(v) for k, v in columns.items()})
+    whole, refused = path.read_bytes(), list[str]()
+    for place in range(0, len(whole) - 8, 149):
+        path.write_bytes(whole[:place] + bytes_ + whole[place + len(bytes_) :])
+        try:
+            lengths = {len(values) for chunk in rootio.read(path, list(columns)) for values in chunk.values()}
+            assert lengths <= {12}
+        except InputError as error:
+            refused.append(str(error))
+    assert 3 < len(refused) < len(whole) / 149
+    assert not [line for line in refused if "\n" in line]

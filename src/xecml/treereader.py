@@ -18,8 +18,8 @@ from xecml.rootopen import listing, readable
 
 _MANY_BASKETS = 8
 """Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
-_MOST_EVENTS = 2**40
-"""More than any file holds: a larger number is damage, and would fill the memory with ranges to read."""
+_MOST_EVENTS = 2**31
+"""So many have numbers of 32 bits; more is damage, and would fill the memory with ranges to read."""
 
 
 class _Numbers(uproot.AsDtype):  # type: ignore[misc]
@@ -60,12 +60,11 @@ class TreeReader:
 
     def __init__(self, path: str, tree: Any, names: Mapping[str, str], lost_bytes: int = 0) -> None:
         self.path, self.lost_bytes = path, lost_bytes
-        self.tree_name = str(tree.name)
-        self._tree = tree
-        # an RNTuple lists the parts of a field too: x and x._0
-        self.in_file = frozenset(k for k in tree.keys() if "." not in k or isinstance(tree, uproot.TTree))
-        self._names = dict(names)
-        self.n_events = int(tree.num_entries)
+        self._tree, self._names = tree, dict(names)
+        with readable(path):
+            self.tree_name, self.n_events = str(tree.name), int(tree.num_entries)
+            # an RNTuple lists the parts of a field too: x and x._0
+            self.in_file = frozenset(k for k in tree.keys() if "." not in k or isinstance(tree, uproot.TTree))
         if not 0 <= self.n_events <= _MOST_EVENTS:
             raise InputError(f"{path} is damaged: the tree '{self.tree_name}' claims {self.n_events} entries.")
         if not self.n_events and (filled := self.uneven()):

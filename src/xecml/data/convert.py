@@ -20,7 +20,7 @@ from xecml.data import manifests, shards, source
 from xecml.data.manifests import FORMS, MANIFEST, shard_name
 from xecml.errors import InputError
 from xecml.events import BRANCHES, Chunk
-from xecml.files import atomic_path, is_url
+from xecml.files import atomic_path, is_folder, is_url, mode_of
 from xecml.outputs import making, mark, refuse_inputs
 from xecml.progress import progress
 
@@ -150,7 +150,7 @@ def _derivable(branch: str, kept: set[str]) -> bool:
 
 def _prepare(folder: Path, plan: Mapping[str, Any]) -> None:
     """Make the folder, or see that it holds nothing but shards of the same plan; forget unfinished ones."""
-    if folder.exists() and not folder.is_dir():
+    if mode_of(folder) is not None and not is_folder(folder):
         raise InputError(f"Cannot write shards to {folder}: it is a file; name a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -88,12 +88,13 @@ def evaluate_files(
     total = source.count_events(files, tree)
     # names are those of files; two models of one name are told apart by their folder
     names = _distinct([Path(model_path), *map(Path, others)])
+    # what cannot be opened is found before the work
+    opened = [read_table(other) if Path(other).suffix == ".root" else load_model(other) for other in others]
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
         table, centroid = _predict(model, files, tree, bar, answered := Answered())
         tables: dict[str, Columns] = {names[0]: table}
-        for name, other in zip(names[1:], others, strict=True):
-            stored = Path(other).suffix == ".root"
-            tables[name] = read_table(other) if stored else _predict(load_model(other), files, tree, bar)[0]
+        for name, other in zip(names[1:], opened, strict=True):
+            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
     tables |= _trivial(model, table, centroid)
