@@ -144,9 +144,7 @@ class Session:
             self._check(taken[name], kind, (geometry.N_SENSORS,), "takes")
         given = {o.name: o for o in self._session.get_outputs()}
         if odd := [*(given.keys() - outputs.keys()), *(set(required) - given.keys())]:
-            self._refuse(
-                f"gives {', '.join(given)}, which does not agree with what it says on {', '.join(sorted(odd))}"
-            )
+            self._refuse(f"gives {', '.join(given)}; by what it says {', '.join(sorted(odd))} is wrong or missing")
         for name, value in given.items():
             self._check(value, "tensor(float)", outputs[name], "gives")
         self.outputs = {name: outputs[name] for name in given}
