@@ -13,7 +13,7 @@ from xecml.data import kernels
 from xecml.data.shards import Shard
 from xecml.data.source import Events
 from xecml.errors import InputError
-from xecml.events import BRANCHES, TASKS, Chunk
+from xecml.events import BRANCHES, TASKS, Chunk, measured
 from xecml.geometry import N_SENSORS
 from xecml.rootio import TreeReader
 
@@ -61,7 +61,7 @@ def fill(
     """Read ranges of a file's events and put them to the rows `where` of a buffer, masks and weights too.
 
     Raises:
-        InputError: a branch cannot be read, or truth is not finite.
+        InputError: a branch cannot be read, or truth is not finite or not measured.
     """
     if isinstance(reader, Shard):
         rows = np.concatenate([np.arange(a, b) for a, b in ranges])
@@ -118,10 +118,11 @@ def _fill_scalars(
 
 
 def _check_finite(path: str, branch: str, truth: NDArray[Any], chunk: Chunk) -> None:
-    bad = ~np.isfinite(truth).all(1)
+    bad = ~measured(truth).all(1)
     if bad.any():
         i = int(np.argmax(bad))
+        what = "not measured (1e10)" if np.isfinite(truth[i]).all() else "not finite"
         raise InputError(
-            f"{path}: '{branch}' is not finite in run {chunk['run'][i]} event {chunk['event'][i]} and "
+            f"{path}: '{branch}' is {what} in run {chunk['run'][i]} event {chunk['event'][i]} and "
             f"{int(bad.sum()) - 1} more nearby; remove these events."
         )
