@@ -198,6 +198,8 @@ def evaluate(
     else:
         for title, headers, rows in report.tables():
             show_table(title, headers, rows)
+        if (right := report.evaluations[0].n_gamma_accuracy) is not None:
+            print(f"The number of photons is right in {100 * right:.3g} % of events.")
         for warning in report.evaluations[0].warnings:
             print(f"Warning: {warning}")
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")

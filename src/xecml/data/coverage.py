@@ -1,4 +1,4 @@
-"""How much of an event was measured: its sensors with a count and with a time, and faces that lack some.
+"""How much of an event was measured: its sensors with a count and with a time, and faces that lack some of them.
 
 A sensor without a count was dark or dead, and many files write both alike. But light falls off from where it is
 brightest: between two bright sensors of a row or column of a face no sensor is dark. The share of such sensors that
@@ -22,8 +22,8 @@ _BRIGHT = 10.0
 """Photoelectrons of a bright sensor; one that expects as many is dark once in 22,000 events."""
 _RELATIVE, _FAINT, _SHARE = 1.001, 12.0, 1 / 300
 """Relative counts never exceed 1 and have no scale: bright is there 12 times the faintest SiPM, and 1/300."""
-_MIN_BETWEEN = 20
-"""Fewer sensors between bright ones say nothing about a face."""
+_ENOUGH = 20
+"""Fewer sensors say nothing about a face."""
 _LOWEST = 0.01
 """Quantile of a sample that an event is compared with."""
 _SHORT, _LESS, _FEW = 0.9, 0.1, 0.2
@@ -36,7 +36,7 @@ class Coverage(NamedTuple):
     n_valid: NDArray[np.int32]
     """(B, 6): sensors with a valid count."""
     n_timed: NDArray[np.int32]
-    """(B,): sensors with a valid time."""
+    """(B, 6): sensors with a valid time."""
     between: NDArray[np.int32]
     """(B, 6): sensors at or between bright ones of a row or column."""
     seen: NDArray[np.int32]
@@ -47,14 +47,16 @@ class Coverage(NamedTuple):
         return np.asarray(self.n_valid.any(1))
 
     def shares(self) -> NDArray[np.float64]:
-        """Shares (3, B, 6) of sensors that have a valid count.
+        """Shares (4, B, 6) of sensors that have a valid count, and of these with a valid time.
 
-        Of those between bright ones, NaN for fewer than 20; of all; and the latter over that of the whole event.
+        Counts: of those between bright ones; of all; the latter over that of the whole event. NaN stands for shares of
+        fewer than 20 sensors.
         """
-        between = np.where(self.between >= _MIN_BETWEEN, self.seen / np.maximum(self.between, 1), np.nan)
+        pairs = ((self.seen, self.between), (self.n_timed, self.n_valid))
+        between, timed = (np.where(of >= _ENOUGH, some / np.maximum(of, 1), np.nan) for some, of in pairs)
         share = self.n_valid / _SIZES
         whole = self.n_valid.sum(1, keepdims=True) / N_SENSORS
-        return np.stack([between, share, share / np.where(whole > 0, whole, 1)])
+        return np.stack([between, share, share / np.where(whole > 0, whole, 1), timed])
 
 
 def coverage(npho: ArrayLike, time: ArrayLike) -> Coverage:
@@ -67,9 +69,9 @@ def coverage(npho: ArrayLike, time: ArrayLike) -> Coverage:
 
 
 def usual(parts: Sequence[Coverage]) -> NDArray[np.float32]:
-    """What 99 % of a sample's events exceed: `Coverage.shares` (3, 6), of events with a count; 0 where none says."""
+    """What 99 % of a sample's events exceed: `Coverage.shares` (4, 6), of events with a count; 0 where none says."""
     every = np.concatenate([part.shares()[:, part.counted()] for part in parts], 1)
-    lowest = np.zeros((3, len(FACES)), np.float32)
+    lowest = np.zeros((len(every), len(FACES)), np.float32)
     for kind, face in np.ndindex(*lowest.shape):
         known = every[kind, :, face][np.isfinite(every[kind, :, face])]
         lowest[kind, face] = np.quantile(known, _LOWEST) if len(known) else 0.0
@@ -84,10 +86,15 @@ def short_faces(found: Coverage, lowest: NDArray[Any]) -> NDArray[np.bool_]:
     fewer in proportion to the whole event, so that an event that is dim is not meant. Events without any count are not
     marked: they have no answer.
     """
-    between, share, ratio = found.shares()
+    between, share, ratio, _ = found.shares()
     holes = between < _SHORT * lowest[0]  # false for NaN
     gone = (share < np.maximum(lowest[1] - _LESS, _FEW * lowest[1])) & (ratio < _SHORT * lowest[2])
     return np.asarray((holes | gone) & found.counted()[:, None])
+
+
+def short_times(found: Coverage, lowest: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark faces (B, 6) on which a tenth fewer sensors with a count have a time than in the sample of `usual`."""
+    return np.asarray(found.shares()[3] < _SHORT * lowest[3])  # false for NaN
 
 
 # ------------------------------------------------------------------------------------------- rows of sensors as bits
@@ -126,12 +133,11 @@ def _count(npho: NDArray[np.float32], time: NDArray[np.float32]) -> Coverage:
             inside[:, part] = 0
         elif rectangle[1] > 1:
             inside[:, part] |= _along_columns(light[:, part])
-    n_valid, between, seen = (
+    numbers = (
         np.add.reduceat(np.bitwise_count(words), _FIRST_ROWS, axis=1, dtype=np.int32)
-        for words in (counted, inside, inside & counted)
+        for words in (counted, _words(timed), inside, inside & counted)
     )
-    n_timed = np.bitwise_count(np.packbits(timed, axis=1)).sum(1, dtype=np.int32)
-    return Coverage(n_valid, n_timed, between, seen)
+    return Coverage(*numbers)
 
 
 def _words(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:

@@ -61,7 +61,7 @@ def fill(
     """Read ranges of a file's events and put them to the rows `where` of a buffer, masks and weights too.
 
     Raises:
-        InputError: a branch cannot be read, or truth was not measured.
+        InputError: a branch cannot be read, or truth is not finite or was not measured.
     """
     if isinstance(reader, Shard):
         rows = np.concatenate([np.arange(a, b) for a, b in ranges])

@@ -21,6 +21,7 @@ from xecml.events import (
     BRANCHES,
     INVALID,
     Chunk,
+    number_of,
     photoelectrons,
     read_counts,
     relative_quantities,
@@ -135,7 +136,7 @@ def inpaint_files(
     dead = dead_sensors(plan.paths, dead_list=dead_list, flagged=DEAD in plan.branches, **options)
     if dead is None:
         raise InputError(
-            f"{plan.paths[0]} has {plan.total} events, too few to tell which sensors are dead; "
+            f"{plan.paths[0]} has {number_of(plan.total)}, too few to tell which sensors are dead; "
             f"name them in a list, or give {MIN_EVENTS_CHANNEL} events or more."
         )
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0

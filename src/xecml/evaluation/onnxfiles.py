@@ -83,7 +83,7 @@ class PredictionMetadata(Metadata):
 
     tasks: Annotated[list[Literal["angle", "energy", "timing", "uvwFI", "angleVec", "n_gamma"]], Json]
     truth_means: Annotated[dict[Text, float], Json]
-    sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=3, max_length=3)] | None, Json] = None
+    sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=4, max_length=4)] | None, Json] = None
     """shares of sensors by face that training events had, see `xecml.evaluation.answered`; none in older files"""
 
     @field_validator("tasks")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry, rootio
 from xecml.data import source
-from xecml.data.coverage import Coverage, coverage, short_faces
+from xecml.data.coverage import Coverage, coverage, short_faces, short_times
 from xecml.errors import InputError
 from xecml.evaluation.answered import Answered
 from xecml.evaluation.onnxfiles import PredictionMetadata, open_onnx
@@ -47,7 +47,7 @@ class Model(Protocol):
 
     @property
     def usual_sensors(self) -> NDArray[np.float32]:
-        """What the training sample had (3, 6), as `xecml.data.coverage.usual`; zeros where it is not known."""
+        """What the training sample had (4, 6), as `xecml.data.coverage.usual`; zeros where it is not known."""
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`.
@@ -56,11 +56,11 @@ class Model(Protocol):
         answered by NaN in everything, one without any valid time by NaN in `timing`.
         """
 
-    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
-        """Faces (B, 6) of which an event (B, 4760) has fewer sensors than the training sample's events had.
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Faces (B, 6) on which events (B, 4760) have fewer counts, or times, than the training sample's events had.
 
-        In the order of `xecml.geometry.FACES`; see `xecml.data.coverage.short_faces`. Nothing is marked by a model of
-        a file that does not say what its training sample had.
+        In the order of `xecml.geometry.FACES`; see `xecml.data.coverage`. Times are looked at where they are given.
+        Nothing is marked by a model of a file that does not say what its training sample had.
         """
 
 
@@ -85,9 +85,9 @@ class TorchModel:
         """See `Model`."""
         return self.network.get_buffer(SENSORS_SEEN).numpy()
 
-    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
         """See `Model`."""
-        return _few_sensors(npho, self.usual_sensors)
+        return _few_sensors(npho, time, self.usual_sensors)
 
     @torch.no_grad()
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
@@ -120,11 +120,11 @@ class OnnxModel:
     def usual_sensors(self) -> NDArray[np.float32]:
         """See `Model`."""
         said = self._sensors_seen
-        return np.zeros((3, len(geometry.FACES)), np.float32) if said is None else np.array(said, np.float32)
+        return np.zeros((4, len(geometry.FACES)), np.float32) if said is None else np.array(said, np.float32)
 
-    def few_sensors(self, npho: ArrayLike) -> NDArray[np.bool_]:
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
         """See `Model`."""
-        return _few_sensors(npho, self.usual_sensors)
+        return _few_sensors(npho, time, self.usual_sensors)
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
@@ -194,9 +194,10 @@ def _only_of_measured(
     return answers
 
 
-def _few_sensors(npho: ArrayLike, usual: NDArray[np.float32]) -> NDArray[np.bool_]:
-    counts, _ = _inputs(npho, npho)
-    return short_faces(coverage(counts, counts), usual)
+def _few_sensors(npho: ArrayLike, time: ArrayLike | None, usual: NDArray[np.float32]) -> NDArray[np.bool_]:
+    found = coverage(*_inputs(npho, npho if time is None else time))
+    short = short_faces(found, usual)
+    return short if time is None else short | short_times(found, usual)
 
 
 def _of_no_event(names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -263,7 +264,7 @@ def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found:
         "run": chunk.get("run", np.zeros(events, np.int32)),
         "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
         "n_valid": found.n_valid.sum(1, dtype=np.int32),
-        "n_timed": found.n_timed,
+        "n_timed": found.n_timed.sum(1, dtype=np.int32),
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
         **table_columns({t: chunk[b] for t, (b,) in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),

@@ -120,6 +120,8 @@ _NO_REFERENCE = {
 
 def _need_reference(model: Model, files: Sequence[str | Path], tree: str, reference: Reference) -> None:
     """Refuse files without any branch to measure against, before anything is predicted."""
+    if model.tasks == ("n_gamma",):
+        raise InputError("The model predicts the number of photons alone, which has no resolution; use 'xec predict'.")
     of_task = {task: [TASKS[task].truth] if reference == "truth" else RECONSTRUCTED.get(task, []) for task in TASKS}
     # directions are compared as angles, whichever way they are given
     of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]

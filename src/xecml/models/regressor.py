@@ -26,7 +26,7 @@ from xecml.models.normalise import Normaliser
 from xecml.models.ridge import Ridges
 
 SENSORS_SEEN = "sensors_seen"
-"""Buffer (3, 6) of what `xecml.data.coverage.usual` says of the training sample; zeros say nothing."""
+"""Buffer (4, 6) of what `xecml.data.coverage.usual` says of the training sample; zeros say nothing."""
 # a target that varies by less than this share of its size does not vary
 _TINY = 1e-6
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
@@ -127,7 +127,7 @@ class Regressor(nn.Module):
                 self.register_buffer(f"{task}_{name}", values)
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
         self.paths = nn.ModuleDict()
-        self.register_buffer(SENSORS_SEEN, torch.zeros(3, len(FACES)))
+        self.register_buffer(SENSORS_SEEN, torch.zeros(4, len(FACES)))
         for task in tasks if linear_path else ():
             # the path leads, the head adds to it
             last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
@@ -175,7 +175,7 @@ class Regressor(nn.Module):
                 events = timed
                 plain, ridges = solvers(events)
             y = truth[task][events].double()
-            spread = y.std(0)
+            spread = y.std(0) if len(y) > 1 else torch.zeros_like(y[0])
             if not bool((spread > _TINY * y.abs().mean(0).clamp_min(1e-30)).all()):
                 raise InputError(
                     f"Task '{task}' has the same truth in every training event; train it on a sample where it varies, "

@@ -57,15 +57,20 @@ class Regression:
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """The physics of an epoch in one line."""
+
+        def said(name: str, digits: int) -> str:
+            value = metrics[name]
+            return f"{value:.{digits}f}" if math.isfinite(value) else "-"  # of a single event there is no width
+
         parts = []
         if "angle" in self.tasks:
-            parts.append(f"opening angle {metrics['val_resolution_deg']:.2f} deg")
+            parts.append(f"opening angle {said('val_resolution_deg', 2)} deg")
         if "uvwFI" in self.tasks:
-            parts.append("u v w " + " ".join(f"{metrics[f'{c}_s68_mm']:.2f}" for c in "uvw") + " mm")
+            parts.append("u v w " + " ".join(said(f"{c}_s68_mm", 2) for c in "uvw") + " mm")
         if "energy" in self.tasks:
-            parts.append(f"energy {metrics['energy_s68_MeV']:.3f} MeV")
+            parts.append(f"energy {said('energy_s68_MeV', 3)} MeV")
         if "timing" in self.tasks:
-            parts.append(f"time {metrics['timing_s68_ps']:.0f} ps")
+            parts.append(f"time {said('timing_s68_ps', 0)} ps")
         return ", ".join(parts)
 
     def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
@@ -107,6 +112,8 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     for task in model.tasks:
         if not bool((timed if task == "timing" else some).any()):
             raise InputError(f"No training event has {_needed(task)}, so that '{task}' cannot be learnt; {_MEND}.")
+    if int(some.sum()) < 2:
+        raise InputError("There is a single training event, of which nothing can be learnt; name files with more.")
     model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
     model.fit_targets(
         torch.cat(features)[some],
