@@ -192,6 +192,18 @@ def test_a_loop_that_never_ends_is_not_begun(tmp_path: Path) -> None:
     refused(path, r"m.onnx runs graphs within its graph \(Loop\), which no export of this package does; export the")
 
 
+def test_operators_of_others_and_of_the_file_itself_are_refused(tmp_path: Path) -> None:
+    def foreign(model: Any) -> None:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    def own(model: Any) -> None:
+        node = helper.make_node("Identity", ["a"], ["b"])
+        model.functions.append(helper.make_function("", "Twice", ["a"], ["b"], [node], [helper.make_opsetid("", 20)]))
+
+    for change, said in ((foreign, r"that are not those of ONNX \(com.microsoft\)"), (own, "operators of its own")):
+        refused(written(tmp_path, _spoil(change)), f"m.onnx .*{said}, which no export of this package does; export")
+
+
 TERABYTES = [2**20, 2**20]
 HUNGRY: dict[str, tuple[Any, Any]] = {
     "ConstantOfShape": (["size"], [constant("size", TERABYTES, np.int64)]),

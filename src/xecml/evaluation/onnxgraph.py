@@ -16,10 +16,12 @@ import numpy as np
 from xecml.errors import InputError
 from xecml.schema import one_line
 
-_MODEL = {"graph": 7, "functions": 25}
+_MODEL = {"graph": 7, "opset_import": 8, "functions": 25}
 _GRAPH = {"node": 1, "initializer": 5, "sparse_initializer": 15}
-_NODE = {"op_type": 4, "attribute": 5}
-_ATTRIBUTE = {"g": 6, "graphs": 11}
+_DOMAIN, _OPERATOR = 1, 4
+"""Fields: name of a set of operators, name of a node's operator."""
+_LOOPS = ("If", "Loop", "Scan", "SequenceMap")
+"""All operators of ONNX itself that run a graph of their own."""
 _TENSOR = {"data_type": 2, "name": 8, "external_data": 13, "data_location": 14}
 _NUMBERS = {4: {1: "<f4"}, 9: {1: "<f4", 10: "<f2", 11: "<f8"}, 10: {11: "<f8"}}
 """Fields that hold numbers (float_data, raw_data, double_data): type of the tensor -> type of the numbers."""
@@ -33,14 +35,16 @@ class Contents:
 
     Attributes:
         nodes: number of operators.
-        inner: names of operators that run a graph of their own, as loops do.
+        loops: names of operators that run a graph of their own.
+        foreign: names of sets of operators that are not those of ONNX.
         functions: whether it defines operators of its own.
         outside: names of weights that are in other files.
         not_finite: names of weights with NaN, or of several numbers with infinity.
     """
 
     nodes: int = 0
-    inner: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     functions: bool = False
     outside: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
@@ -65,7 +69,8 @@ def check_graph(path: Path) -> None:
         finally:
             view.release()
     for names, what in (
-        (found.inner, "runs graphs within its graph"),
+        (found.loops, "runs graphs within its graph"),
+        (found.foreign, "uses operators that are not those of ONNX"),
         (["it"] if found.functions else [], "defines operators of its own"),
         (found.outside, "keeps weights in other files"),
         (found.not_finite, "has weights that are no finite numbers"),
@@ -81,33 +86,29 @@ def _contents(model: memoryview) -> Contents:
     for number, value in _fields(model):
         if number == _MODEL["functions"]:
             found.functions = True
+        elif number == _MODEL["opset_import"] and isinstance(value, memoryview):
+            domains = [_text(v) for n, v in _fields(value) if n == _DOMAIN and isinstance(v, memoryview)]
+            found.foreign += [domain for domain in domains if domain not in ("", "ai.onnx")]
         elif number == _MODEL["graph"] and isinstance(value, memoryview):
             _look_at_graph(value, found)
     return found
 
 
 def _look_at_graph(graph: memoryview, found: Contents) -> None:
+    names = [name.encode() for name in _LOOPS]
     for number, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
         if number == _GRAPH["node"]:
             found.nodes += 1
-            _look_at_node(value, found)
+            node = bytes(value)
+            if any(name in node for name in names):  # a few nodes, whose fields are then looked at
+                operators = [_text(v) for n, v in _fields(value) if n == _OPERATOR and isinstance(v, memoryview)]
+                found.loops += [operator for operator in operators if operator in _LOOPS]
         elif number == _GRAPH["initializer"]:
             _look_at_tensor(value, found)
         elif number == _GRAPH["sparse_initializer"]:
             found.outside.append("sparse")
-
-
-def _look_at_node(node: memoryview, found: Contents) -> None:
-    name, inner = "", False
-    for number, value in _fields(node):
-        if isinstance(value, memoryview) and number == _NODE["op_type"]:
-            name = _text(value)
-        elif isinstance(value, memoryview) and number == _NODE["attribute"]:
-            inner |= any(n in _ATTRIBUTE.values() for n, _ in _fields(value))
-    if inner:
-        found.inner.append(name)
 
 
 def _look_at_tensor(tensor: memoryview, found: Contents) -> None:
@@ -134,7 +135,7 @@ def _is_finite(part: memoryview, dtype: str) -> bool:
     """Whether numbers are finite; a single one may be infinite, as the bound of a range is."""
     values = np.frombuffer(part, dtype) if len(part) % np.dtype(dtype).itemsize == 0 else np.empty(0)
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
+        if np.isfinite(values.sum()):  # then all are, and one reading shows it
             return True
     return not np.isnan(values).any() and (len(values) == 1 or not np.isinf(values).any())
 
@@ -145,28 +146,28 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     Raises:
         ValueError, IndexError: it is none.
     """
-    at = 0
-    while at < len(message):
+    at, end = 0, len(message)
+    while at < end:
         key, at = _varint(message, at)
-        kind, number = key & 7, key >> 3
+        kind = key & 7
+        if kind not in (0, 1, 2, 5):
+            raise ValueError("no message")
+        length = {1: 8, 5: 4}.get(kind, 0)
+        if not length:
+            length, at = _varint(message, at)
         if kind == 0:
-            value, at = _varint(message, at)
-            yield number, value
+            yield key >> 3, length
             continue
-        length, at = (8, at) if kind == 1 else (4, at) if kind == 5 else _length(message, at, kind)
-        if at + length > len(message):
+        if at + length > end:
             raise ValueError("cut off")
-        yield number, message[at : at + length]
+        yield key >> 3, message[at : at + length]
         at += length
 
 
-def _length(message: memoryview, at: int, kind: int) -> tuple[int, int]:
-    if kind != 2:
-        raise ValueError("no message")
-    return _varint(message, at)
-
-
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = message[at]
+    if value < 128:  # nearly all are
+        return value, at + 1
     value = 0
     for i in range(10):
         byte = message[at + i]
