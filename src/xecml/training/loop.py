@@ -19,6 +19,7 @@ from xecml.data.augment import Augmentation, step_generator
 from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError, nearest
+from xecml.files import part_of_a_name
 from xecml.models import cpu
 from xecml.progress import progress
 from xecml.training import checkpoint, processes
@@ -78,7 +79,7 @@ def train(config: Config, *, name: str, kind: str = "regress", quiet: bool = Fal
         FloatingPointError: a loss or gradient is not finite; names the events of the batch.
     """
     started = time.monotonic()
-    options, folder = config.training, Path(config.checkpoint.save_dir) / name
+    options, folder = config.training, Path(config.checkpoint.save_dir) / part_of_a_name(name, "name of the run")
     best_path, last_path = folder / checkpoint.BEST, folder / checkpoint.LAST
     fabric = processes.make_fabric(config)
     fabric.launch()
