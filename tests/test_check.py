@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from xecml.evaluation import display
 from xecml.evaluation.check import CheckReport, check_files
 from xecml.evaluation.checkpage import draw_check, save_check
 from xecml.evaluation.sensors import SensorStatistics
+from xecml.evaluation.style import drawable
 from xecml.events import INVALID, relative_quantities
 
 Columns = dict[str, np.ndarray]
@@ -358,6 +360,17 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
     assert (tmp_path / "one.pdf").read_bytes().count(b"/Type /Page\n") + (tmp_path / "one.pdf").read_bytes().count(
         b"/Type /Page "
     ) == 1
+
+
+def test_the_page_of_files_of_any_name(few: Columns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "draw_sensors", lambda *_: None)
+    names = [f"{name}.root" for name in ("$x_{$", "日本", "a\nb", os.fsdecode(b"\xff"))]
+    for name in names:
+        rootio.write(tmp_path / name, few, tree="$t_{$")
+    report = check_files([tmp_path / name for name in names], "$t_{$")
+    save_check(report, tmp_path / "p.pdf")
+    first = drawable(draw_check(report)).get_suptitle().splitlines()[0]
+    assert first.endswith(r"Files: \$x_{\$.root, \u65e5\u672c.root, a\nb.root, \udcff.root")
 
 
 def test_an_empty_file_has_a_page_too(tmp_path: Path, few: Columns) -> None:

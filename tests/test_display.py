@@ -201,6 +201,7 @@ def test_files_of_any_name_are_drawn(events: Columns, name: str, tmp_path: Path)
         ("_x", " _x"),
         ("é ü µ", "é ü µ"),
         ("x$y$", r"x\$y\$"),
+        ("a" * 300 + "b" * 300, "a" * 100 + " ... " + "b" * 100),
     ],
 )
 def test_names_are_one_line_of_what_fonts_hold(name: str, shown: str) -> None:

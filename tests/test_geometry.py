@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -244,5 +245,16 @@ def test_a_bad_table_is_refused(tmp_path: Path, spoil: object, message: str) -> 
     path = _table(tmp_path / "survey.txt", spoil(g.positions()))  # type: ignore[operator]
     with pytest.raises(InputError, match=message):
         g.positions(path)
-    with pytest.raises(InputError, match="Cannot read"):
+    with pytest.raises(InputError, match="No such sensor table"):
         g.positions(tmp_path / "nothing.txt")
+
+
+def test_a_table_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("pipe", "is a pipe, not a sensor table"),
+        ("none", "No such sensor table"),
+        ("x" * 300, "too"),
+    ):
+        with pytest.raises(InputError, match=message):
+            g.positions(tmp_path / name)

@@ -207,14 +207,15 @@ def test_the_file_is_reproducible_and_whole(tmp_path: Path, tables: dict[str, Co
 
 def test_models_of_any_name_are_drawn(tables: dict[str, Columns]) -> None:
     """Names are no mathematics, need no font, and stand in the legend whatever they begin with."""
-    names = ("_$net_{$", "日本\n")
+    names = ("_$net_{$", "日本\n" + "x" * 200)
     few = dict(zip(names, (only(tables["net"], "u"), tables["mean"]), strict=True))
     pages = [drawable(page) for page in plots.resolution_figures(few, title="$x_{$ on 日本.root")]
     for page in pages:
         page.draw_without_rendering()
     assert r"Resolution of  _\$net_{\$, 800 events, against truth: \$x_{\$ on \u65e5\u672c.root" in texts(pages[0])
     assert r" _\$net_{\$ (800)" in texts(pages[1])
-    assert r"\u65e5\u672c\n" in texts(pages[1])
+    assert r"\u65e5\u672c\nxxx" in texts(pages[1])
+    assert "x" * 60 not in texts(pages[1])
 
 
 def test_nothing_is_left_where_nothing_can_be_drawn(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def test_the_file_drops_what_lies_beyond_the_checkpoint(tmp_path: Path) -> None:
 def test_numbers_and_recipe_reach_mlflow(tmp_path: Path, store: Any) -> None:
     tracker = Tracker(tmp_path / "run", 1, run_name="one", experiment="lab")
     many = {f"k{i}": i for i in range(150)}  # more than MLflow takes at once
-    tracker.parameters({"training": {"lr": 3e-4, "deep": {"er": None}}, "loss_balance": "manual", "many": many})
+    recipe = {"training": {"lr": 3e-4, "deep": {"er": None}}, "loss_balance": "manual", "many": many, "raw": "a\udcff"}
+    tracker.parameters(recipe)
     for epoch in (1, 2):
         tracker.epoch({"epoch": epoch, "val/theta_bias": 0.1 * epoch, "val/bad": math.nan, "note": "text"})
     assert tracker.hints() == [f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlruns.db"]
@@ -71,6 +72,7 @@ def test_numbers_and_recipe_reach_mlflow(tmp_path: Path, store: Any) -> None:
     assert run.data.params["training.deep.er"] == "None"
     assert run.data.params["loss_balance"] == "manual"
     assert run.data.params["many.k149"] == "149"
+    assert run.data.params["raw"] == r"a\udcff"
     history = store.get_metric_history(tracker.run_id, "val/theta_bias")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
     assert "val/bad" not in run.data.metrics

@@ -239,5 +239,5 @@ def test_damage_anywhere_is_a_sentence(events: Columns, tmp_path: Path, kind: st
             assert lengths <= {12}
         except InputError as error:
             refused.append(str(error))
-    assert 3 < len(refused) < len(whole) / 149
+    assert 0 < len(refused) < len(whole) / 149
     assert not [line for line in refused if "\n" in line]

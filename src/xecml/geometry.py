@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xecml.errors import InputError
+from xecml.files import regular_file
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -197,8 +198,7 @@ def positions(survey: str | Path | None = None) -> Floats:
 
 
 def _read_survey(path: Path) -> Floats:
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no ordinary file; name a table of sensor positions.")
+    regular_file(path, "sensor table")
     try:
         table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:

@@ -43,7 +43,8 @@ def draw_check(report: CheckReport) -> Figure:
             _draw_distribution(axes, group)
         for axes in lower.axes[len(shown) :]:
             axes.set_axis_off()
-        figure.suptitle("\n".join(map(named, _headline(report))), x=0.01, ha="left", family="monospace", fontsize=9)
+        lines = [named(line, 200) for line in _headline(report)]
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", family="monospace", fontsize=9)
     return figure
 
 

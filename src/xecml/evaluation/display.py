@@ -151,7 +151,7 @@ def draw_event(
         for axes in (left, right):
             for values, look in marked:
                 _mark(axes, values, look)
-        text = "\n".join([named(title), *_header(n, *(values for values, _ in marked))])
+        text = "\n".join([named(title, 200), *_header(n, *(values for values, _ in marked))])
         figure.suptitle(text, x=0.01, ha="left", family="monospace", fontsize=10)
         _legend(figure, marked)
     return figure

@@ -119,7 +119,7 @@ def resolution_figures(
 
 def _page(title: str, what: str, height: float = _PAGE_SIZE[1]) -> Figure:
     figure = Figure(figsize=(_PAGE_SIZE[0], height))
-    figure.suptitle(f"{what}: {named(title)}" if title else what)
+    figure.suptitle(f"{what}: {named(title, 150)}" if title else what)
     return figure
 
 
@@ -153,7 +153,7 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         for cell in drawn.get_celld().values():
             cell.set(edgecolor="0.75", linewidth=0.5)
     if model.warnings:
-        figure.supxlabel("\n".join(map(named, model.warnings)), color=COLOURS[1])
+        figure.supxlabel("\n".join(named(w, 200) for w in model.warnings), color=COLOURS[1])
     return figure
 
 

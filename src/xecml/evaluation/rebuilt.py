@@ -46,7 +46,7 @@ def draw_rebuilt(columns: Mapping[str, NDArray[Any]], *, title: str = "") -> Fig
                 values = values * (1e9 if channel == "time" else 1)
                 scale, colours, unit = _scale(channel, kind, npho[counted])
                 draw_sensors(place, values, shown, scale, colours, f"{_TITLES[kind]} [{unit}]")
-        figure.suptitle(named(title) or "Counts above, times below")
+        figure.suptitle(named(title, 200) or "Counts above, times below")
     return figure
 
 

@@ -50,9 +50,15 @@ def metadata(suffix: str = ".pdf") -> dict[str, Any]:
     return {_METADATA[suffix]: mark()} | ({"CreationDate": None} if suffix == ".pdf" else {})
 
 
-def named(name: str) -> str:
-    """A name that the user gave, of a file or a run, as text of a picture: on one line, its dollars no mathematics."""
-    text = printable(name).replace("$", r"\$")
+def named(name: str, most: int = 60) -> str:
+    """A name that the user gave, of a file or a run, as text of a picture: on one line, its dollars no mathematics.
+
+    Args:
+        name: as it is.
+        most: characters; of a longer name the middle is left out.
+    """
+    short = name if len(name) <= most else f"{name[: most // 2]} ... {name[-most // 2 :]}"
+    text = printable(short).replace("$", r"\$")
     # legends leave out what begins with an underscore
     return f" {text}" if text.startswith("_") else text
 

@@ -156,7 +156,9 @@ class Tracker:
         """
         if not (mlflow := self._mlflow):
             return
-        flat = {key: str(value)[:_LONGEST_VALUE] for key, value in _flat(values)}
+        # names of files need not be UTF-8
+        texts = ((key, str(value).encode(errors="backslashreplace").decode()) for key, value in _flat(values))
+        flat = {key: text[:_LONGEST_VALUE] for key, text in texts}
 
         def log() -> None:
             before = mlflow.get_run(self.run_id).data.params
