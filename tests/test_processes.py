@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import point_sources
 from xecml import rootio
+from xecml.config import Config
 from xecml.errors import InputError
 from xecml.recipes import load_config
-from xecml.training import checkpoint
+from xecml.training import checkpoint, loop, together
 from xecml.training.processes import make_fabric
+from xecml.training.sums import Watch
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -68,7 +72,7 @@ if double:
     loop.make_job = in_double
 kind = os.environ.get("JOB", "regress")
 loop.train(load_config("TINY", settings, job=kind), name="run", kind=kind, quiet=True)
-names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, of srun, of Fabric's own children
+names = ("RANK", "SLURM_PROCID")  # of torchrun, of srun
 rank = next((os.environ[name] for name in names if name in os.environ), "0")
 with open(f"{out}/losses_{rank}.json", "w") as file:
     json.dump(losses, file)
@@ -114,8 +118,6 @@ def train(
     environments: list[dict[str, str]] = [{}]
     if processes > 1 and launcher == "torchrun":
         command = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517", *command]
-    elif processes > 1 and launcher == "fabric":
-        command.append(f"training.devices={processes}")
     elif processes > 1:
         environments = [slurm_environment(rank, processes) for rank in range(processes)]
     started = [
@@ -143,7 +145,7 @@ def slurm_environment(rank: int, tasks: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "srun", "fabric"])
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
 def test_streams_of_several_processes_end_together(files: Path, tmp_path: Path, launcher: str) -> None:
     """Each process has its own events, all make as many steps, none waits for another at the end."""
     steps = [len(losses) for losses in train(files, tmp_path, 2, slices=False, launcher=launcher)]
@@ -216,9 +218,9 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
     settings = [f"data.train_path={files}/*.root", f"data.val_path={files}/val", "data.batch_size=20",
                 f"checkpoint.save_dir={tmp_path}", "training.epochs=500", "training.accelerator=cpu",
                 "training.devices=2"]  # fmt: skip
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT.replace("loop.streams = sliced", ""))
-    command = [sys.executable, str(script), str(tmp_path), "single", *settings]
+    # no file of a script: the others are started all the same
+    script = SCRIPT.replace("loop.streams = sliced", "")
+    command = [sys.executable, "-c", script, str(tmp_path), "single", *settings]
     started = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
     metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
@@ -229,5 +231,42 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
     content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
     assert content["epoch"] < 500
     assert len(content["random_states"]) == 2
-    steps = [len(json.loads((tmp_path / f"losses_{rank}.json").read_text())) for rank in (0, 1)]
-    assert steps[0] == steps[1]
+    steps = len(json.loads((tmp_path / "losses_0.json").read_text()))
+    assert steps == 25 * (content["epoch"] - 1) + content["batch_in_epoch"]
+
+
+def recipe(files: Path, out: Path, *more: str) -> Config:
+    settings = ["data.batch_size=20", "training.accelerator=cpu", "training.devices=2", "training.epochs=1", *more]
+    paths = {"data.train_path": f"{files}/*.root", "data.val_path": f"{files}/val", "checkpoint.save_dir": str(out)}
+    return load_config(TINY, settings, paths)
+
+
+def test_a_recipe_starts_its_processes_from_python(files: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    result = loop.train(recipe(files, tmp_path), name="run", quiet=True)
+    content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    assert len(content["random_states"]) == 2
+    assert content["ema_updates"] == 25
+    assert result.metrics["epoch"] == 1
+    assert not torch.distributed.is_initialized()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_killed_process_ends_the_others(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[subprocess.Popen[str]] = []
+    start, advance = together._start, Watch.step
+
+    def starting(*given: Any, **named: Any) -> subprocess.Popen[str]:
+        children.append(start(*given, **named))
+        return children[-1]
+
+    def killing(self: Watch, norm: Any) -> None:
+        children[0].kill()
+        advance(self, norm)
+
+    monkeypatch.setattr(together, "_start", starting)
+    monkeypatch.setattr(Watch, "step", killing)
+    with pytest.raises(InputError, match=r"Process 1 of 2 ended without a word; it was killed.* this one ends too\."):
+        loop.train(recipe(files, tmp_path, "training.epochs=100"), name="run", quiet=True)
+    assert children[0].returncode == -signal.SIGKILL
+    assert not torch.distributed.is_initialized()

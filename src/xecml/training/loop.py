@@ -145,7 +145,8 @@ def _train(config: Config, peers: Peers, *, name: str, kind: str, quiet: bool) -
     if first_process:
         checkpoint.take_over(folder, config.checkpoint.resume_from if saved else None)
     tracker = _tracker(config, folder, epoch, name, run_id) if first_process else None
-    peers.at_forced_end = lambda: tracker.close("FAILED") if tracker else None
+    if tracker:
+        peers.at_forced_end.append(lambda: tracker.close("FAILED"))
     say(_announcement(config, job, training, validation, folder, fabric))
     say(begin.line) if begin.line else None
 

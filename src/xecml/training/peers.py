@@ -42,7 +42,8 @@ class Peers:
         self.place = place
         self.lost: str | None = None
         """What became of another process, in a sentence; none while all are there."""
-        self.at_forced_end: Callable[[], object] = lambda: None
+        self.at_forced_end: list[Callable[[], object]] = []
+        """What is still to be done where this process has to be ended from outside of what it does."""
         self._links: dict[int, _Link] = {}
         self._over = threading.Event()
         self._found = threading.Event()
@@ -62,10 +63,14 @@ class Peers:
                 together.
         """
         deadline = time.monotonic() + self.place.patience
-        if self.place.rank == 0:
-            port = self._gather(server or listen(self.place), deadline, check)
-        else:
-            port = self._come(deadline, check)
+        try:
+            if self.place.rank == 0:
+                port = self._gather(server or listen(self.place), deadline, check)
+            else:
+                port = self._come(deadline, check)
+        except BaseException as error:
+            self.fail(error)
+            raise
         threading.Thread(target=self._watch, name="xecml-peers", daemon=True).start()
         return port
 
@@ -95,34 +100,35 @@ class Peers:
         """Of the first process: wait for the others to come in."""
         with server:
             server.settimeout(0.2)
-            try:
-                while len(self._links) < self.place.world - 1:
-                    check()
-                    if time.monotonic() > deadline:
-                        raise InputError(self._absent())
-                    with contextlib.suppress(TimeoutError):
-                        self._welcome(_Link(server.accept()[0]))
-            except BaseException as error:
-                self.fail(error)
-                raise
+            while len(self._links) < self.place.world - 1:
+                check()
+                if time.monotonic() > deadline:
+                    raise InputError(self._absent())
+                with contextlib.suppress(TimeoutError):
+                    self._welcome(_Link(server.accept()[0]))
         port = _free_port()
         for link in self._links.values():
             link.say({"welcome": port})
         return port
 
     def _welcome(self, link: _Link) -> None:
-        hello = link.listen(5.0)
+        hello = link.listen(2.0)
         rank, world = hello.get("rank"), hello.get("world")
         if hello.get("hello") != "xecml" or not isinstance(rank, int):
             link.close()  # something else that tries ports
             return
+        wrong = ""
         if (world, hello.get("version")) != (self.place.world, xecml.__version__):
-            raise InputError(
+            wrong = (
                 f"Process {rank} is one of {world} of xecml {hello.get('version')}, and this one of "
                 f"{self.place.world} of {xecml.__version__}; start all of them with the same recipe and version."
             )
-        if rank in self._links or not 0 < rank < self.place.world:
-            raise InputError(f"Two processes are number {rank}; give each machine its own NODE_RANK.")
+        elif rank in self._links or not 0 < rank < self.place.world:
+            wrong = f"Two processes are number {rank}; give each machine its own NODE_RANK."
+        if wrong:
+            link.say({"ended": wrong})
+            link.close()
+            raise InputError(wrong)
         self._links[rank] = link
 
     def _absent(self) -> str:
@@ -208,9 +214,10 @@ class Peers:
         """End this process, if it does not come out by itself."""
         if self._over.wait(_GRACE_S):
             return
-        last = threading.Thread(target=self.at_forced_end, daemon=True)
-        last.start()
-        last.join(5.0)
+        for action in self.at_forced_end:
+            last = threading.Thread(target=action, daemon=True)
+            last.start()
+            last.join(5.0)
         print(f"xec: {self.lost}", file=sys.stderr, flush=True)
         os._exit(_LOST_STATUS)
 
@@ -241,7 +248,7 @@ class _Link:
         if not part:
             return None
         *lines, self._rest = (self._rest + part).split(b"\n")
-        return [word for line in lines if isinstance(word := _parsed(line), dict)]
+        return [_parsed(line) for line in lines]
 
     def listen(self, seconds: float) -> dict[str, Any]:
         """The first word within some seconds; an empty one where there is none."""
@@ -262,11 +269,13 @@ class _Link:
             self.socket.close()
 
 
-def _parsed(line: bytes) -> Any:
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A word; an empty one where it is none of ours."""
     try:
-        return json.loads(line)
+        word = json.loads(line)
     except ValueError:
-        return None
+        return {}
+    return word if isinstance(word, dict) else {}
 
 
 def listen(place: Place) -> socket.socket:

@@ -13,6 +13,7 @@ from xecml.errors import InputError
 from xecml.limits import shown
 
 OWN, TORCHRUN, SRUN = "own", "torchrun", "srun"
+_ADVICE = "torchrun and srun set it: start the training with one of them, or unset what is left of them"
 
 
 @dataclass
@@ -142,15 +143,11 @@ def _number(name: str, *, default: int | None = None, least: int = 0, most: int 
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= most):
-        what = (
-            f"{name}={shown(text)} in the environment is"
-            if text is not None
-            else f"{name} in the environment is missing,"
-        )
+    if text is None:
+        raise InputError(f"{name} is not set in the environment beside LOCAL_WORLD_SIZE or SLURM_STEP_ID; {_ADVICE}.")
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= most):
         raise InputError(
-            f"{what} no whole number from {least} to {most}; torchrun and srun set it: start the training with one of "
-            "them, or unset what is left of them."
+            f"{name}={shown(text)} in the environment is no whole number from {least} to {most}; {_ADVICE}."
         )
     return int(text)
 

@@ -70,8 +70,8 @@ def check_devices(config: Config, place: Place) -> None:
         there = torch.cuda.device_count()
         if place.per_node > there:
             raise InputError(
-                f"training.accelerator=cuda with {place.per_node} processes needs as many GPUs, and PyTorch sees "
-                f"{there} on this machine; use fewer, or training.accelerator=cpu."
+                f"training.accelerator=cuda needs {place.per_node} GPU{'s' if place.per_node > 1 else ''} on this "
+                f"machine, one a process, and PyTorch sees {there}; use fewer, or training.accelerator=cpu."
             )
     elif place.per_node > max(_MOST_ANYWHERE, _processors()):
         raise InputError(

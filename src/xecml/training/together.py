@@ -54,6 +54,7 @@ def together(place: Place, config: Config, *, name: str, kind: str) -> Iterator[
         return
     threads = torch.get_num_threads()
     with _started(place, config, name=name, kind=kind) as children:
+        peers.at_forced_end += [child.kill for child in children.running]
         try:
             if place.started_by != TORCHRUN:
                 place.port = peers.meet(children.check, children.server)
@@ -173,16 +174,23 @@ def main() -> None:
             kind=order["kind"],
             place=Place(**order["place"]),
         )
+        status = 75 if result.stopped else 0
     except (InputError, FloatingPointError) as error:
         print(f"xec: process {order['place']['rank']}: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(75 if result.stopped else 0)
+        status = 130
+    except SystemExit as end:
+        status = int(end.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the first process waits for this one, which has nothing left to tidy up
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()
+    # not by a buffered read, whose lock a thread like this would hold at the end of the interpreter
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     threading.Event().wait(_END_S)
     os._exit(1)
 
