@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from xecml.progress import progress
 from xecml.training import checkpoint, processes
 from xecml.training.average import WeightAverage
 from xecml.training.job import Job
+from xecml.training.overlap import shared_events
 from xecml.training.peers import Peers
 from xecml.training.place import Place, place_of
 from xecml.training.rebuild import Rebuilding
@@ -131,6 +133,8 @@ def _train(
     model = job.model
     reweighting = _reweighting(config) if job.tasks else None
     training, validation = streams(config, fabric, reweighting, tasks=job.tasks)
+    for line in shared_events(training, validation) if fabric.global_rank == 0 else ():
+        print(f"Warning: {line}", file=sys.stderr, flush=True)
     begin = start(model, config, kind=kind, tasks=job.tasks)
     if kind == "inpaint" and config.model.freeze_encoder and not begin.encoder_given:
         raise InputError(
