@@ -15,12 +15,12 @@ import xecml
 from tests.conftest import point_sources
 from tests.test_training import recipe
 from xecml import geometry, rootio
-from xecml.deploy.export import export
+from xecml.deploy.export import _compare, export
 from xecml.deploy.predict import predict_files
 from xecml.errors import InputError
 from xecml.evaluation import predictions
-from xecml.evaluation.predictions import OnnxModel, check_rows
-from xecml.training import loop
+from xecml.events import valid_counts, valid_times
+from xecml.training import checkpoint, loop
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ def test_files_without_truth_are_predicted(exported: Path, tmp_path: Path) -> No
     rootio.write(tmp_path / "real.root", {k: events[k] for k in ("npho", "time", "run", "event")})
     predict_files(xecml.load_model(exported), [tmp_path / "real.root"], tmp_path / "p.root")
     assert sorted(read_all(tmp_path / "p.root")) == [
-        "event", "pred_energy", "pred_phi", "pred_theta", "pred_timing", "pred_u", "pred_v", "pred_w", "run",
+        "event", "n_timed", "n_valid", "pred_energy", "pred_phi", "pred_theta", "pred_timing", "pred_u", "pred_v",
+        "pred_w", "run",
     ]  # fmt: skip
 
 
@@ -163,26 +164,113 @@ def test_a_prediction_that_fails_leaves_nothing(exported: Path, tmp_path: Path) 
     assert not (tmp_path / "out.root").exists()
 
 
-def test_a_graph_that_answers_other_numbers_of_events_is_refused(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
+def blanked() -> dict[str, np.ndarray]:
+    """Twenty events: eight without any valid count, of three kinds, four without any valid time, the rest whole."""
+    events = point_sources(20, seed=33)
+    events["npho"][:3], events["npho"][3:5], events["npho"][5:8] = 1e10, 0.0, np.nan
+    events["time"][8:12] = 1e10
+    return events
+
+
+def test_events_without_a_measurement_have_no_answer(exported: Path, trained: Path) -> None:
+    """The same in Python, of checkpoint and exported file, and by the graph itself, as C++ code runs it."""
+    events = blanked()
+    session = onnxruntime.InferenceSession(exported)
+    names = [output.name for output in session.get_outputs()]
+    graph = dict(zip(names, session.run(names, {k: events[k] for k in ("npho", "time")}), strict=True))
+    models = [xecml.load_model(path).predict(events["npho"], events["time"]) for path in (trained, exported)]
+    for answers in (*models, graph):
+        for task, values in answers.items():
+            kept = np.isfinite(values).reshape(20, -1)
+            assert kept[12 if task == "timing" else 8 :].all()
+            assert not kept[: 12 if task == "timing" else 8].any()
+            np.testing.assert_allclose(values, models[0][task], rtol=1e-3)
+
+
+def test_files_of_before_answer_no_more_than_those_of_now(
+    trained: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One answer would stand for all events, or all for one."""
-    model = OnnxModel(exported)
-    whole = model.session.run
-    for part in (slice(0, 1), slice(0, 3), slice(0, 0)):
-        shorter = SimpleNamespace(run=lambda names, feed, part=part: [a[part] for a in whole(names, feed)])
-        monkeypatch.setattr(model, "session", shorter)
-        with pytest.raises(InputError, match=r"output 'angle' has shape \(\d, 2\) for 4 events"):
-            model.predict(np.ones((4, 4760)), np.zeros((4, 4760)))
-    with pytest.raises(InputError, match=r"'x' has shape \(\) for 2 events"):
-        check_rows(["x"], [np.array(1.0)], 2)
+    """A checkpoint and an exported file that do not say what their training had."""
+    content = checkpoint.load(trained)
+    for state in ("model_state", "ema_state"):
+        content[state] = {k: w for k, w in content[state].items() if k != "sensors_seen"}
+    checkpoint.save(tmp_path / "old.pth", content)
+    proto = onnx.load(exported)
+    for entry in [e for e in proto.metadata_props if e.key == "xecml.sensors_seen"]:
+        proto.metadata_props.remove(entry)
+    onnx.save(proto, tmp_path / "old.onnx")
+    events = blanked()
+    now = xecml.load_model(trained)
+    for name in ("old.pth", "old.onnx"):
+        old = xecml.load_model(tmp_path / name)
+        answers, said = old.predict(events["npho"], events["time"]), now.predict(events["npho"], events["time"])
+        for task in said:
+            np.testing.assert_allclose(answers[task], said[task], rtol=1e-3)
+        assert not old.few_sensors(np.where(np.arange(4760) < 4092, events["npho"], 1e10)).any()
+    # whose graph said a number, of all events: here the same one
+    ones = [np.ones(shape, np.float32) for shape in ((20, 2), (20,), (20,), (20, 3))]
+    monkeypatch.setattr(old, "session", SimpleNamespace(run=lambda *_: ones))
+    answers = old.predict(events["npho"], events["time"])
+    assert np.isnan(answers["uvwFI"]).any(1).tolist() == [i < 8 for i in range(20)]
+    assert np.isnan(answers["timing"]).tolist() == [i < 12 for i in range(20)]
 
 
-def test_dead_and_dark_events_are_predicted(exported: Path, trained: Path) -> None:
-    npho, time = np.full((2, 4760), 1e10, np.float32), np.full((2, 4760), np.nan, np.float32)
+def test_no_event_has_no_answer(exported: Path, trained: Path) -> None:
+    nothing = np.empty((0, 4760), np.float32)
     for path in (exported, trained):
-        answers = xecml.load_model(path).predict(npho, time)
-        assert all(np.isfinite(a).all() for a in answers.values())
+        answers = xecml.load_model(path).predict(nothing, nothing)
+        shapes = {task: values.shape for task, values in answers.items()}
+        assert shapes == {"angle": (0, 2), "energy": (0,), "timing": (0,), "uvwFI": (0, 3)}
+        assert {values.dtype for values in answers.values()} == {np.dtype("f4")}
+        assert xecml.load_model(path).few_sensors(nothing, nothing).shape == (0, 6)
+
+
+def test_models_know_on_how_many_sensors_they_were_trained(exported: Path, trained: Path) -> None:
+    events = point_sources(40, seed=34, dead=0.01)
+    fifth = np.where(np.random.default_rng(1).random(4760) < 0.2, np.float32(1e10), events["npho"])
+    models = [xecml.load_model(path) for path in (exported, trained)]
+    np.testing.assert_array_equal(*(model.usual_sensors for model in models))
+    for model in models:
+        assert model.few_sensors(events["npho"], events["time"]).mean() < 0.02
+        assert model.few_sensors(fifth).any(1).all()
+        assert model.few_sensors(events["npho"], np.full((40, 4760), np.nan)).all()
+
+
+def test_a_prediction_says_what_it_could_not_answer(exported: Path, trained: Path, tmp_path: Path) -> None:
+    events = blanked()
+    events["npho"][12:14, geometry.face_sensors("us")] = 1e10
+    rootio.write(tmp_path / "in.root", events)
+    for path in (exported, trained):
+        report = predict_files(xecml.load_model(path), [tmp_path / "in.root"], tmp_path / "p.root")
+        assert report.answered.line().startswith(
+            "Of 20 events: 8 not answered (no valid count); 4 without an answer for the time (no valid time); "
+            "2 answered on fewer sensors than the training had (us 2); 4 answered on fewer times"
+        )
+        table = read_all(tmp_path / "p.root")
+        assert table["n_valid"].dtype == table["n_timed"].dtype == np.int32
+        np.testing.assert_array_equal(table["n_valid"], valid_counts(events["npho"]).sum(1))
+        np.testing.assert_array_equal(table["n_timed"], valid_times(events["npho"], events["time"]).sum(1))
+        assert np.isnan(table["pred_u"]).tolist() == (table["n_valid"] == 0).tolist()
+        assert np.isnan(table["pred_timing"]).tolist() == (table["n_timed"] == 0).tolist()
+
+
+def test_an_export_that_answers_what_was_not_measured_is_refused(
+    exported: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph = xecml.load_model(trained), xecml.load_model(exported)
+    assert isinstance(model, predictions.TorchModel)
+    assert isinstance(graph, predictions.OnnxModel)
+    assert max(_compare(model, graph, model.tasks).values()) < 1e-4
+    predict = graph.predict
+    monkeypatch.setattr(graph, "predict", lambda *inputs: {k: np.nan_to_num(v) for k, v in predict(*inputs).items()})
+    with pytest.raises(InputError, match="differ by inf"):
+        _compare(model, graph, model.tasks)
+
+
+def test_outputs_that_are_no_root_files_by_name_are_refused(exported: Path, sample: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"p\.txt would be a ROOT file; give it a name that ends in \.root"):
+        predict_files(xecml.load_model(exported), [sample / "test.root"], tmp_path / "p.txt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sixteen_bit_arithmetic_agrees(trained: Path) -> None:

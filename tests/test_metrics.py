@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ from xecml.evaluation.tables import (
     residuals,
     same_events,
     truth_columns,
-    with_predictions,
 )
 from xecml.events import INVALID
 from xecml.resolution import Resolution
@@ -139,10 +138,72 @@ def test_depth_bins_partition_the_sample(table: Columns) -> None:
     assert list(metrics.evaluate(without_depth).figures["u"]) == ["all"]
 
 
+def test_heads_of_tables_carry_the_events_in_their_bin(table: Columns) -> None:
+    e = metrics.evaluate(table)
+    deep = int((table["true_w"] >= 10).sum())
+    assert e.events == {b: r.n for b, r in e.figures["u"].items()}
+    assert [e.title(b) for b in ("all", "w > 10 cm")] == ["3000 events, all depths", f"{deep} events, w > 10 cm"]
+    one = metrics.evaluate({"pred_u": np.ones(1), "true_u": np.zeros(1)})
+    assert one.title("all") == "1 event"
+
+
+def test_what_was_not_answered_is_counted_and_left_out(table: Columns) -> None:
+    lost = {k: v.copy() for k, v in table.items()}
+    for name in [k for k in lost if k.startswith("pred_")]:
+        lost[name][: 90 if name == "pred_timing" else 60] = np.nan
+    results = metrics.compare({"net": lost, "mean": metrics.constant_table(lost, {"u": 0.0})})
+    whole = metrics.evaluate({k: v[60:] for k, v in table.items()})
+    e = results[0]
+    assert (e.n_events, e.events["all"], e.figures["timing"]["all"].n_not_finite) == (3000, 3000, 90)
+    assert e.figures["u"]["all"].s68 == whole.figures["u"]["all"].s68
+    assert e.opening["all"].q68 == whole.opening["all"].q68
+    headers, rows = metrics.summary(results)
+    assert headers[5:] == ["tail [%]", "left out", "s68 mean"]
+    assert {row[0]: row[6] for row in rows} == dict.fromkeys((r[0] for r in rows), "60") | {"time": "90"}
+    assert {len(row) for row in rows} == {len(headers)}
+    assert "left out" not in metrics.summary([whole])[0]
+    nothing = metrics.evaluate(table | {"pred_theta": np.full(3000, np.nan)})
+    assert "theta" not in nothing.figures
+    assert nothing.opening == {}
+
+
+def test_truth_that_cannot_be_is_named_and_left_out(table: Columns) -> None:
+    odd = {k: v.copy() for k, v in table.items()}
+    odd["true_energy"][:4], odd["true_theta"][:3], odd["true_energy"][4] = -0.01, -20.0, INVALID
+    e = metrics.evaluate(odd)
+    assert [e.figures[q]["all"].n_not_finite for q in ("energy", "energy_relative", "theta", "phi")] == [5, 5, 3, 0]
+    assert e.warnings == (
+        "true_energy is not above 0 in 4 of 3000 events; these are left out.",
+        "true_theta is not within 0 and 180 degrees in 3 of 3000 events; these are left out.",
+    )
+    assert (
+        e.figures["energy"]["all"].s68
+        == metrics.evaluate({k: v[5:] for k, v in table.items()}).figures["energy"]["all"].s68
+    )
+    none = metrics.evaluate(table | {"true_energy": -table["true_energy"]})
+    assert "energy" not in none.figures
+    assert "in 3000 of 3000 events" in none.warnings[0]
+
+
+def test_another_model_beside_shows_its_errors(table: Columns) -> None:
+    rng = np.random.default_rng(8)
+    other = table | {"pred_u": table["true_u"] + rng.normal(0, 0.5, 3000)}
+    results = metrics.compare({"net": table, "other": other, "mean": metrics.constant_table(table, {"u": 0.0})})
+    results[1] = replace(results[1], rival=True)
+    by_name = {row[0]: row for row in metrics.summary(results)[1]}
+    r = results[1].figures["u"]["all"]
+    assert by_name["u"][6] == metrics.with_error(r.s68, r.s68_error)
+    assert by_name["opening angle"][6].count("\N{PLUS-MINUS SIGN}") == 1
+    assert "\N{PLUS-MINUS SIGN}" not in by_name["u"][7]
+
+
 def test_classes(table: Columns) -> None:
     more = table | {"true_n_gamma": np.arange(3000) % 5}
     right = np.arange(3000) % 4 != 0
     more["pred_n_gamma"] = np.eye(5)[np.where(right, more["true_n_gamma"], (more["true_n_gamma"] + 1) % 5)]
+    assert metrics.evaluate(more).n_gamma_accuracy == 0.75
+    # neither an event without an answer, whose largest probability is the first, nor one without truth counts
+    more["pred_n_gamma"][:8], more["true_n_gamma"] = np.nan, np.where(np.arange(3000) < 12, -1, more["true_n_gamma"])
     assert metrics.evaluate(more).n_gamma_accuracy == 0.75
 
 
@@ -174,6 +235,8 @@ def test_directions_below_the_vertex_spread_are_a_leak(theta: float, phi: float,
 def test_the_limit_needs_five_errors_and_signal_vertices() -> None:
     few = Resolution(40, 0, s68=2.9, s68_error=0.4)
     assert metrics.leak_warnings({"theta": {"all": few}}) == ()
+    three = Resolution(3, 0, s68=0.58, s68_error=0.32)  # what the bootstrap of three events gives
+    assert metrics.leak_warnings({"phi": {"all": replace(three, s68=0.1, s68_error=0.1)}}) == ()
     many = Resolution(4000, 0, s68=2.9, s68_error=0.04)
     (warning,) = metrics.leak_warnings({"theta": {"all": many}})
     assert "theta s68 2.90 \N{PLUS-MINUS SIGN} 0.04 deg (all)" in warning
@@ -265,6 +328,8 @@ def test_tables_without_common_or_unique_events_are_refused(table: Columns) -> N
         (6836.2, 120.0, "6836 \N{PLUS-MINUS SIGN} 120"),
         (20.284, math.nan, "20.3"),
         (0.0, 0.0, "0"),
+        (1.9043, 3e-7, "1.90"),
+        (2.4e-6, 2e-10, "0"),
         (math.nan, 0.1, "-"),
     ],
 )
@@ -320,69 +385,3 @@ def test_truth_columns_split_branches() -> None:
     np.testing.assert_array_equal(columns["w"], events["uvwTruth"][:, 2])
     np.testing.assert_array_equal(columns["energy"], events["energyTruth"])
     assert columns["emiVec"].shape == (4, 3)
-
-
-# ---------------------------------------------------------------------------------------- trivial predictors
-
-
-def test_mean_truth_is_the_mean_over_all_chunks() -> None:
-    chunks = [point_sources(n, seed=n) for n in (5, 9)]
-    means = metrics.mean_truth(chunks)
-    for name, branch, column in (("theta", "emiAng", 0), ("v", "uvwTruth", 1)):
-        every = np.concatenate([c[branch][:, column] for c in chunks])
-        assert means[name] == pytest.approx(every.mean(), rel=1e-6)
-    energies = np.concatenate([c["energyTruth"] for c in chunks])
-    assert means["energy"] == pytest.approx(energies.mean())
-    assert set(means) == set(WIDTHS)
-    chunks[0]["energyTruth"][:2] = INVALID
-    kept = np.concatenate([chunks[0]["energyTruth"][2:], chunks[1]["energyTruth"]])
-    assert metrics.mean_truth(chunks)["energy"] == pytest.approx(kept.mean())
-
-
-def test_a_constant_has_the_width_of_the_truth(table: Columns) -> None:
-    constant = metrics.constant_table(table, {"u": 1.5, "energy": 0.04})
-    assert np.all(constant["pred_u"] == 1.5)
-    assert "pred_theta" not in constant
-    r = metrics.evaluate(constant).figures["u"]["all"]
-    assert r.bias == pytest.approx(10 * (1.5 - table["true_u"].mean()))
-    assert r.s68 == pytest.approx(10 * 0.683 * 23, rel=0.05)  # of a flat distribution within +-23 cm
-
-
-@pytest.mark.parametrize("power", [1, 2])
-def test_the_centroid_is_the_weighted_mean_of_valid_inner_sensors(power: int) -> None:
-    npho = point_sources(6, seed=2, dead=0.1)["npho"]
-    npho[3, :4092] = INVALID
-    npho[4, 10:20] = np.nan
-    found = metrics.light_centroid(npho, power)
-    uv = geometry.uvw_from_xyz(geometry.positions()[:4092])[:, :2]
-    for i in (0, 1, 2, 4, 5):
-        ok = np.isfinite(npho[i, :4092]) & (npho[i, :4092] < 9e9)
-        expected = np.average(uv[ok], axis=0, weights=npho[i, :4092][ok].astype(float) ** power)
-        np.testing.assert_allclose(found[i], expected, atol=2e-4)
-    assert np.isnan(found[3]).all()
-    for scale in (1e-5, 1e4):
-        scaled = np.where(npho < 9e9, npho * scale, npho)
-        np.testing.assert_allclose(metrics.light_centroid(scaled, power)[0], found[0], atol=1e-4)
-
-
-def test_the_linear_correction_is_found_and_helps_on_other_events() -> None:
-    events = point_sources(600, seed=5)
-    truth = events["uvwTruth"]
-    raw = metrics.light_centroid(events["npho"])
-    coefficients = metrics.fit_linear(raw[:300], truth[:300])
-    corrected = metrics.apply_linear(coefficients, raw[300:])
-    before, after = (np.std(x - truth[300:, :2], axis=0) for x in (raw[300:], corrected))
-    assert np.all(after < 0.7 * before)
-    exact = metrics.fit_linear(raw, 0.5 + raw @ np.array([[2.0, 0.1], [0.0, 3.0]]))
-    np.testing.assert_allclose(exact, [[0.5, 0.5], [2.0, 0.1], [0.0, 3.0]], atol=1e-9)
-    with pytest.raises(InputError, match="Only 0 events with light"):
-        metrics.fit_linear(np.full((20, 2), np.nan), truth[:20])
-
-
-def test_the_centroid_as_a_table(table: Columns) -> None:
-    uv = np.stack([table["true_u"] + 0.1, table["true_v"]], 1)
-    centroid = metrics.centroid_table(table, uv)
-    e: Any = metrics.evaluate(centroid)
-    assert list(e.figures) == ["u", "v"]
-    assert e.figures["u"]["all"].bias == pytest.approx(1.0)
-    assert "sigma_u" not in with_predictions(table | {"sigma_u": uv}, {"u": uv[:, 0]})

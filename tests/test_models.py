@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,17 @@ from xecml.data.batch import Batch
 from xecml.deploy.export import TOLERANCE, export
 from xecml.errors import InputError
 from xecml.evaluation.metrics import pull
-from xecml.events import TASKS
+from xecml.events import TASKS, relative_quantities
 from xecml.models.build import build_regressor
 from xecml.models.compact import PRESETS, tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
 from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums, mean_around
-from xecml.models.regressor import Regressor
+from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.recipes import load_config
 from xecml.training import checkpoint
-from xecml.training.regress import RegressionLoss
+from xecml.training.regress import RegressionLoss, TrainingStep, fit_targets
 
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 ALL = ("angle", "energy", "timing", "uvwFI")
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -130,10 +132,90 @@ def test_hidden_sensors_enter_exactly_as_dead_ones(model: Regressor, events: dic
         assert torch.equal(hidden[task], never[task])
 
 
-def test_an_event_without_light_gives_finite_answers(model: Regressor) -> None:
+LAYOUTS = {
+    "tiny": ["model.preset=tiny"],
+    "compact": ["model.preset=compact"],
+    "tiny, relative": ["model.preset=tiny", "data.npho_branch=relative_npho", "data.time_branch=relative_time"],
+    "reference": ["model.preset=reference"],
+    "original": ["model.layout=original", "data.npho_branch=relative_npho", "data.time_branch=relative_time"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_event_without_a_measurement_has_no_answer(layout: str, events: dict[str, np.ndarray]) -> None:
+    """In use NaN: everything without a count, the time alone without times; in training numbers."""
+    relative = "data.npho_branch=relative_npho" in LAYOUTS[layout]
+    heads = HEADS if not relative else [h for h in HEADS if h.split(".")[1][:6] not in ("energy", "timing")]
+    off = [f"tasks.{task}.enabled=false" for task in ("energy", "timing")] if relative else []
+    torch.manual_seed(0)
+    network = build_regressor(load_config(None, [*LAYOUTS[layout], *off, *heads, "model.hidden_dim=8"]))
+    npho, time = (events[name][:6].copy() for name in ("npho", "time"))
+    if relative:
+        npho, time = (x.astype(np.float32) for x in relative_quantities(npho, time))
+    for event, nothing in enumerate((1e10, 0.0, np.nan)):
+        npho[event] = nothing
+    npho[3, : geometry.N_SIPM] = 1e10  # some are left
+    time[4] = 1e10
     with torch.no_grad():
-        answers = model(*inputs(np.full((2, 4760), 1e10, np.float32), np.full((2, 4760), 1e10, np.float32)))
-    assert all(a.isfinite().all() for a in answers.values())
+        answers, kept = network.eval()(*inputs(npho, time)), network.train()(*inputs(npho, time))
+    assert set(answers) == set(network.outputs())
+    for name, values in answers.items():
+        lost = np.array([True, True, True, False, name.removeprefix("sigma_") == "timing", False])
+        answered = values.isfinite().reshape(6, -1)
+        assert answered.all(1).tolist() == answered.any(1).tolist() == (~lost).tolist(), name
+        assert kept[name].isfinite().all()
+
+
+def test_events_without_a_measurement_do_not_touch_what_is_fitted_or_learnt(
+    events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]
+) -> None:
+    """Means, widths and anchors are those of the others, and such events have no part in loss and gradient."""
+    holed = {name: events[name].copy() for name in ("npho", "time")}
+    holed["npho"][:40], holed["time"][40:70] = 1e10, np.nan
+    batches, networks = [], []
+    for rows, arrays in ((slice(0, 300), holed), (slice(40, 300), holed), (slice(70, 300), events)):
+        n, t, valid, timed = inputs(arrays["npho"][rows], arrays["time"][rows])
+        number = torch.arange(len(n))
+        batches.append(Batch(n, t, valid, timed, {k: y[rows] for k, y in truth.items()}, number, number))
+        torch.manual_seed(0)
+        networks.append(Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL))
+        fit_targets(networks[-1], [batches[-1]])
+    for name, buffer in networks[0].named_buffers():
+        if name != SENSORS_SEEN:
+            torch.testing.assert_close(buffer, networks[1].get_buffer(name), rtol=1e-5, atol=1e-12, msg=name)
+    for part in ("width", "truth_mean"):
+        of_time = (network.get_buffer(f"timing_{part}") for network in (networks[0], networks[2]))
+        torch.testing.assert_close(*of_time, rtol=1e-3, atol=1e-12)
+    step = TrainingStep(networks[0], RegressionLoss(load_config(TINY)))
+    gradients = []
+    for batch in (batches[0], replace(batches[0], truth={k: y.clone() for k, y in batches[0].truth.items()})):
+        if gradients:
+            for task, y in batch.truth.items():
+                y[: 70 if task == "timing" else 40] += 1e3
+        networks[0].zero_grad()
+        total, _ = step(batch)
+        total.backward()
+        gradients.append([p.grad.clone() for p in networks[0].parameters() if p.grad is not None])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+def test_a_task_that_nothing_is_measured_for_is_refused(
+    events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]
+) -> None:
+    number = torch.arange(300)
+    for branch, message in (
+        ("time", "No training event has a valid time, so that 'timing'"),
+        ("npho", "a valid count"),
+    ):
+        n, t, valid, timed = inputs(
+            *(np.full_like(events[b], 1e10) if b == branch else events[b] for b in ("npho", "time"))
+        )
+        network = Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL)
+        with pytest.raises(InputError, match=message):
+            fit_targets(network, [Batch(n, t, valid, timed, truth, number, number)])
+    n, t, valid, timed = (x[:1] for x in inputs(events["npho"], events["time"]))
+    with pytest.raises(InputError, match="a single training event"):
+        fit_targets(network, [Batch(n, t, valid, timed, {k: y[:1] for k, y in truth.items()}, number[:1], number[:1])])
 
 
 def test_a_target_that_does_not_vary_is_refused(events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]) -> None:

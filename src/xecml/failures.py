@@ -123,7 +123,7 @@ def _unexpected(error: BaseException, *, shown: bool) -> str:
         return f"{what}; the traceback stands above, please report it."
     try:
         file = _write_traceback(error)
-    except OSError:
+    except (OSError, InputError):
         return f"{what}; run it again with --debug to see the details, and please report them."
     return f"{what}; details in {file}; please report them."
 

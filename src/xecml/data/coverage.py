@@ -145,11 +145,11 @@ def _words(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     padded = np.zeros((len(mask), sum(_ROWS), _WIDE), bool)
     row = 0
     for first, rows, columns in (rectangle for face in _RECTANGLES for rectangle in face):
-        part = mask[:, first : first + rows * columns].reshape(-1, rows, columns)
+        part = mask[:, first : first + rows * columns].reshape(len(mask), rows, columns)
         padded[:, row : row + rows, :columns] = part
         row += rows
     # the lowest byte first, as x86 and Arm have numbers
-    return np.packbits(padded.reshape(len(mask), -1), axis=1, bitorder="little").view(np.uint64)
+    return np.packbits(padded.reshape(len(mask), padded.shape[1] * _WIDE), axis=1, bitorder="little").view(np.uint64)
 
 
 def _bright(npho: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
