@@ -16,6 +16,7 @@ from xecml.evaluation import artifacts
 from xecml.evaluation.predictions import TorchModel, load_model
 from xecml.evaluation.tables import read_table
 from xecml.evaluation.worst import EventLosses, WorstEvents
+from xecml.events import INVALID
 from xecml.recipes import load_config
 from xecml.training import checkpoint, loop
 
@@ -75,6 +76,7 @@ def test_tables_hold_what_the_model_says(run: tuple[loop.Result, Config, list[Pa
     said = load_model(result.best).predict(events["npho"], events["time"])
     table = read_table(result.folder / "validation_results_one.root")
     assert len(table["event"]) == 256
+    np.testing.assert_array_equal(table["n_valid"], (events["npho"] < 9e9).sum(1))
     np.testing.assert_array_equal(table["event"], events["event"])
     np.testing.assert_allclose(table["pred_energy"], said["energy"], rtol=1e-5)
     np.testing.assert_allclose(np.stack([table[f"pred_{c}"] for c in "uvw"], 1), said["uvwFI"], atol=1e-4)
@@ -127,6 +129,13 @@ def test_the_loss_of_an_event_is_the_configured_one(
     factors = (1, 3) if balance == "manual" else (0.5 * np.exp(-0.4), 1.5 * np.exp(0.2))
     total = factors[0] * by_hand["energy"] + factors[1] * by_hand["uvwFI"]
     np.testing.assert_allclose(losses["total"], total, rtol=1e-4, atol=1e-6)
+    # what an event cannot tell is not its worst answer
+    blank = events | {"npho": np.where(np.arange(256)[:, None] % 2, events["npho"], np.float32(INVALID))}
+    said = model.predict(blank["npho"], blank["time"])
+    losses = EventLosses(model, config)(blank, said, model.branches)
+    assert np.isnan(said["energy"]).sum() == 128
+    assert not losses["uvwFI"][::2].any()
+    np.testing.assert_allclose(losses["uvwFI"][1::2], by_hand["uvwFI"][1::2], rtol=1e-4, atol=1e-6)
 
 
 def test_the_worst_are_found_across_chunks() -> None:

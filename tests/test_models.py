@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,11 @@ from xecml.models.build import build_regressor
 from xecml.models.compact import PRESETS, tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
 from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums, mean_around
-from xecml.models.regressor import SENSORS_SEEN, Regressor
+from xecml.models.regressor import Regressor
 from xecml.recipes import load_config
 from xecml.training import checkpoint
-from xecml.training.regress import RegressionLoss, TrainingStep, fit_targets
+from xecml.training.regress import RegressionLoss
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 ALL = ("angle", "energy", "timing", "uvwFI")
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -164,58 +162,6 @@ def test_an_event_without_a_measurement_has_no_answer(layout: str, events: dict[
         answered = values.isfinite().reshape(6, -1)
         assert answered.all(1).tolist() == answered.any(1).tolist() == (~lost).tolist(), name
         assert kept[name].isfinite().all()
-
-
-def test_events_without_a_measurement_do_not_touch_what_is_fitted_or_learnt(
-    events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]
-) -> None:
-    """Means, widths and anchors are those of the others, and such events have no part in loss and gradient."""
-    holed = {name: events[name].copy() for name in ("npho", "time")}
-    holed["npho"][:40], holed["time"][40:70] = 1e10, np.nan
-    batches, networks = [], []
-    for rows, arrays in ((slice(0, 300), holed), (slice(40, 300), holed), (slice(70, 300), events)):
-        n, t, valid, timed = inputs(arrays["npho"][rows], arrays["time"][rows])
-        number = torch.arange(len(n))
-        batches.append(Batch(n, t, valid, timed, {k: y[rows] for k, y in truth.items()}, number, number))
-        torch.manual_seed(0)
-        networks.append(Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL))
-        fit_targets(networks[-1], [batches[-1]])
-    for name, buffer in networks[0].named_buffers():
-        if name != SENSORS_SEEN:
-            torch.testing.assert_close(buffer, networks[1].get_buffer(name), rtol=1e-5, atol=1e-12, msg=name)
-    for part in ("width", "truth_mean"):
-        of_time = (network.get_buffer(f"timing_{part}") for network in (networks[0], networks[2]))
-        torch.testing.assert_close(*of_time, rtol=1e-3, atol=1e-12)
-    step = TrainingStep(networks[0], RegressionLoss(load_config(TINY)))
-    gradients = []
-    for batch in (batches[0], replace(batches[0], truth={k: y.clone() for k, y in batches[0].truth.items()})):
-        if gradients:
-            for task, y in batch.truth.items():
-                y[: 70 if task == "timing" else 40] += 1e3
-        networks[0].zero_grad()
-        total, _ = step(batch)
-        total.backward()
-        gradients.append([p.grad.clone() for p in networks[0].parameters() if p.grad is not None])
-    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
-
-
-def test_a_task_that_nothing_is_measured_for_is_refused(
-    events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]
-) -> None:
-    number = torch.arange(300)
-    for branch, message in (
-        ("time", "No training event has a valid time, so that 'timing'"),
-        ("npho", "a valid count"),
-    ):
-        n, t, valid, timed = inputs(
-            *(np.full_like(events[b], 1e10) if b == branch else events[b] for b in ("npho", "time"))
-        )
-        network = Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL)
-        with pytest.raises(InputError, match=message):
-            fit_targets(network, [Batch(n, t, valid, timed, truth, number, number)])
-    n, t, valid, timed = (x[:1] for x in inputs(events["npho"], events["time"]))
-    with pytest.raises(InputError, match="a single training event"):
-        fit_targets(network, [Batch(n, t, valid, timed, {k: y[:1] for k, y in truth.items()}, number[:1], number[:1])])
 
 
 def test_a_target_that_does_not_vary_is_refused(events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]) -> None:

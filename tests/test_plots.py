@@ -237,3 +237,24 @@ def test_awkward_samples_are_drawn_without_warnings(tables: dict[str, Columns]) 
     one = {"pred_u": np.array([1.0]), "true_u": np.array([1.1])}
     for figure in plots.resolution_figures({"net": one}):
         figure.draw_without_rendering()
+    same = {k: np.repeat(v[:1], 25, axis=0) for k, v in only(tables["net"], "u", "energy").items()}
+    for figure in plots.resolution_figures({"net": same}):
+        figure.draw_without_rendering()
+
+
+def test_events_without_an_answer_are_drawn_as_such(tables: dict[str, Columns]) -> None:
+    """Some have no prediction at all, one model beside has none of the direction, and the truth of some cannot be."""
+    holed = {k: v.copy() for k, v in only(tables["net"], "energy", "theta", "phi").items()}
+    for name in ("pred_energy", "pred_theta", "pred_phi"):
+        holed[name][:30] = np.nan
+    holed["sigma_energy"] = np.where(np.arange(800) < 30, np.nan, 1e-3)
+    holed["true_energy"][30:40] = -0.02
+    blind = holed | {name: np.full(800, np.nan) for name in ("pred_theta", "pred_phi")}
+    pages = list(plots.resolution_figures({"net": holed, "blind": blind}))
+    for figure in pages:
+        figure.draw_without_rendering()
+    assert "40 events without value" in texts(pages[3])
+    assert "left out" in texts(pages[0])
+    assert "800 events, all depths" in texts(pages[0])
+    (drawn,) = (p.get_data() for p in pages[-1].axes[0].patches if isinstance(p, StepPatch))
+    assert drawn[0].sum() == 760

@@ -142,14 +142,14 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
     model = results[0]
     figure = _page(title, f"Resolution of {named(model.name)}, {number_of(model.n_events)}, against {model.reference}")
     bins = [b for b in (ALL, *DEPTHS) if model.events.get(b)]
-    parts = figure.subplots(len(bins), 1, squeeze=False)[:, 0]
-    for axes, name in zip(parts, bins, strict=True):
+    for axes, name in zip(figure.subplots(len(bins), 1, squeeze=False)[:, 0], bins, strict=True):
         axes.set_axis_off()
         headers, rows = summary(results, name)
         axes.set_title(model.title(name), loc="left", fontweight="bold")
         drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(8)
+        drawn.auto_set_column_width(range(len(headers)))
         for cell in drawn.get_celld().values():
             cell.set(edgecolor="0.75", linewidth=0.5)
     if model.warnings:
