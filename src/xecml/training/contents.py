@@ -153,7 +153,10 @@ class _Run(Content):
         if self.batch_in_epoch and "loss" not in self.sums.sums:
             raise ValueError("it stands within an epoch, and has no sums of it")
         for states in self.random_states:
-            _check_random_state(states if isinstance(states, Tensor) else (states or [torch.empty(0)])[0])
+            own, *of_gpus = [states] if isinstance(states, Tensor) else states or [torch.empty(0)]
+            _check_random_state(own)
+            if any(state.dtype != torch.uint8 or state.ndim != 1 for state in of_gpus):
+                raise ValueError("'random_states' is of no random generator")
         return self
 
 
