@@ -17,7 +17,6 @@ from xecml.errors import InputError
 from xecml.evaluation import display
 from xecml.evaluation.check import CheckReport, check_files
 from xecml.evaluation.checkpage import draw_check, save_check
-from xecml.evaluation.sensors import SensorStatistics
 from xecml.evaluation.style import drawable
 from xecml.events import INVALID, relative_quantities
 
@@ -72,6 +71,16 @@ def test_the_statistics_of_sensors_are_those_of_the_events(tmp_path: Path, healt
 Illness = Callable[[Columns], Columns]
 
 
+def dark(ids: np.ndarray | list[int]) -> Illness:
+    def apply(c: Columns) -> Columns:
+        npho, time = c["npho"].copy(), c["time"].copy()
+        npho[:, ids] = INVALID
+        time[:, ids] = INVALID
+        return c | {"npho": npho, "time": time}
+
+    return apply
+
+
 def scaled(branch: str, factor: float) -> Illness:
     def apply(c: Columns) -> Columns:
         values = np.where(c[branch] < 9e9, c[branch] * factor, c[branch]).astype("f4")
@@ -80,7 +89,7 @@ def scaled(branch: str, factor: float) -> Illness:
     return apply
 
 
-def changed(branch: str, event: int, value: float | list[float]) -> Illness:
+def changed(branch: str, event: int | list[int], value: float | list[float]) -> Illness:
     def apply(c: Columns) -> Columns:
         values = c[branch].copy()
         values[event] = value
@@ -153,6 +162,8 @@ WARNINGS: list[tuple[str, Illness, str]] = [
         lambda c: c | {"time": c["time"] + 3e-6 * (c["time"] < 1)},
         "time leaves the range -1 to 3",
     ),
+    ("no count", changed("npho", 2, 1e10), "1 of 12 events without any valid count: a model answers NaN."),
+    ("no time", changed("time", [0, 3], np.nan), "2 of 12 events without any valid time: a model answers no time."),
     ("no numbers", without("run"), "Events have no run and event numbers"),
     ("repeated", changed("event", 3, 4), "1 event repeats the run and event number of another"),
     (
@@ -175,83 +186,41 @@ def test_warnings_leave_a_file_usable(tmp_path: Path, few: Columns, illness: Ill
     assert any(sentence in m for m in found) if sentence else found == []
 
 
+@pytest.mark.parametrize(
+    ("missing", "jobs", "verdict"),
+    [
+        ((), "yes (angle, energy, timing, uvwFI, angleVec, n_gamma)", ("ok", "Nothing to remark.")),
+        (("emiAng", "emiVec", "uvwTruth", "nGamma"), "yes (energy, timing)", ("ok", "Nothing to remark.")),
+        (
+            ("emiAng", "emiVec", "uvwTruth", "nGamma", "energyTruth", "timeTruth", "xyzTruth"),
+            "no, there is no truth",
+            ("ok", "No truth: predict yes, train regress and evaluate no."),
+        ),
+    ],
+)
+def test_the_verdict_is_by_job(
+    tmp_path: Path, few: Columns, missing: tuple[str, ...], jobs: str, verdict: tuple[str, str]
+) -> None:
+    report = check(tmp_path, without(*missing)(few))
+    rows = {subject: (severity, text) for subject, severity, text in report.rows()}
+    assert rows["jobs"][1] == f"predict, inpaint, train mae and inpaint: yes; train regress and evaluate: {jobs}"
+    assert rows["verdict"] == verdict
+    assert draw_check(report).get_suptitle().splitlines()[1] == verdict[1]
+
+
+def test_what_relative_quantities_cannot_teach_is_no_job_of_theirs(tmp_path: Path, few: Columns) -> None:
+    report = check(tmp_path, without("npho", "time")(relative(few)))
+    assert report.tasks == ("angle", "uvwFI", "angleVec", "n_gamma")
+    assert report.verdict() == ("ok", "Can be used, with 1 warning.")
+    assert check(tmp_path, without("time")(few)).rows()[3] == ("jobs", "", "none: there are no counts and times")
+    assert check(tmp_path, scaled("time", 1e9)(few)).verdict() == ("error", "Should not be used as it is.")
+    unmeasured = few | {"energyTruth": np.full(12, INVALID, np.float32)}
+    assert "energy" not in check(tmp_path, unmeasured).tasks
+
+
 def test_a_wrong_unit_is_said_once(tmp_path: Path, few: Columns) -> None:
     report = check(tmp_path, scaled("uvwTruth", 10)(few))
     assert [f.where for f in report.findings] == ["uvwTruth"]
-
-
-# ---------------------------------------------------------------------------------------- faces and channels
-
-
-def dark(ids: np.ndarray | list[int]) -> Illness:
-    def apply(c: Columns) -> Columns:
-        npho, time = c["npho"].copy(), c["time"].copy()
-        npho[:, ids] = INVALID
-        time[:, ids] = INVALID
-        return c | {"npho": npho, "time": time}
-
-    return apply
-
-
-@pytest.mark.parametrize("face", geometry.FACES)
-def test_a_dead_face_is_an_error(tmp_path: Path, few: Columns, face: str) -> None:
-    report = check(tmp_path, dark(geometry.face_sensors(face))(few))
-    assert messages(report, "error") == [f"The face {face} has no light in any of 12 events."]
-    assert report.sensors is not None
-    assert report.sensors.invalid_fraction()[face] == 1
-
-
-def test_dead_channels_are_counted_with_enough_events(tmp_path: Path, healthy: Columns, few: Columns) -> None:
-    dead = [7, 2000, 2001, 2044, 4100, 4400, 4600, 4759]
-    report = check(tmp_path, dark(dead)(healthy))
-    assert report.sensors is not None
-    assert report.sensors.dead().tolist() == dead
-    assert report.usable
-    (message,) = messages(report, "warning")
-    assert message == "8 channels are dead, never lit in 200 events: 7, 2000, 2001, 2044, 4100, 4400, 4600, 4759."
-    # of a dozen events many sensors see nothing
-    assert check(tmp_path, dark(dead)(few)).findings == ()
-
-
-def test_a_mostly_dead_face_is_an_error(tmp_path: Path, healthy: Columns) -> None:
-    report = check(tmp_path, dark(geometry.face_sensors("top")[:50])(healthy))
-    assert messages(report, "error") == ["68.5 % of the channels of face top are dead."]
-
-
-def test_dim_sensors_are_not_dead() -> None:
-    """Light of one place for a long time: the far side is dark, and nobody's fault."""
-    occupancy = np.where(np.arange(4760) < 2000, 0.0, 0.02)
-    for events, dead in ((200, 0), (5000, 2000)):
-        s = SensorStatistics("npho", events, occupancy, occupancy, np.ones(4760), np.ones(4760))
-        assert len(s.dead()) == dead
-
-
-def test_neighbours_of_dead_channels_are_not_hot() -> None:
-    """Lit in every event, as all that live around: dead ones must not make a channel look strange."""
-    occupancy, count = np.ones(4760), np.full(4760, 100.0)
-    rng = np.random.default_rng(0)
-    occupancy[rng.choice(4760, 1400, replace=False)] = 0.0
-    count[occupancy == 0] = np.nan
-    assert SensorStatistics("npho", 1000, occupancy, occupancy, count, count).hot().size == 0
-    # one that is always lit among some that are mostly is hot, whatever its count
-    mostly = np.where(np.arange(4760) == 2000, 1.0, 0.85)
-    s = SensorStatistics("npho", 1000, mostly, mostly, np.full(4760, 100.0), np.full(4760, 100.0))
-    assert s.hot().tolist() == [2000]
-
-
-def test_hot_channels_stand_out_of_their_neighbours(tmp_path: Path, healthy: Columns) -> None:
-    npho, time = healthy["npho"].copy(), healthy["time"].copy()
-    for bright in (1500, 4300):
-        npho[:, bright] = np.where(npho[:, bright] < 9e9, 9 * npho[:, bright], INVALID)
-    corner = 43  # seldom lit, but for noise in every event
-    npho[:, corner], time[:, corner] = 9.0, 1e-8
-    report = check(tmp_path, healthy | {"npho": npho, "time": time})
-    assert report.sensors is not None
-    assert report.sensors.hot().tolist() == [corner, 1500, 4300]
-    assert messages(report, "warning")[0].startswith("3 channels are hot")
-    gain = np.random.default_rng(1).uniform(0.6, 1.6, 4760)
-    moderate = np.where(healthy["npho"] < 9e9, healthy["npho"] * gain, INVALID)
-    assert check(tmp_path, healthy | {"npho": moderate.astype("f4")}).findings == ()
 
 
 # ------------------------------------------------------------------------------------------- files and reports
@@ -261,6 +230,7 @@ def test_an_empty_tree_is_an_error(tmp_path: Path, few: Columns) -> None:
     report = check(tmp_path, {k: v[:0] for k, v in few.items()})
     assert messages(report, "error") == ["The tree 'tree' has no events."]
     assert report.n_events == 0
+    assert report.rows()[3] == ("jobs", "", "none: there are no events")
 
 
 def test_several_files_are_judged_together(tmp_path: Path, few: Columns) -> None:

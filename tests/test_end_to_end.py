@@ -129,6 +129,8 @@ def test_bad_input_is_one_sentence_and_status_two(tmp_path: Path, xec: Xec, samp
         (("display", test, "--event", 999, "--out", tmp_path / "e.png"), "has no entry 999"),
         (("display", test, "--event", 1, "--out", tmp_path / "e.gif"), ".pdf or .png"),
         (("simulate", tmp_path / "s.root", "-n", 5, "--energy", "much"), "is no energy"),
+        (("simulate", tmp_path / "s.txt", "-n", 5), "a name that ends in .root"),
+        (("inpaint", "point_source", test, "--out", tmp_path / "i.dat"), "a name that ends in .root"),
         (("simulate", tmp_path / "s.root", "-n", 5, "--vertex", "target"), "vertex"),
         (("info", tmp_path / "notes.txt"), "Cannot tell"),
         (("info",), "Name a file"),

@@ -95,11 +95,13 @@ class CheckReport:
         return f"predict, inpaint, train mae and inpaint: yes; train regress and evaluate: {truth}"
 
     def _unanswered(self) -> str:
-        if self.sensors is None:
+        """How many events a model has no answer for, for the line of events."""
+        if self.sensors is None or not self.n_events:
             return ""
-        return (
-            f"; {self.sensors.without_count} without any valid count, {self.sensors.without_time} more without a time"
-        )
+        count, time = self.sensors.without_count, self.sensors.without_time
+        if not count + time:
+            return "; none is without a valid count or time"
+        return f"; {count} without any valid count, {time} more without any valid time"
 
     def text(self) -> str:
         """The rows as lines of plain text."""
