@@ -114,9 +114,11 @@ def train(
 
 def _last_line(result: Result, artifacts: int) -> str:
     """What a training left, in one line."""
+    from xecml.events import number_of
+
     minutes = f"{result.seconds / 60:.1f} minutes"
     if result.stopped:
         what = "best checkpoint so far" if result.validated else "no epoch was validated yet"
         return f"Stopped ({result.stopped}) after {minutes}; {what}: {result.best}."
-    more = f" and {artifacts} artifacts beside it" if artifacts else ""
+    more = f" and {number_of(artifacts, 'artifact')} beside it" if artifacts else ""
     return f"Best checkpoint: {result.best} ({minutes}){more}."

@@ -91,11 +91,11 @@ class ModelConfig(_Section):
         False, description="regress: a linear path beside each head, which starts as a fit where the encoder is given"
     )
     drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
-    mask_ratio: Positive = Field(
-        0.6, lt=1, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
+    mask_ratio: Fraction = Field(
+        0.6, ge=1e-3, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
     )
     decoder: Literal["light", "reference"] = Field("light", description="mae: what rebuilds the sensors")
-    decoder_width: Count = Field(128, le=4096, description="mae: patterns over the detector of the light decoder")
+    decoder_width: Count = Field(128, le=1024, description="mae: patterns over the detector of the light decoder")
     inpaint_heads: Literal["nearest", "faces", "both"] = Field(
         "nearest",
         description="inpaint: from the nearest sensors and a window at the hot spot, from maps of the faces, or both",

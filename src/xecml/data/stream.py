@@ -27,7 +27,7 @@ from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers, keep_freed_memory
 from xecml.data.filling import Layout, fill
 from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.errors import InputError
-from xecml.events import branch_names
+from xecml.events import branch_names, number_of
 
 __all__ = ["Batch", "EventStream", "buffer_events"]
 
@@ -105,14 +105,15 @@ class EventStream:
         self._ranges = Ranges.of([part.ranges for part in self._parts])
         self.n_events = self._ranges.n_events
         if shuffle and self.n_events < batch_size * world:
+            hold = "and the others hold" if len(self.files) > 1 else "holds"
             raise InputError(
-                f"{self.files[0]}{' and the others hold' if len(self.files) > 1 else ' holds'} {self.n_events} events, "
+                f"{self.files[0]} {hold} {number_of(self.n_events)}, "
                 f"fewer than one batch of {batch_size}{f' for each of {world} processes' if world > 1 else ''}; "
                 "use more events or a smaller batch."
             )
         if self.n_events < world:
             raise InputError(
-                f"{self.files[0]} holds {self.n_events} events, fewer than {world} processes; use more events."
+                f"{self.files[0]} holds {number_of(self.n_events)}, fewer than {world} processes; use more events."
             )
         if missing := [task for task in getattr(weights, "tasks", ()) if task not in tasks]:
             raise InputError(

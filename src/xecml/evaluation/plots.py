@@ -255,7 +255,7 @@ def _draw_tails(axes: Axes, samples: Sequence[_Sample], label: str) -> None:
         axes.stairs(np.histogram(inside, edges)[0], edges, color=s.colour)
     for side in (-3, 3):
         axes.axvline(r.median + side * r.s68, color="0.4", lw=0.8, ls=":")
-    lost = f"{r.n_not_finite} events without value" if r.n_not_finite else ""
+    lost = f"{number_of(r.n_not_finite)} without value" if r.n_not_finite else ""
     beyond = with_error(r.tail, r.tail_error, 100)
     axes.set_title(f"beyond 3 s68 (dotted): {beyond} %\n{lost}", fontsize=8.5, loc="left")
     axes.set_yscale("log")

@@ -20,7 +20,7 @@ from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair import Case, RepairReport, light_labels
 from xecml.evaluation.style import COLOURS, STYLE, drawable, metadata, named, save_figure
 from xecml.evaluation.tables import QUANTITIES
-from xecml.events import valid_counts
+from xecml.events import number_of, valid_counts
 from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS
 
@@ -55,7 +55,7 @@ def draw_errors(report: RepairReport) -> Figure:
                 _by_place(place, report, cases[-1], names)
             row[1].set_xlabel(f"{_reference(report)} count [photons]")
         figure.suptitle(
-            f"Filled counts of dead sensors against the {_reference(report)} count, {report.n_events} events"
+            f"Filled counts of dead sensors against the {_reference(report)} count, {number_of(report.n_events)}"
         )
     return figure
 
@@ -113,7 +113,7 @@ def draw_effects(report: RepairReport) -> Figure:
             for place, quantity in zip(row, shown, strict=True):
                 _effect(place, report, [case for case in report.effects if case[0] == pattern], quantity)
         axes[0, 0].legend()
-        figure.suptitle(f"Resolutions after repair, {report.n_events} events")
+        figure.suptitle(f"Resolutions after repair, {number_of(report.n_events)}")
     return figure
 
 

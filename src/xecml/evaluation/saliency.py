@@ -24,7 +24,7 @@ from xecml.errors import InputError
 from xecml.evaluation.display import draw_sensors
 from xecml.evaluation.predictions import TorchModel
 from xecml.evaluation.style import COLOURS, MAP, STYLE, drawable, metadata, named, save_figure
-from xecml.events import TASKS
+from xecml.events import TASKS, number_of
 from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS, face_codes
 from xecml.models.normalise import validity
@@ -144,7 +144,9 @@ def saliency_figures(found: Saliency, *, title: str = "") -> Iterator[Figure]:
     for k, name in enumerate(found.outputs):
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=(17.0, 8.2))
-            figure.suptitle(f"what moves {name}: mean absolute derivative over {found.events} events. {named(title)}")
+            figure.suptitle(
+                f"what moves {name}: mean absolute derivative over {number_of(found.events)}. {named(title)}"
+            )
             for axes, (kind, unit) in zip(figure.subplots(1, 2), _KINDS.items(), strict=True):
                 values = getattr(found, kind)[k]
                 largest = max(float(values.max()), 1e-12)
@@ -155,7 +157,9 @@ def saliency_figures(found: Saliency, *, title: str = "") -> Iterator[Figure]:
 
 def _face_page(found: Saliency, title: str) -> Figure:
     figure = Figure(figsize=(11.7, 5.0))
-    figure.suptitle(f"Derivatives of answers, summed over the sensors of a face; {found.events} events. {named(title)}")
+    figure.suptitle(
+        f"Derivatives of answers, summed over the sensors of a face; {number_of(found.events)}. {named(title)}"
+    )
     for axes, (kind, unit) in zip(figure.subplots(1, 2), _KINDS.items(), strict=True):
         for face, colour, sums in zip(FACES, COLOURS, found.by_face(kind).T, strict=True):
             axes.plot(np.where(sums > 0, sums, np.nan), ls="", marker="o", color=colour, label=face)
@@ -178,7 +182,7 @@ def draw_face_weights(found: Saliency, *, title: str = "") -> Figure:
     """Draw the shares of the faces in each task's derivatives with respect to counts and to times."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.7, 1.8 + 0.45 * len(set(found.tasks))))
-        figure.suptitle(f"Share of each face in what moves an answer; {found.events} events. {named(title)}")
+        figure.suptitle(f"Share of each face in what moves an answer; {number_of(found.events)}. {named(title)}")
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, kind in ((left, "counts"), (right, "times")):
             _draw_shares(axes, found.face_shares(kind))

@@ -150,7 +150,7 @@ def sensor_findings(s: SensorStatistics) -> list[Finding]:
     for face, share in s.invalid_fraction().items():
         if share == 1 and s.n_events:
             severity: Severity = "error" if s.n_events >= MIN_EVENTS_FACE else "warning"
-            found.append(Finding(severity, face, f"The face {face} has no light in any of {s.n_events} events."))
+            found.append(Finding(severity, face, f"The face {face} has no light in any of {number_of(s.n_events)}."))
         elif share > _MOSTLY_INVALID:
             found.append(Finding("warning", face, f"{100 * share:.3g} % of the counts of face {face} are invalid."))
     lit, timed = s.occupancy.sum(), s.timed.sum()

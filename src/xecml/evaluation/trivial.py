@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from xecml.errors import InputError
 from xecml.evaluation.tables import QUANTITIES, Columns, Table, find_column, n_events, truth_columns, with_predictions
-from xecml.events import Chunk, valid_counts
+from xecml.events import Chunk, number_of, valid_counts
 from xecml.geometry import N_SIPM, positions, uvw_from_xyz
 from xecml.resolution import Floats
 
@@ -65,7 +65,7 @@ def fit_linear(centroid: ArrayLike, truth: ArrayLike) -> Floats:
     x, y = np.asarray(centroid, np.float64), np.asarray(truth, np.float64)[:, :2]
     good = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     if good.sum() < 10:
-        raise InputError(f"Only {int(good.sum())} events with light and truth to calibrate the centroid; give ten.")
+        raise InputError(f"Only {number_of(int(good.sum()))} with light and truth to calibrate the centroid; give ten.")
     return np.asarray(np.linalg.lstsq(_with_one(x[good]), y[good], rcond=None)[0])
 
 

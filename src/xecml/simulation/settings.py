@@ -347,7 +347,7 @@ def parse_energy(text: str) -> float | tuple[float, float]:
     except ValueError:
         parts = []
     if len(parts) not in (1, 2):
-        raise InputError(f"'{text}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
+        raise InputError(f"'{printable(text)}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
