@@ -16,7 +16,6 @@ from tests.test_training import recipe
 from xecml import cli, rootio
 from xecml.errors import InputError
 from xecml.evaluation.inspect import describe_file
-from xecml.files import part_of_a_name
 from xecml.recipes import load_config
 from xecml.terminal import lines, show_table
 from xecml.training import checkpoint, loop
@@ -91,20 +90,14 @@ def test_brackets_and_colons_of_names_are_no_markup(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "..", ".", "/abs", "a\nb", os.fsdecode(b"\xff"), "\x1b[0m", "n" * 181, "é" * 91]
+    "name", ["a/b", "..", ".", "/abs", "a\nb", os.fsdecode(b"\xff"), "\x1b[0m", "n" * 101, "é" * 51]
 )
 def test_names_of_runs_stay_in_their_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for way in (
-        lambda: part_of_a_name(name, "name of the run"),
-        lambda: train(load_config(None, ["data.train_path=none.root"]), name=name),
-    ):
-        with pytest.raises(InputError, match="The name of the run .* cannot be part of a file's name") as caught:
-            way()
-        assert str(caught.value).isprintable()
+    with pytest.raises(InputError, match="A run cannot be named") as caught:
+        train(load_config(None, ["data.train_path=none.root"]), name=name)
+    assert str(caught.value).isprintable()
     assert not list(tmp_path.iterdir())
-    for fine in ("run 1", "日本😀", "$x_{", "n" * 180):
-        assert part_of_a_name(fine, "name of the run") == fine
 
 
 def test_tables_in_files_have_no_blanks_at_line_ends(capsys: pytest.CaptureFixture[str]) -> None:

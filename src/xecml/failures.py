@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from xecml.errors import InputError
-from xecml.files import cache_dir, printable, remove_temporaries
+from xecml.errors import InputError, printable
+from xecml.files import cache_dir, remove_temporaries
 
 INPUT, UNEXPECTED, MEMORY, DISK = 2, 70, 71, 74
 _ENDING = {

@@ -35,8 +35,6 @@ def cache_dir() -> Path:
     return folder
 
 
-_LONGEST_PART = 180
-"""Bytes; a file's name has up to 255, with what stands before and after."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -80,29 +78,6 @@ def mode_of(path: str | Path, what: str = "file") -> int | None:
     except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"Cannot read the {what} {str(path)[:200]!r}: {why}; check the path.") from error
-
-
-def printable(text: str) -> str:
-    r"""Text on one line that every terminal and picture can show: what is no sign is an escape, such as `\n`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-
-
-def part_of_a_name(text: str, what: str) -> str:
-    """Return text that is to be part of names of files and folders, if it can be.
-
-    Args:
-        text: of the user.
-        what: it is, for messages: "name of a run", ...
-
-    Raises:
-        InputError: it is empty or too long, leads elsewhere, or holds what cannot be shown.
-    """
-    if text in ("", ".", "..") or "/" in text or printable(text) != text or len(os.fsencode(text)) > _LONGEST_PART:
-        raise InputError(
-            f"The {what} '{printable(text)[:60]}' cannot be part of a file's name; use letters, digits and signs, "
-            f"no '/', at most {_LONGEST_PART} bytes."
-        )
-    return text
 
 
 def is_folder(path: str | Path) -> bool:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from xecml.errors import printable
+
 LARGEST_SEED = 2**63 - 1
 """What random generators take, with room for one more each process."""
 LARGEST_INT32 = 2**31 - 1
@@ -116,6 +118,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def printable(text: str) -> str:
+def cut(text: str) -> str:
     """Text of a user in a message: in one line, cut where it is long."""
-    return (text if text.isprintable() else ascii(text)[1:-1])[:_LONGEST_SHOWN]
+    return printable(text, _LONGEST_SHOWN)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError, nearest
-from xecml.limits import error_key, error_reason, file_name, first_problem, printable, shown
+from xecml.limits import cut, error_key, error_reason, file_name, first_problem, shown
 from xecml.oldconfig import modernise
 from xecml.yamlfile import parse_value, read_yaml
 
@@ -69,9 +69,9 @@ def load_config(
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {printable(setting)} is not of the form section.key=value.")
-        _lay(tree, key.strip(), parse_value(value, f"--set {printable(setting)}"))
-        where[key.strip()] = f"--set {printable(setting)}"
+            raise InputError(f"--set {cut(setting)} is not of the form section.key=value.")
+        _lay(tree, key.strip(), parse_value(value, f"--set {cut(setting)}"))
+        where[key.strip()] = f"--set {cut(setting)}"
     for key, value in (flags or {}).items():
         if value is not None:
             _lay(tree, key, value)
@@ -126,7 +126,7 @@ def _lay(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise InputError(f"'{printable(section)}' in {printable(key)} is not a section.")
+            raise InputError(f"'{cut(section)}' in {cut(key)} is not a section.")
         tree = inner
     tree[name] = value
 
@@ -138,7 +138,7 @@ def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
     place = next((where[k] for k in (key, key.rpartition(".")[0]) if where.get(k)), "")
     at = f" ({place})" if place else ""
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key '{printable(key)}'{at}{nearest(key, (k for k, *_ in describe()))}"
+        message = f"Unknown key '{cut(key)}'{at}{nearest(key, (k for k, *_ in describe()))}"
     elif key:
         unit = next((unit for known, _, unit, _ in describe() if known == key), "")
         message = f"Wrong value {shown(first['input'])} for '{key}'{at}: {error_reason(first, unit)}"

@@ -12,8 +12,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.table import Table
 from matplotlib.text import Text
 
-from xecml.errors import InputError
-from xecml.files import atomic_path, printable
+from xecml.errors import InputError, printable
+from xecml.files import atomic_path
 from xecml.outputs import mark
 
 STYLE: Any = {

@@ -22,10 +22,10 @@ from xecml.limits import (
     Real,
     Share,
     Whole,
+    cut,
     error_key,
     error_reason,
     first_problem,
-    printable,
     shown,
 )
 from xecml.simulation.optics import Optics
@@ -309,7 +309,7 @@ def make_settings(
         if first["type"] == "extra_forbidden":
             section = _SECTIONS.get(str(first["loc"][0]), SimulationSettings)
             hint = nearest(str(first["loc"][-1]), section.model_fields)
-            raise InputError(f"Unknown key '{printable(key)}' in {place}{hint}; remove or rename it.") from None
+            raise InputError(f"Unknown key '{cut(key)}' in {place}{hint}; remove or rename it.") from None
         unit = next((unit for ending, unit in _UNITS.items() if key.endswith(ending)), "")
         what = f"{shown(first['input'])} of {key}" if key else "of the settings"
         raise InputError(f"Wrong value {what} in {place}: {error_reason(first, unit)}.") from None
@@ -347,7 +347,7 @@ def parse_energy(text: str) -> float | tuple[float, float]:
     except ValueError:
         parts = []
     if len(parts) not in (1, 2):
-        raise InputError(f"'{printable(text)}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
+        raise InputError(f"'{cut(text)}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 

@@ -21,7 +21,6 @@ from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError, nearest
 from xecml.events import number_of
-from xecml.files import part_of_a_name
 from xecml.models import cpu
 from xecml.outputs import claim, making, refuse_inputs
 from xecml.progress import progress
@@ -122,7 +121,7 @@ def _train(
 ) -> Result:
     """Train in this process, with the others there."""
     started = time.monotonic()
-    options, folder = config.training, Path(config.checkpoint.save_dir) / part_of_a_name(name, "name of the run")
+    options, folder = config.training, Path(config.checkpoint.save_dir) / name
     best_path, last_path = folder / checkpoint.BEST, folder / checkpoint.LAST
     fabric = processes.launched(config, peers)
     torch.use_deterministic_algorithms(options.deterministic)

@@ -100,7 +100,7 @@ class StopRequest:
             self._end_at_once(number, frame)
         elif number == signal.SIGINT and self._pressed is not None:
             if self._group is None or time.monotonic() - self._pressed > _SAME_PRESS_S:
-                raise KeyboardInterrupt
+                self._end_at_once(number, frame)
         elif number == signal.SIGINT:
             self._pressed = time.monotonic()
             if not self._silent:
