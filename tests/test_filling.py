@@ -121,7 +121,8 @@ def test_an_exported_file_fills_alike(trained, events, tmp_path: Path) -> None:
 
 def test_kinds_are_told_apart(trained, events, tmp_path: Path) -> None:
     assert is_repair(trained)
-    assert not is_repair(tmp_path / "nothing.pth")
+    with pytest.raises(InputError, match="No such model"):
+        is_repair(tmp_path / "nothing.pth")
     with pytest.raises(InputError, match="predicts no physical quantities"):
         load_model(trained)
     with pytest.raises(InputError, match="no tasks"):

@@ -186,7 +186,7 @@ def test_the_names_of_a_regression_are_all_there(sample: Path, tmp_path: Path, s
     loop.train(config, name="one", quiet=True)
     expected = {"train/lr", "train/grad_norm", "train/loss", "val/loss", "val/val_resolution_deg"}
     expected |= {f"{p}/loss_{t}" for p in ("train", "val") for t in ("angle", "energy", "timing", "uvwFI")}
-    expected |= {f"val/{a}_{what}" for a in ("theta", "phi") for what in ("bias", "rms", "skew", "s68")}
+    expected |= {f"val/{a}_{what}" for a in ("theta", "phi") for what in ("bias", "rms", "skew", "s68_deg")}
     units = {"energy": "MeV", "timing": "ps", "u": "mm", "v": "mm", "w": "mm"}
     expected |= {f"val/{q}_{what}_{unit}" for q, unit in units.items() for what in ("bias", "s68")}
     expected |= {

@@ -18,7 +18,7 @@ from xecml.errors import InputError
 from xecml.evaluation.onnxgraph import check_graph
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS
 from xecml.files import regular_file
-from xecml.geometry import FACES
+from xecml.geometry import FACES, N_SENSORS
 from xecml.schema import Described, Text, checked, one_line, parsed_json
 
 _ADVICE = "export the model again"
@@ -75,7 +75,7 @@ class Metadata(Described):
         return self.branches[0], self.branches[1]
 
 
-Faces = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=len(FACES), max_length=len(FACES))]
+Faces = Annotated[list[Annotated[float, Field(ge=0, le=N_SENSORS)]], Field(min_length=len(FACES), max_length=len(FACES))]
 
 
 class PredictionMetadata(Metadata):

@@ -22,7 +22,7 @@ _DOMAIN, _OPERATOR = 1, 4
 """Fields: name of a set of operators, name of a node's operator."""
 _LOOPS = ("If", "Loop", "Scan", "SequenceMap")
 """All operators of ONNX itself that run a graph of their own."""
-_TENSOR = {"data_type": 2, "name": 8, "external_data": 13, "data_location": 14}
+_TENSOR = {"dims": 1, "data_type": 2, "name": 8, "external_data": 13, "data_location": 14}
 _NUMBERS = {4: {1: "<f4"}, 9: {1: "<f4", 10: "<f2", 11: "<f8"}, 10: {11: "<f8"}}
 """Fields that hold numbers (float_data, raw_data, double_data): type of the tensor -> type of the numbers."""
 _MOST_NODES = 200_000
@@ -39,7 +39,8 @@ class Contents:
         foreign: names of sets of operators that are not those of ONNX.
         functions: whether it defines operators of its own.
         outside: names of weights that are in other files.
-        not_finite: names of weights with NaN, or of several numbers with infinity.
+        not_finite: names of weights with NaN or infinity. Constants (numbers without dimensions) may be so: they are
+            bounds of ranges, and what an event without a measurement gets for an answer.
     """
 
     nodes: int = 0
@@ -112,11 +113,13 @@ def _look_at_graph(graph: memoryview, found: Contents) -> None:
 
 
 def _look_at_tensor(tensor: memoryview, found: Contents) -> None:
-    name, kind, outside = "", 0, False
+    name, kind, outside, is_constant = "", 0, False, True
     parts: list[tuple[int, memoryview]] = []
     for number, value in _fields(tensor):
         if number == _TENSOR["data_type"] and isinstance(value, int):
             kind = value
+        elif number == _TENSOR["dims"]:
+            is_constant = False
         elif number == _TENSOR["data_location"]:
             outside |= bool(value)
         elif number == _TENSOR["external_data"]:
@@ -127,17 +130,17 @@ def _look_at_tensor(tensor: memoryview, found: Contents) -> None:
             parts.append((number, value))
     if outside:
         found.outside.append(name)
-    if not all(_is_finite(part, _NUMBERS[number][kind]) for number, part in parts if kind in _NUMBERS[number]):
+    numbers = [(part, _NUMBERS[number][kind]) for number, part in parts if kind in _NUMBERS[number]]
+    if not is_constant and not all(_is_finite(part, dtype) for part, dtype in numbers):
         found.not_finite.append(name)
 
 
 def _is_finite(part: memoryview, dtype: str) -> bool:
-    """Whether numbers are finite; a single one may be infinite, as the bound of a range is."""
     values = np.frombuffer(part, dtype) if len(part) % np.dtype(dtype).itemsize == 0 else np.empty(0)
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(values.sum()):  # then all are, and one reading shows it
             return True
-    return not np.isnan(values).any() and (len(values) == 1 or not np.isinf(values).any())
+    return bool(np.isfinite(values).all())
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:

@@ -166,10 +166,11 @@ class RegressionLoss(nn.Module):
         """
         parts = {}
         for name, task in self.tasks.items():
-            loss = self._of(name, task, model, answers, batch) * batch.weight
+            loss = self._of(name, task, model, answers, batch)
             known = answers.get(f"known_{name}")
-            # not a weight of zero: in use such an answer is NaN
-            parts[name] = (loss if known is None else torch.where(known, loss, 0.0)).mean()
+            if known is not None:  # not a weight of zero: in use such an answer is NaN
+                loss = torch.where(known, loss, 0.0)
+            parts[name] = (loss * batch.weight).mean()
         return self.balance(parts), parts
 
     def _of(self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
