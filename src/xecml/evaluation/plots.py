@@ -32,7 +32,7 @@ from xecml.evaluation.metrics import (
     summary,
     with_error,
 )
-from xecml.evaluation.style import COLOURS, MAP, STYLE, drawable, metadata, named
+from xecml.evaluation.style import COLOURS, MAP, STYLE, drawable, metadata, named, shortened
 from xecml.evaluation.tables import (
     PREFIX,
     QUANTITIES,
@@ -146,6 +146,7 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         axes.set_axis_off()
         headers, rows = summary(results, name)
         axes.set_title(model.title(name), loc="left", fontweight="bold")
+        headers, *rows = [[shortened(text, 30) for text in row] for row in (headers, *rows)]
         drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(8)

@@ -57,10 +57,14 @@ def named(name: str, most: int = 60) -> str:
         name: as it is.
         most: characters; of a longer name the middle is left out.
     """
-    short = name if len(name) <= most else f"{name[: most // 2]} ... {name[-most // 2 :]}"
-    text = printable(short).replace("$", r"\$")
+    text = shortened(name, most).replace("$", r"\$")
     # legends leave out what begins with an underscore
     return f" {text}" if text.startswith("_") else text
+
+
+def shortened(name: str, most: int) -> str:
+    """A name on one line; of one that is longer than `most` characters the middle is left out."""
+    return printable(name if len(name) <= most else f"{name[: most // 2]} ... {name[-most // 2 :]}")
 
 
 def drawable(figure: Figure) -> Figure:
