@@ -35,7 +35,7 @@ bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 
 validate: $(STAMP)
-	$(BIN)/python -m xecml.simulation.validate --out artifacts/validation --jobs $(JOBS)
+	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from xecml import rootio
-from xecml.conventional.deadchannels import METHODS, ConventionalRepair
+from xecml.conventional.repairs import METHODS, ConventionalRepair
 from xecml.data.damage import draw_damage
 from xecml.simulation import generate
 from xecml.simulation.settings import make_settings

@@ -12,13 +12,13 @@ import pytest
 from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config
-from xecml.evaluation import artifacts
-from xecml.evaluation.predictions import TorchModel, load_model
 from xecml.evaluation.tables import read_table
-from xecml.evaluation.worst import EventLosses, WorstEvents
 from xecml.events import INVALID
+from xecml.figures.worst_events import EventLosses, WorstEvents
+from xecml.inference.trained_model import TorchModel, load_model
 from xecml.recipes import load_config
-from xecml.training import checkpoint, loop
+from xecml.reports import finished_training
+from xecml.training import checkpoint_writing, loop
 
 # of MLflow's own libraries
 pytestmark = [
@@ -43,12 +43,12 @@ def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[loop.Re
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{out}/mlruns.db")
         patch.chdir(out)
-        patch.setattr(artifacts, "SALIENCY_EVENTS", 8)
-        patch.setattr(artifacts, "WORST_EVENTS", 2)
+        patch.setattr(finished_training, "SALIENCY_EVENTS", 8)
+        patch.setattr(finished_training, "WORST_EVENTS", 2)
         config = recipe(sample, out, "mlflow.enabled=true", "tasks.uvwFI.weight=3")
         result = loop.train(config, name="one", quiet=True)
         more = {"note.txt": lambda path: path.write_text("exported"), "bad.onnx": lambda path: 1 / 0}
-        written = artifacts.write_artifacts(result.best, config, result.folder, run_name="one", more=more)
+        written = finished_training.write_artifacts(result.best, config, result.folder, run_name="one", more=more)
     return result, config, written
 
 
@@ -65,7 +65,7 @@ def test_all_files_are_there_and_in_mlflow(run: tuple[loop.Result, Config, list[
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{result.folder.parent}/mlruns.db")
-    run_id = checkpoint.load(result.best)["run_id"]
+    run_id = checkpoint_writing.load(result.best)["run_id"]
     stored = {file.path for file in client.list_artifacts(run_id)}
     assert stored == names | {"checkpoint_best.pth", "metrics.jsonl"}
 
@@ -95,12 +95,12 @@ def test_tables_hold_what_the_model_says(run: tuple[loop.Result, Config, list[Pa
 def test_vectors_and_widths_have_their_columns(tmp_path: Path) -> None:
     table: dict[str, Any] = {"run": np.array([3]), "event": np.array([2**31 - 1])}
     table |= {"true_emiVec": np.array([[0.1, 0.2, 0.3]], np.float32), "pred_emiVec": np.array([[1, 2, 3]], np.float32)}
-    artifacts.write_csv(tmp_path / "v.csv", table, "angleVec")
+    finished_training.write_csv(tmp_path / "v.csv", table, "angleVec")
     lines = (tmp_path / "v.csv").read_text().splitlines()
     assert lines[0] == "run,event," + ",".join(f"{p}_emiVec[{i}]" for p in ("true", "pred") for i in range(3))
     assert lines[1] == "3,2147483647,0.100000001,0.200000003,0.300000012,1,2,3"
     energy = {"pred_energy": np.array([0.05]), "sigma_energy": np.array([0.001]), "true_energy": np.array([0.0528])}
-    artifacts.write_csv(tmp_path / "e.csv", table | energy, "energy")
+    finished_training.write_csv(tmp_path / "e.csv", table | energy, "energy")
     assert (tmp_path / "e.csv").read_text().splitlines()[0] == "run,event,true_energy,pred_energy,sigma_energy"
 
 
@@ -165,7 +165,7 @@ def test_files_under_other_names_and_a_share_of_each(
     other = config.model_copy(update={"data": config.data.model_copy(update=data)})
     model = load_model(result.best)
     assert isinstance(model, TorchModel)
-    seen = artifacts.predict_validation(model, other, most_events=64)
+    seen = finished_training.predict_validation(model, other, most_events=64)
     assert np.unique(seen.table["run"], return_counts=True)[1].tolist() == [48, 16]
     assert np.abs(seen.table["pred_u"] - seen.table["true_u"]).mean() < 2
 
@@ -181,18 +181,18 @@ def test_one_failure_loses_nothing_else(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no ink\nat all")
 
-    monkeypatch.setattr(artifacts, "add_artifacts", lambda *_: None)
+    monkeypatch.setattr(finished_training, "add_artifacts", lambda *_: None)
     for name in ("save_saliency", "save_face_weights", "save_worst"):
-        monkeypatch.setattr(artifacts, name, broken)
-    monkeypatch.setattr(artifacts.plots, "save_resolution_plots", broken)
-    written = artifacts.write_artifacts(result.best, config, tmp_path, run_name="x", most_events=40)
+        monkeypatch.setattr(finished_training, name, broken)
+    monkeypatch.setattr(finished_training.plots, "save_resolution_plots", broken)
+    written = finished_training.write_artifacts(result.best, config, tmp_path, run_name="x", most_events=40)
     assert [p.name for p in written] == ["predictions_energy.csv", "predictions_uvwFI.csv", "validation_results_x.root"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert "resolution_profile_x.pdf left out: no ink" in lines
-    assert len(lines) == 3 + artifacts.WORST_EVENTS
+    assert len(lines) == 3 + finished_training.WORST_EVENTS
     # and what needs no predictions is written where there are none
     gone = config.model_copy(update={"data": config.data.model_copy(update={"val_path": str(tmp_path / "none.root")})})
     more = {"note.txt": lambda path: path.write_text("exported")}
-    written = artifacts.write_artifacts(result.best, gone, tmp_path, run_name="x", more=more)
+    written = finished_training.write_artifacts(result.best, gone, tmp_path, run_name="x", more=more)
     assert [p.name for p in written] == ["note.txt"]
     assert "predictions and plots left out: No such file" in capsys.readouterr().err

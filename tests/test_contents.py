@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from tests.test_training import TINY
+from xecml.cli.info import describe_file
 from xecml.config import Config
 from xecml.errors import InputError
-from xecml.evaluation.inspect import describe_file
-from xecml.evaluation.predictions import load_model
-from xecml.models import weightfiles
+from xecml.inference.trained_model import load_model
+from xecml.models import weight_files
 from xecml.models.build import build_model
 from xecml.recipes import load_config
-from xecml.training import checkpoint
-from xecml.training.average import WeightAverage
-from xecml.training.starting import restore, start
+from xecml.training import checkpoint_writing
+from xecml.training.resume import restore, start
+from xecml.training.weight_average import WeightAverage
 
 LAYER = "encoder.window.0.weight"
 Content = dict[str, Any]
@@ -45,7 +45,7 @@ def whole(config: Config) -> Content:
     for weight in network.parameters():
         weight.grad = torch.ones_like(weight)
     optimizer.step()
-    return checkpoint.manifest() | {
+    return checkpoint_writing.manifest() | {
         "kind": "regress", "config": config.model_dump(mode="json"), "tasks": list(network.tasks),  # type: ignore[arg-type]
         "model_state": network.state_dict(), "loss_state": {}, "ema_state": network.state_dict(), "ema_updates": 1,
         "optimizer_state": optimizer.state_dict(), "random_states": [[torch.get_rng_state()]], "epoch": 2,
@@ -259,9 +259,9 @@ def test_weights_that_do_not_fit_or_are_no_numbers_are_named(
 
 def test_a_large_finite_weight_is_a_weight(whole: Content) -> None:
     """Its sum is infinite in float32, and every number of it is not."""
-    weightfiles.check_finite({"w": torch.full((1000,), 3e38), "i": torch.ones(3, dtype=torch.int64)}, "c.pth")
+    weight_files.check_finite({"w": torch.full((1000,), 3e38), "i": torch.ones(3, dtype=torch.int64)}, "c.pth")
     with pytest.raises(InputError, match="no finite numbers: a, b, c, d and 1 more"):
-        weightfiles.check_finite({name: torch.tensor([1.0, -math.inf]) for name in "abcde"}, "c.pth")
+        weight_files.check_finite({name: torch.tensor([1.0, -math.inf]) for name in "abcde"}, "c.pth")
 
 
 @pytest.mark.parametrize("width", [10**9, 10**12, 10**18, 2**70])
@@ -308,10 +308,10 @@ def test_files_that_are_none_say_why(whole: Content, tmp_path: Path) -> None:
         ("code", "it holds '(posix|nt).system', which is code or an object and no number"),
     ):
         with pytest.raises(InputError, match=f"{name}.pth cannot be read as a checkpoint.*{said}") as caught:
-            weightfiles.read(tmp_path / f"{name}.pth")
+            weight_files.read(tmp_path / f"{name}.pth")
         assert "\n" not in str(caught.value)
         assert "weights_only" not in str(caught.value)
     os.mkfifo(tmp_path / "pipe.pth")
     for wrong, what in (("pipe.pth", "is a pipe"), (".", "is a folder"), ("none.pth", "No such checkpoint")):
         with pytest.raises(InputError, match=what):
-            weightfiles.read(tmp_path / wrong)
+            weight_files.read(tmp_path / wrong)

@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 
 from tests.conftest import point_sources
 from xecml import geometry
-from xecml.conventional import deadchannels, neighbours, pointsource, solidangles
-from xecml.conventional.deadchannels import METHODS, ConventionalRepair, live_sensors
+from xecml.conventional import neighbours, pointsource, repairs, solidangles
+from xecml.conventional.repairs import METHODS, ConventionalRepair, live_sensors
 from xecml.errors import InputError
 from xecml.events import INVALID, PDE_SIPM, QE_PMT, photoelectrons
 
@@ -80,7 +80,7 @@ def test_solid_angles_of_all_sensors_are_those_of_their_areas() -> None:
 # --------------------------------------------------------------------------------------------- sums and fit
 
 
-@pytest.mark.parametrize("radius", [neighbours.RADIUS, deadchannels.NEAR_RADIUS])
+@pytest.mark.parametrize("radius", [neighbours.RADIUS, repairs.NEAR_RADIUS])
 def test_neighbour_sums_are_sums_over_the_faces_neighbours(radius: float) -> None:
     rng = np.random.default_rng(0)
     values, live, dead = rng.uniform(0, 1e4, (3, 4760)), scattered((3, 4760), 0.9), scattered((3, 4760), 0.1, 4)
@@ -121,7 +121,7 @@ def test_neighbour_mean_is_the_mean_of_live_neighbours() -> None:
     npho[0, ~dead[0] & (FACE == 0)] = 30.0
     found = np.zeros(npho.shape)
     live = live_sensors(npho, dead)
-    found[dead] = deadchannels.neighbour_mean(npho, dead, live)
+    found[dead] = repairs.neighbour_mean(npho, dead, live)
     assert found[dead & (FACE == 0)] == pytest.approx(30)
     assert found[dead & (FACE != 0)] == pytest.approx(70)
 
@@ -152,7 +152,7 @@ def test_the_mean_serves_where_neighbours_have_little_light() -> None:
     dead = np.zeros(npho.shape, bool)
     dead[:, 4200] = True
     live = live_sensors(npho, dead)
-    found = deadchannels.solid_angle(npho, dead, live, pointsource.fit_point_source(npho, live))
+    found = repairs.solid_angle(npho, dead, live, pointsource.fit_point_source(npho, live))
     assert found == pytest.approx(1.0)
 
 

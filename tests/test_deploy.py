@@ -15,12 +15,12 @@ import xecml
 from tests.conftest import point_sources
 from tests.test_training import recipe
 from xecml import geometry, rootio
-from xecml.deploy.export import _compare, export
-from xecml.deploy.predict import predict_files
 from xecml.errors import InputError
-from xecml.evaluation import predictions
 from xecml.events import valid_counts, valid_times
-from xecml.training import checkpoint, loop
+from xecml.inference import trained_model
+from xecml.inference.export import _compare, export
+from xecml.inference.predict import predict_files
+from xecml.training import checkpoint_writing, loop
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,12 @@ def test_a_subset_of_tasks(trained: Path, tmp_path: Path) -> None:
 
 
 def test_an_export_that_disagrees_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict = predictions.OnnxModel.predict
+    predict = trained_model.OnnxModel.predict
 
     def wrong(self: object, npho: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
         return {k: v * 1.01 for k, v in predict(self, npho, time).items()}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predictions.OnnxModel, "predict", wrong)
+    monkeypatch.setattr(trained_model.OnnxModel, "predict", wrong)
     with pytest.raises(InputError, match="differ by"):
         export(trained, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -191,10 +191,10 @@ def test_files_of_before_answer_no_more_than_those_of_now(
     trained: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint and an exported file that do not say what their training had."""
-    content = checkpoint.load(trained)
+    content = checkpoint_writing.load(trained)
     for state in ("model_state", "ema_state"):
         content[state] = {k: w for k, w in content[state].items() if k != "sensors_seen"}
-    checkpoint.save(tmp_path / "old.pth", content)
+    checkpoint_writing.save(tmp_path / "old.pth", content)
     proto = onnx.load(exported)
     for entry in [e for e in proto.metadata_props if e.key == "xecml.sensors_seen"]:
         proto.metadata_props.remove(entry)
@@ -258,8 +258,8 @@ def test_an_export_that_answers_what_was_not_measured_is_refused(
     exported: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, graph = xecml.load_model(trained), xecml.load_model(exported)
-    assert isinstance(model, predictions.TorchModel)
-    assert isinstance(graph, predictions.OnnxModel)
+    assert isinstance(model, trained_model.TorchModel)
+    assert isinstance(graph, trained_model.OnnxModel)
     assert max(_compare(model, graph, model.tasks).values()) < 1e-4
     predict = graph.predict
     monkeypatch.setattr(graph, "predict", lambda *inputs: {k: np.nan_to_num(v) for k, v in predict(*inputs).items()})

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import point_sources
-from xecml import cli, geometry, rootio
+from xecml import geometry, rootio
+from xecml.cli import commands
 from xecml.events import INVALID
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ class Xec:
     def __call__(self, *arguments: object, status: int = 0) -> str:
         self._monkeypatch.setattr(sys, "argv", ["xec", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            commands.main()
         captured = self._capsys.readouterr()
         assert (caught.value.code or 0) == status, captured.err
         self.error = captured.err

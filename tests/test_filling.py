@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.conftest import point_sources
-from xecml.deploy.export import export
 from xecml.errors import InputError
-from xecml.evaluation import fillers
-from xecml.evaluation.fillers import NetworkRepair, OnnxRepair, is_repair, load_repair
-from xecml.evaluation.predictions import load_model
 from xecml.events import INVALID, photoelectrons, valid_times
 from xecml.geometry import face_codes, positions
-from xecml.models.filling import Filler, around_on_face, mean_of_roots, untruncated_mean
+from xecml.inference import repairs
+from xecml.inference.export import export
+from xecml.inference.repairs import NetworkRepair, OnnxRepair, is_repair, load_repair
+from xecml.inference.trained_model import load_model
+from xecml.models.rebuild.filler import Filler, around_on_face, mean_of_roots, untruncated_mean
 from xecml.recipes import load_config
 from xecml.training import loop
 
@@ -83,7 +83,7 @@ def test_many_dead_sensors_go_in_smaller_batches(trained, events, monkeypatch) -
     npho, time, dead = (x[:20] for x in events)
     repair = load_repair(trained)
     whole = repair.fill(npho, time, dead)
-    monkeypatch.setattr(fillers, "_HIDDEN", 700)
+    monkeypatch.setattr(repairs, "_HIDDEN", 700)
     assert_alike(repair.fill(npho, time, dead), whole)
 
 

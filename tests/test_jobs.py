@@ -17,8 +17,8 @@ from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.recipes import JOBS, load_config
-from xecml.training import checkpoint, loop
-from xecml.training.rebuild import RebuildingStep
+from xecml.training import checkpoint_writing, loop
+from xecml.training.rebuilding_job import RebuildingStep
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -131,7 +131,7 @@ def test_the_inpainter_leaves_a_row_for_each_hidden_sensor(inpaint: loop.Result)
 
 
 def test_a_frozen_encoder_is_the_one_it_came_with(mae: loop.Result, inpaint: loop.Result) -> None:
-    one, two = (checkpoint.load(r.best) for r in (mae, inpaint))
+    one, two = (checkpoint_writing.load(r.best) for r in (mae, inpaint))
     encoder = {k: v for k, v in one["ema_state"].items() if k.startswith("encoder.")}
     assert len(encoder) > 20
     assert all(torch.equal(two["model_state"][k], v) for k, v in encoder.items())
@@ -145,7 +145,7 @@ def test_a_regression_takes_the_encoder_and_its_constants(
     said = capsys.readouterr().out
     assert "Took the encoder" in said
     assert "mae" in said
-    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
+    one, two = (checkpoint_writing.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
     for constant in ("encoder.features_mean", "encoder.features_width", "encoder.normaliser.npho_scale"):
         assert torch.equal(one["ema_state"][constant], two["model_state"][constant])
     assert two["epoch"] == 2
@@ -169,7 +169,7 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
              "model.drop_path_rate=0.1", "training.epochs=2", "data.batch_size=64",
              "checkpoint.save_predictions=0", f"model.mask_ratio={0.6 if job == 'mae' else 0.01}"]  # fmt: skip
     whole = loop.train(recipe(job, sample, tmp_path / "whole", *given), name="run", kind=job, quiet=True)
-    save, saved = checkpoint.save, []
+    save, saved = checkpoint_writing.save, []
 
     def save_and_die(path: Path, content: dict[str, Any]) -> None:
         save(path, content)
@@ -179,13 +179,13 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
 
     config = recipe(job, sample, tmp_path / "killed", *given)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
+        patch.setattr(checkpoint_writing, "save", save_and_die)
         with pytest.raises(_KilledError):
             loop.train(config, name="run", kind=job, quiet=True)
     last = tmp_path / "killed" / "run" / "checkpoint_last.pth"
     going_on = recipe(job, sample, tmp_path / "killed", *given, f"checkpoint.resume_from={last}")
     resumed = loop.train(going_on, name="run", kind=job, quiet=True)
-    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
+    one, two = (checkpoint_writing.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
     clean = [{k: v for k, v in r.metrics.items() if not k.startswith("system/")} for r in (whole, resumed)]

@@ -14,8 +14,9 @@ from matplotlib.patches import StepPatch
 
 from tests.test_metrics import WIDTHS, prediction_table
 from xecml.errors import InputError
-from xecml.evaluation import metrics, plots
-from xecml.evaluation.style import drawable
+from xecml.evaluation import metrics
+from xecml.figures import resolution_pages
+from xecml.figures.style import drawable
 
 Columns = dict[str, np.ndarray]
 
@@ -50,7 +51,7 @@ def tables() -> dict[str, Columns]:
 @pytest.fixture(scope="module")
 def pages(tables: dict[str, Columns]) -> dict[str, Figure]:
     model = only(tables["net"], "u", "energy", "theta", "phi")
-    figures = plots.resolution_figures({"net": model, "mean": tables["mean"]}, title="toy")
+    figures = resolution_pages.resolution_figures({"net": model, "mean": tables["mean"]}, title="toy")
     return {f.get_suptitle().split(":")[0]: f for f in figures}
 
 
@@ -175,7 +176,7 @@ def test_the_table_and_the_page_show_pulls(sure: Columns) -> None:
     assert by_name["v"][6:9] == by_name["opening angle"][6:9] == ["-"] * 3
     assert by_name["emiVec z"][2:6] == ["-"] * 4
     assert {len(row) for row in rows} == {len(headers)}
-    *_, page = plots.resolution_figures({"net": sure}, evaluations=results[:1])
+    *_, page = resolution_pages.resolution_figures({"net": sure}, evaluations=results[:1])
     page.draw_without_rendering()
     assert page.get_suptitle() == "Pulls of net and the unit Gaussian"
     panel = next(a for a in page.axes if a.get_xlabel() == "$u$ residual / sigma")
@@ -193,7 +194,7 @@ def test_the_file_is_reproducible_and_whole(tmp_path: Path, tables: dict[str, Co
     some = {"net": only(tables["net"], "u")}
     written = []
     for name in ("a.pdf", "b.pdf"):
-        assert plots.save_resolution_plots(tmp_path / name, some) == 2
+        assert resolution_pages.save_resolution_plots(tmp_path / name, some) == 2
         written.append((tmp_path / name).read_bytes())
         time.sleep(1.1 if name == "a.pdf" else 0)  # dates have seconds
     assert written[0] == written[1]
@@ -209,7 +210,7 @@ def test_models_of_any_name_are_drawn(tables: dict[str, Columns]) -> None:
     """Names are no mathematics, need no font, and stand in the legend whatever they begin with."""
     names = ("_$net_{$", "日本\n" + "x" * 200)
     few = dict(zip(names, (only(tables["net"], "u"), tables["mean"]), strict=True))
-    pages = [drawable(page) for page in plots.resolution_figures(few, title="$x_{$ on 日本.root")]
+    pages = [drawable(page) for page in resolution_pages.resolution_figures(few, title="$x_{$ on 日本.root")]
     for page in pages:
         page.draw_without_rendering()
     assert r"Resolution of  _\$net_{\$, 800 events, against truth: \$x_{\$ on \u65e5\u672c.root" in texts(pages[0])
@@ -220,7 +221,7 @@ def test_models_of_any_name_are_drawn(tables: dict[str, Columns]) -> None:
 
 def test_nothing_is_left_where_nothing_can_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no quantity"):
-        plots.save_resolution_plots(tmp_path / "p.pdf", {"net": {"pred_u": np.ones(3)}})
+        resolution_pages.save_resolution_plots(tmp_path / "p.pdf", {"net": {"pred_u": np.ones(3)}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,16 +230,16 @@ def test_awkward_samples_are_drawn_without_warnings(tables: dict[str, Columns]) 
     few = {k: v[:12] for k, v in only(tables["net"], "energy", "u").items()}
     few |= {"true_energy": np.full(12, 0.0528), "pred_u": np.where(np.arange(12) < 3, np.nan, 1.0)}
     few["true_u"] = np.ones(12)
-    for figure in plots.resolution_figures({"net": few}):
+    for figure in resolution_pages.resolution_figures({"net": few}):
         figure.draw_without_rendering()
     reco = {"pred_phi": np.linspace(-20, 20, 40), "reco_phi": np.linspace(-19, 20, 40)}
-    labels = "".join(texts(f) for f in plots.resolution_figures({"net": reco}, reference="reco"))
+    labels = "".join(texts(f) for f in resolution_pages.resolution_figures({"net": reco}, reference="reco"))
     assert r"reconstructed $\phi$ [deg]" in labels
     one = {"pred_u": np.array([1.0]), "true_u": np.array([1.1])}
-    for figure in plots.resolution_figures({"net": one}):
+    for figure in resolution_pages.resolution_figures({"net": one}):
         figure.draw_without_rendering()
     same = {k: np.repeat(v[:1], 25, axis=0) for k, v in only(tables["net"], "u", "energy").items()}
-    for figure in plots.resolution_figures({"net": same}):
+    for figure in resolution_pages.resolution_figures({"net": same}):
         figure.draw_without_rendering()
 
 
@@ -250,7 +251,7 @@ def test_events_without_an_answer_are_drawn_as_such(tables: dict[str, Columns]) 
     holed["sigma_energy"] = np.where(np.arange(800) < 30, np.nan, 1e-3)
     holed["true_energy"][30:40] = -0.02
     blind = holed | {name: np.full(800, np.nan) for name in ("pred_theta", "pred_phi")}
-    pages = list(plots.resolution_figures({"net": holed, "blind": blind}))
+    pages = list(resolution_pages.resolution_figures({"net": holed, "blind": blind}))
     for figure in pages:
         figure.draw_without_rendering()
     assert "40 events without value" in texts(pages[3])

@@ -19,12 +19,12 @@ from tests.conftest import point_sources
 from xecml import geometry
 from xecml.errors import InputError
 from xecml.models import cpu
-from xecml.models.faces import FaceNetwork, resize
-from xecml.models.hexagons import HexNetwork
+from xecml.models.networks.faces import FaceNetwork, resize
+from xecml.models.networks.hexagons import HexNetwork
+from xecml.models.networks.reference import ReferenceEncoder, light_weighted_time, reference
+from xecml.models.networks.views import FaceViews
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser, validity
-from xecml.models.original import original
-from xecml.models.reference import ReferenceEncoder, light_weighted_time, reference
-from xecml.models.views import FaceViews
+from xecml.models.original.network import original
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 VARIANTS = ("finegrid", "split", "attention", "validity", "original")

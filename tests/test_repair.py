@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from tests.conftest import point_sources
 from xecml import geometry, rootio
-from xecml.conventional.deadchannels import ConventionalRepair
+from xecml.checks.dead_sensors import dead_sensors
+from xecml.conventional.repairs import ConventionalRepair
 from xecml.data.damage import block_table, draw_damage
 from xecml.errors import InputError
-from xecml.evaluation import repair_plots
-from xecml.evaluation.deadsensors import dead_sensors
-from xecml.evaluation.repair import NO_REPAIR, FillErrors, RepairReport, compare_repairs
+from xecml.evaluation.repair_errors import NO_REPAIR, FillErrors, RepairReport, compare_repairs
 from xecml.events import INVALID, valid_counts
+from xecml.figures import repair_pages
 
 EVENTS = 60
 FACE = geometry.face_codes()
@@ -187,7 +187,7 @@ def test_resolutions_come_back_with_a_perfect_repair(report: RepairReport) -> No
 
 
 def test_statistical_error_of_the_rmse_is_that_of_independent_groups() -> None:
-    from xecml.evaluation.repair import ErrorSums
+    from xecml.evaluation.repair_errors import ErrorSums
 
     rng = np.random.default_rng(0)
     found: list[FillErrors] = []
@@ -270,16 +270,16 @@ def test_report_is_readable_and_json(report: RepairReport) -> None:
 
 def test_pictures_are_written_and_alike(report: RepairReport, chunk: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf"):
-        repair_plots.save_repairs(report, tmp_path / name)
+        repair_pages.save_repairs(report, tmp_path / name)
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     with pytest.raises(InputError, match=r"ends in \.pdf"):
-        repair_plots.save_repairs(report, tmp_path / "a.gif")
+        repair_pages.save_repairs(report, tmp_path / "a.gif")
     npho, dead = chunk["npho"][0], draw_damage("blocks", 0.05, 1)[0]
-    figure = repair_plots.draw_repaired_event(npho, dead, {"perfect": npho})
-    repair_plots.save_repaired_event(figure, tmp_path / "event.png")
+    figure = repair_pages.draw_repaired_event(npho, dead, {"perfect": npho})
+    repair_pages.save_repaired_event(figure, tmp_path / "event.png")
     assert (tmp_path / "event.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="'perfect' has shape"):
-        repair_plots.draw_repaired_event(npho, dead, {"perfect": npho[:5]})
+        repair_pages.draw_repaired_event(npho, dead, {"perfect": npho[:5]})
 
 
 def test_files_without_events_are_refused(chunk: dict[str, NDArray[Any]], tmp_path: Path) -> None:

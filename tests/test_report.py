@@ -13,14 +13,14 @@ from tests.conftest import point_sources
 from xecml import geometry, rootio
 from xecml.data.batch import Batch
 from xecml.errors import InputError
-from xecml.evaluation import report
-from xecml.evaluation.predictions import TorchModel
 from xecml.evaluation.tables import read_table
 from xecml.events import TASKS
+from xecml.inference.trained_model import TorchModel
 from xecml.models.build import build_regressor
 from xecml.models.normalise import validity
 from xecml.recipes import load_config
-from xecml.training.regress import fit_targets
+from xecml.reports import model_evaluation
+from xecml.training.regression_job import fit_targets
 
 Columns = dict[str, np.ndarray]
 
@@ -41,19 +41,19 @@ def fitted() -> TorchModel:
 
 @pytest.fixture
 def model(fitted: TorchModel, monkeypatch: pytest.MonkeyPatch) -> TorchModel:
-    monkeypatch.setattr(report, "load_model", lambda _: fitted)
+    monkeypatch.setattr(model_evaluation, "load_model", lambda _: fitted)
     return fitted
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the pictures, which are looked at elsewhere."""
-    monkeypatch.setattr(report.plots, "save_resolution_plots", lambda path, *_, **__: path)
+    monkeypatch.setattr(model_evaluation.plots, "save_resolution_plots", lambda path, *_, **__: path)
 
 
-def evaluated(folder: Path, events: Columns, **options: object) -> report.Report:
+def evaluated(folder: Path, events: Columns, **options: object) -> model_evaluation.Report:
     rootio.write(folder / "in.root", events)
-    return report.evaluate_files("m.pth", [folder / "in.root"], folder / "out", **options)  # type: ignore[arg-type]
+    return model_evaluation.evaluate_files("m.pth", [folder / "in.root"], folder / "out", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

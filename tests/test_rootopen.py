@@ -19,13 +19,13 @@ import uproot
 from tests.conftest import point_sources
 from tests.rootbytes import autosaved, not_closed
 from xecml import rootio
+from xecml.checks.event_files import check_files
+from xecml.cli.info import describe_file
 from xecml.data import source
 from xecml.data.convert import convert
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
-from xecml.evaluation.check import check_files
-from xecml.evaluation.inspect import describe_file
-from xecml.rootopen import timeout_seconds
+from xecml.rootio.opening import timeout_seconds
 
 Columns = dict[str, np.ndarray]
 

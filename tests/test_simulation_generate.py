@@ -16,13 +16,9 @@ from xecml.errors import InputError
 from xecml.events import INVALID, TRUTH_BRANCHES, valid_counts, valid_times
 from xecml.simulation import generate
 from xecml.simulation.generate import SimulationReport, simulate
-from xecml.simulation.lightmap import _light_map
+from xecml.simulation.light.lightmap import _light_map
 from xecml.simulation.response import first_photoelectron
-from xecml.simulation.settings import (
-    SimulationSettings,
-    make_settings,
-    read_dead_list,
-)
+from xecml.simulation.settings import SimulationSettings, make_settings, read_dead_list
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -13,12 +13,13 @@ from lightning_fabric import Fabric
 
 from tests.conftest import point_sources
 from tests.test_training import recipe
-from xecml import cli, rootio
+from xecml import rootio
+from xecml.cli import commands
+from xecml.cli.info import describe_file
+from xecml.cli.printing import lines, show_table
 from xecml.errors import InputError
-from xecml.evaluation.inspect import describe_file
 from xecml.recipes import load_config
-from xecml.terminal import lines, show_table
-from xecml.training import checkpoint, loop
+from xecml.training import checkpoint_writing, setup
 from xecml.training.loop import train
 
 
@@ -30,7 +31,7 @@ def xec(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, s
     error.reconfigure(errors="backslashreplace")  # as Python's own
     monkeypatch.setattr(sys, "stderr", error)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     texts = []
     for stream in (out, error):
         stream.flush()
@@ -141,7 +142,7 @@ def test_a_checkpoint_says_of_what_its_best_value_is(
         "config": load_config(None, [f"checkpoint.best_metric={metric}"]).model_dump(mode="json"),
     }
     content |= {"model_state": {}, "epoch": 2, "best": kept, "metrics": {}, "run_name": "run", "tasks": ["angle"]}
-    checkpoint.save(tmp_path / "c.pth", content)
+    checkpoint_writing.save(tmp_path / "c.pth", content)
     facts = describe_file(str(tmp_path / "c.pth"))
     assert (facts["best"], facts["best_metric"]) == (said, f"val/{metric}")
 
@@ -152,6 +153,6 @@ def test_the_first_line_says_what_does_not_fill_a_batch(sample: Path, tmp_path: 
         (100, "on 768 events (700 of them an epoch, in full"),
     ):
         config = recipe(sample, tmp_path, f"data.batch_size={batch}")
-        streams = loop.streams(config, None, None, tasks=["energy"])
+        streams = setup.streams(config, None, None, tasks=["energy"])
         fabric = Fabric(accelerator="cpu", devices=1)
-        assert said in loop._announcement(config, loop.make_job(config, "regress"), *streams, tmp_path, fabric)
+        assert said in setup.announcement(config, setup.make_job(config, "regress"), *streams, tmp_path, fabric)

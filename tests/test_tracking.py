@@ -12,7 +12,7 @@ import pytest
 from xecml.errors import InputError
 from xecml.recipes import load_config
 from xecml.training import loop
-from xecml.training.tracking import MetricsFile, Tracker, add_artifacts
+from xecml.training.metrics_logging import MetricsFile, Tracker, add_artifacts
 
 # of MLflow's own libraries
 pytestmark = [

@@ -9,19 +9,19 @@ from torch import nn
 
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
-from xecml.models import compact
-from xecml.models.autoencoder import Autoencoder
-from xecml.models.decoders import LightDecoder, ReferenceDecoder
-from xecml.models.faceheads import FaceHeads
-from xecml.models.hotspot import HotSpotHead
-from xecml.models.inpainter import Inpainter
-from xecml.models.nearest import NearestHead
+from xecml.models.networks import compact
+from xecml.models.networks.quick_look import N_FEATURES
+from xecml.models.networks.reference import ReferenceEncoder, reference
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
-from xecml.models.original import original
-from xecml.models.quicklook import N_FEATURES
-from xecml.models.reference import ReferenceEncoder, reference
+from xecml.models.original.network import original
+from xecml.models.rebuild.autoencoder import Autoencoder
+from xecml.models.rebuild.decoders import LightDecoder, ReferenceDecoder
+from xecml.models.rebuild.head_of_faces import FaceHeads
+from xecml.models.rebuild.head_of_hot_spot import HotSpotHead
+from xecml.models.rebuild.head_of_nearest import NearestHead
+from xecml.models.rebuild.inpainter import Inpainter
+from xecml.models.rebuild.shower import NUMBERS, POINTS
 from xecml.models.regressor import Encoder, Regressor
-from xecml.models.shower import NUMBERS, POINTS
 
 
 def normaliser(config: Config) -> Normaliser:
