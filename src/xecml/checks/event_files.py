@@ -265,8 +265,7 @@ class _Scan:
         whole = {b for b in self.files_with if self.files_with[b] == self.n_files and b not in self.misshapen}
         known = [t for t, task in TASKS.items() if task.truth in whole and self._some_measured(task.truth)]
         # neither scale nor clock is in relative quantities
-        lost = {"energy": "npho", "timing": "time"}
-        return tuple(t for t in known if t not in lost or lost[t] in whole)
+        return tuple(t for t in known if not TASKS[t].absolute or TASKS[t].needs in whole)
 
     def _some_measured(self, branch: str) -> bool:
         return self.entries[branch] > self.not_measured[branch]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,8 +29,6 @@ from xecml.geometry import N_SENSORS, N_SIPM, positions
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Marks = NDArray[np.bool_]
-Method = Literal["neighbour_mean", "solid_angle", "point_source"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 ENOUGH_LIGHT = 50.0
 """With neighbours that sum to this many photons or fewer their mean serves in the place of solid angles."""
@@ -208,18 +206,38 @@ def neighbour_times(
 # ----------------------------------------------------------------------------------------------------- repair
 
 
+class Method(NamedTuple):
+    """A way to estimate counts.
+
+    Attributes:
+        estimate: photons of dead sensors, flat, from photons, dead and live sensors, and the point of light.
+        by_point: whether it goes by the fitted point of light; else there is none.
+    """
+
+    estimate: Callable[[ArrayLike, Marks, Marks, Any], Floats]
+    by_point: bool = True
+
+
+METHODS = {
+    "neighbour_mean": Method(lambda npho, dead, live, _: neighbour_mean(npho, dead, live), by_point=False),
+    "solid_angle": Method(solid_angle),
+    "point_source": Method(point_source),
+}
+"""Conventional repairs by name, on the command line and in comparisons."""
+
+
 @dataclass(frozen=True)
 class ConventionalRepair:
     """Fill dead sensors without learning.
 
     Attributes:
-        method: `neighbour_mean`, `solid_angle` or `point_source`.
+        method: a name of `METHODS`.
 
     Raises:
         InputError: another method.
     """
 
-    method: Method
+    method: str
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -247,11 +265,9 @@ class ConventionalRepair:
     def _estimates(self, npho: NDArray[Any], time: NDArray[Any], dead: Marks) -> tuple[Floats, Floats]:
         """Photons and seconds of the dead sensors of a few events, flat; 1e10 where there are none."""
         live = live_sensors(npho, dead)
-        if self.method == "neighbour_mean":
-            source, counts = None, neighbour_mean(npho, dead, live)
-        else:
-            source = fit_point_source(npho, live)
-            counts = (solid_angle if self.method == "solid_angle" else point_source)(npho, dead, live, source)
+        method = METHODS[self.method]
+        source = fit_point_source(npho, live) if method.by_point else None
+        counts = method.estimate(npho, dead, live, source)
         times = neighbour_times(npho, time, dead, live, source)
         known = np.isfinite(counts)
         efficiency = photoelectrons(np.ones(N_SENSORS))[np.nonzero(dead)[1]]

@@ -77,18 +77,22 @@ class Augmentation:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Apply what is switched on; the generator is on the batch's device."""
-        if self.pileup:
-            batch = add_pileup(batch, self.pileup, self.pileup_light, self.pileup_time, generator)
-        for share, axis in ((self.mirror_z, "z"), (self.mirror_y, "y")):
-            if share:
-                batch = mirror(batch, axis, _chance(batch, share, generator))
-        if self.gain_jitter or self.time_jitter:
-            batch = jitter(batch, self.gain_jitter, self.time_jitter, generator, relative=self.relative)
-        if self.dead_clusters:
-            batch = drop_clusters(batch, self.dead_clusters, self.cluster_radius, generator)
-        if self.dead_channels:
-            batch = add_damage(batch, self.dead_channels, self.dead_fraction, generator)
-        return drop_channels(batch, self.channel_dropout, generator) if self.channel_dropout else batch
+        for keys, change in CHANGES.items():
+            if any(getattr(self, key) for key in keys):
+                batch = change(batch, self, generator)
+        return batch
+
+
+CHANGES: dict[tuple[str, ...], Callable[[Batch, Augmentation, torch.Generator], Batch]] = {
+    ("pileup",): lambda b, a, g: add_pileup(b, a.pileup, a.pileup_light, a.pileup_time, g),
+    ("mirror_z",): lambda b, a, g: mirror(b, "z", _chance(b, a.mirror_z, g)),
+    ("mirror_y",): lambda b, a, g: mirror(b, "y", _chance(b, a.mirror_y, g)),
+    ("gain_jitter", "time_jitter"): lambda b, a, g: jitter(b, a.gain_jitter, a.time_jitter, g, relative=a.relative),
+    ("dead_clusters",): lambda b, a, g: drop_clusters(b, a.dead_clusters, a.cluster_radius, g),
+    ("dead_channels",): lambda b, a, g: add_damage(b, a.dead_channels, a.dead_fraction, g),
+    ("channel_dropout",): lambda b, a, g: drop_channels(b, a.channel_dropout, g),
+}
+"""Changes in their order, by the keys of which one switches them on."""
 
 
 def step_generator(seed: int, epoch: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:

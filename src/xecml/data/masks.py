@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from xecml import geometry
 from xecml.compiled import compiled
+from xecml.config import MASK_PATTERNS
 from xecml.data.damage import block_table
 from xecml.errors import InputError
 
@@ -35,7 +36,7 @@ Ids = NDArray[np.int32]
 Counts = NDArray[np.float32]
 State = NDArray[np.uint64]
 
-PATTERNS = ("random", "light", "clusters", "boards", "face", "spot", "listed")
+PATTERNS = tuple(MASK_PATTERNS)
 _RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE, _SPOT, _LISTED = range(len(PATTERNS))
 _N_CLUSTER = 24
 """Nearest sensors of which a cluster is made, itself included."""

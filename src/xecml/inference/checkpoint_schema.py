@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xecml import geometry
 from xecml.errors import InputError
+from xecml.events import TaskName
 from xecml.models.weight_files import check_weights
 from xecml.schema import Described, Text, checked, one_line
 
@@ -23,7 +24,6 @@ _RUN_ID = r"^[0-9A-Za-z_-]{1,128}$"
 _ADVICE = "use another checkpoint of this run"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Task = Literal["angle", "energy", "timing", "uvwFI", "angleVec", "n_gamma"]
 Number = Annotated[float, Field(allow_inf_nan=True)]
 
 
@@ -92,7 +92,7 @@ class Content(_Head):
     revision: Text = ""
     kind: Literal["regress", "mae", "inpaint"]
     config: _Recipe
-    tasks: list[Task] = Field([])
+    tasks: list[TaskName] = Field([])
     run_name: Text = ""
     run_id: Annotated[str, Field(pattern=_RUN_ID)] | None = None
     epoch: int = Field(1, ge=1, lt=2**31)
@@ -134,7 +134,7 @@ class _Optimizer(Described):
 class _Run(Content):
     """What going on with a training needs."""
 
-    tasks: list[Task]
+    tasks: list[TaskName]
     epoch: int = Field(ge=1, lt=2**31)
     batch_in_epoch: Count
     best: Annotated[Number, AfterValidator(_score)]

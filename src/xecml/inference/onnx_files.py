@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from xecml import geometry
 from xecml.errors import InputError
-from xecml.events import INVALID, SENSOR_BRANCHES, TASKS
+from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
 from xecml.geometry import FACES, N_SENSORS
 from xecml.inference.onnx_graph import check_graph
@@ -83,7 +83,7 @@ Faces = Annotated[
 class PredictionMetadata(Metadata):
     """What a model that predicts says besides."""
 
-    tasks: Annotated[list[Literal["angle", "energy", "timing", "uvwFI", "angleVec", "n_gamma"]], Json]
+    tasks: Annotated[list[TaskName], Json]
     truth_means: Annotated[dict[Text, float], Json]
     sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=4, max_length=4)] | None, Json] = None
     """shares of sensors by face that training events had, see `xecml.inference.answered`; none in older files"""

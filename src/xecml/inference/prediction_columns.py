@@ -18,7 +18,7 @@ from xecml.inference.trained_model import Model
 
 PREDICTION_TREE = "predictions"
 _EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
-RECONSTRUCTED = {"energy": ["energyReco"], "timing": ["timeReco"], "uvwFI": ["uvwRecoFI"]}
+RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
 """Branches of reconstructed quantities by task."""
 
 
@@ -56,7 +56,7 @@ def predict_chunks(
     or not. `answered` counts what could not be answered.
     """
     truths = sorted({TASKS[task].truth for task in TASKS})
-    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *(b for branches in RECONSTRUCTED.values() for b in branches))
+    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
     entry = 0
     options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in source.expand(files):
@@ -83,7 +83,7 @@ def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found:
         "n_timed": found.n_timed.sum(1, dtype=np.int32),
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
-        **table_columns({t: chunk[b] for t, (b,) in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),
+        **table_columns({t: chunk[b] for t, b in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),
     }
     if "angle" in answers and "emiAng" in chunk:
         columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)

@@ -106,7 +106,7 @@ def load_repair(name: str | Path) -> Repair:
         InputError: no such file or method, or a model that fills nothing.
     """
     if str(name) in METHODS:
-        return ConventionalRepair(str(name))  # type: ignore[arg-type]
+        return ConventionalRepair(str(name))
     path = Path(name)
     if mode_of(path, "model") is None:
         raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(METHODS)}.")

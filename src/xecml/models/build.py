@@ -54,17 +54,32 @@ def build_encoder(config: Config) -> nn.Module:
             outer_fine_pool=options.outer_fine_pool,
             drop_path=options.drop_path_rate,
         )
-    if options.preset == "reference":
-        return reference(
-            inputs,
-            outer_mode=options.outer_mode,
-            outer_fine_pool=options.outer_fine_pool,
-            validity_channel=options.validity_channel,
-            hex_mixing=options.hex_mixing,
-            event_time=config.data.time_branch not in RELATIVE_BRANCHES,
-            drop_path=options.drop_path_rate,
-        )
-    return compact.PRESETS[options.preset](inputs, drop_path=options.drop_path_rate)
+    return ENCODERS[options.preset](config, inputs)
+
+
+def _reference(config: Config, inputs: Normaliser) -> nn.Module:
+    options = config.model
+    return reference(
+        inputs,
+        outer_mode=options.outer_mode,
+        outer_fine_pool=options.outer_fine_pool,
+        validity_channel=options.validity_channel,
+        hex_mixing=options.hex_mixing,
+        event_time=config.data.time_branch not in RELATIVE_BRANCHES,
+        drop_path=options.drop_path_rate,
+    )
+
+
+def _compact(name: str) -> Callable[[Config, Normaliser], nn.Module]:
+    make = compact.PRESETS[name]
+    return lambda config, inputs: make(inputs, drop_path=config.model.drop_path_rate)
+
+
+ENCODERS: dict[str, Callable[[Config, Normaliser], nn.Module]] = {
+    **{name: _compact(name) for name in compact.PRESETS},
+    "reference": _reference,
+}
+"""Encoders by the names of `xecml.config.PRESETS`, made from a recipe and its input transform."""
 
 
 def build_model(config: Config, job: str = "regress") -> nn.Module:

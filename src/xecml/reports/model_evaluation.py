@@ -20,7 +20,7 @@ from xecml.events import TASKS, Chunk
 from xecml.figures import resolution_pages
 from xecml.files import atomic_path
 from xecml.inference.answered import Answered
-from xecml.inference.prediction_columns import PREDICTION_TREE, RECONSTRUCTED, predict_chunks
+from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, load_model
 from xecml.outputs import claim, making, mark
 from xecml.progress import Progress, progress
@@ -124,7 +124,10 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
     """Refuse files without any branch to measure against, before anything is predicted."""
     if model.tasks == ("n_gamma",):
         raise InputError("The model predicts the number of photons alone, which has no resolution; use 'xec predict'.")
-    of_task = {task: [TASKS[task].truth] if reference == "truth" else RECONSTRUCTED.get(task, []) for task in TASKS}
+    of_task = {
+        task: [TASKS[task].truth] if reference == "truth" else [b for b in [TASKS[task].reconstructed] if b]
+        for task in TASKS
+    }
     # directions are compared as angles, whichever way they are given
     of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]
     wanted = sorted({branch for task in model.tasks for branch in of_task[task]})

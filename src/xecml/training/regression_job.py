@@ -110,7 +110,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
             break
     some, timed = torch.cat(counted), torch.cat(clocked)
     for task in model.tasks:
-        if not bool((timed if task == "timing" else some).any()):
+        if not bool((timed if TASKS[task].needs == "time" else some).any()):
             raise InputError(f"No training event has {_needed(task)}, so that '{task}' cannot be learnt; {_MEND}.")
     if int(some.sum()) < 2:
         raise InputError("There is a single training event, of which nothing can be learnt; name files with more.")
@@ -175,20 +175,16 @@ class RegressionLoss(nn.Module):
 
     def _of(self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Losses (B,) of a task's events."""
-        truth = batch.truth[name]
-        if task.loss_fn == "cross_entropy":
-            log_probability = _log_probabilities(answers)
-            return functional.nll_loss(log_probability, truth.long().squeeze(1), reduction="none")
-        answer = answers[name].reshape(len(batch), -1)
-        if task.loss_fn == "opening_angle":
-            pair = (answer, truth) if name == "angleVec" else (_vectors(answer), _vectors(truth))
-            return losses.opening_angle(*pair)
-        width = model.get_buffer(f"{name}_width")
-        difference = (answer - truth) / width
-        if task.loss_fn == "gaussian_nll":
-            sigma = answers[f"sigma_{name}"].reshape(len(batch), -1) / width
-            return losses.gaussian_nll(difference, sigma)
-        return losses.distance(task.loss_fn, difference, task.loss_beta)
+        answer = _log_probabilities(answers, name) if TASKS[name].is_class else answers[name]
+        sigma = answers.get(f"sigma_{name}")
+        compared = losses.Compared(
+            answer.reshape(len(batch), -1),
+            batch.truth[name],
+            model.get_buffer(f"{name}_width"),
+            sigma if sigma is None else sigma.reshape(len(batch), -1),
+            task.loss_beta,
+        )
+        return losses.LOSSES[task.loss_fn](compared)
 
 
 def known_events(tasks: Sequence[str], batch: Batch) -> dict[str, Tensor]:
@@ -196,18 +192,11 @@ def known_events(tasks: Sequence[str], batch: Batch) -> dict[str, Tensor]:
     return {f"known_{t}": mask for t, mask in answerable(tasks, batch.valid, batch.timed).items()}
 
 
-def _log_probabilities(answers: Mapping[str, Tensor]) -> Tensor:
-    """Log probabilities of n_gamma, from logits in training and from probabilities otherwise."""
-    if "logits_n_gamma" in answers:
-        return functional.log_softmax(answers["logits_n_gamma"], 1)
-    return answers["n_gamma"].clamp_min(1e-12).log()
-
-
-def _vectors(angles: Tensor) -> Tensor:
-    """Unit vectors (B, 3) of theta, phi (B, 2) in degrees, as `xecml.geometry.direction_from_angles`."""
-    theta, phi = (angles * (torch.pi / 180)).unbind(1)
-    s = torch.sin(theta)
-    return torch.stack([-s * torch.cos(phi), s * torch.sin(phi), torch.cos(theta)], 1)
+def _log_probabilities(answers: Mapping[str, Tensor], task: str) -> Tensor:
+    """Log probabilities of classes, from logits in training and from probabilities otherwise."""
+    if f"logits_{task}" in answers:
+        return functional.log_softmax(answers[f"logits_{task}"], 1)
+    return answers[task].clamp_min(1e-12).log()
 
 
 def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -222,22 +211,22 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
     metrics: dict[str, float] = {}
     for task in (t for t in answers if t in truth):
         info = TASKS[task]
-        if task == "n_gamma":
+        if info.is_class:
             told = np.isfinite(answers[task]).all(1)
             right = answers[task][told].argmax(1) == truth[task][told, 0]
-            metrics["n_gamma_accuracy"] = float(right.mean()) if len(right) else math.nan
+            metrics[f"{task}_accuracy"] = float(right.mean()) if len(right) else math.nan
             continue
-        if task == "angleVec":
+        if info.kind == "vector":
             opening = geometry.opening_angle(answers[task], truth[task])
-            metrics["angleVec_opening_68_deg"] = resolution.containment(opening, replicas=0).q68
+            metrics[f"{task}_opening_68_deg"] = resolution.containment(opening, replicas=0).q68
             continue
         difference = (answers[task].astype(np.float64) - truth[task]) * info.plot_scale
-        if task == "angle":
+        if info.kind == "angles":
             difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
         for i, column in enumerate(info.columns):
             f = resolution.figures_of_merit(difference[:, i], replicas=0, with_peak=False)
-            unit = f"_{info.plot_unit}"
-            if task == "angle":  # these three under the names that they have always had
+            unit = f"_{info.plot_unit}" if info.plot_unit else ""
+            if info.kind == "angles":  # these three under the names that they have always had
                 metrics |= {f"{column}_bias": f.bias, f"{column}_rms": f.rms, f"{column}_skew": f.skew}
             else:
                 metrics[f"{column}_bias{unit}"] = f.bias
@@ -292,4 +281,4 @@ _MEND = "name files that have some, or switch the task off"
 
 def _needed(task: str) -> str:
     """What an event must have for a task to be learnt from it."""
-    return "a valid time" if task == "timing" else "a valid count"
+    return "a valid time" if TASKS[task].needs == "time" else "a valid count"
