@@ -62,7 +62,8 @@ MASK_PATTERNS = {
 """Patterns of hidden sensors by name; how each chooses is in `xecml.data.masks`."""
 
 if TYPE_CHECKING:
-    LossName = PresetName = str
+    LossName = str
+    PresetName = str
 else:
     LossName, PresetName = Literal[tuple(LOSSES)], Literal[PRESETS]
 
