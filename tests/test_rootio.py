@@ -173,8 +173,9 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, few: dict[str, np.ndarray
 
 
 def test_a_file_cannot_be_written_over_a_folder(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    (tmp_path / "folder.root").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        rootio.write(tmp_path, few)
+        rootio.write(tmp_path / "folder.root", few)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Cannot write"):
         rootio.write(tmp_path / "file" / "x.root", few)

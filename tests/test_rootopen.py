@@ -159,7 +159,7 @@ def test_impossible_names_are_one_sentence(
         assert len(str(caught.value)) < 400
 
 
-STRANGE = ("a[1].root", "a*.root", "a?.root", "[a-z].root", "a\nb.root", "日本😀.root", "a b .root", "x.root:tree",
+STRANGE = ("a[1].root", "a*.root", "a?.root", "[a-z].root", "a\nb.root", "日本😀.root", "a b .root", "x.root:tree.root",
            "$x_{$.root", os.fsdecode(b"\xff\xfe.root"), "-a.root", "a::b.root", "#a.root", "{a,b}.root",
            "~a.root")  # fmt: skip
 

@@ -206,7 +206,7 @@ def test_exit_status_and_last_line(
 ) -> None:
     result = Result(Path("run"), Path("run") / best, {}, 120.0, stopped, first_process=first)
     monkeypatch.setattr(loop, "train", lambda *_, **__: result)
-    monkeypatch.setattr("xecml.reports.finished_training.write_finished", lambda *_: [])
+    monkeypatch.setattr("xecml.reports.finished_training.write_finished", lambda *_, **__: [])
     done = CliRunner().invoke(app, ["train", "regress", *(["--json"] if as_json else [])])
     assert done.exit_code == status
     if as_json and first:

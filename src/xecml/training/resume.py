@@ -126,8 +126,8 @@ def restore(
     Raises:
         InputError: the recipe has other groups of weights, or another loss.
     """
-    # loading overwrites what the groups say, and what they say is the recipe's
-    own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    # loading overwrites what the groups say, and what they say is the recipe's; the rate is chosen in every step
+    own = [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups]
     try:
         _check_moments(saved["optimizer_state"], groups, path)
         optimizer.load_state_dict(saved["optimizer_state"])
