@@ -22,6 +22,7 @@ from xecml.training import checkpoint_writing, loop
 
 # of MLflow's own libraries
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

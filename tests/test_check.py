@@ -307,6 +307,7 @@ def test_what_lies_beyond_is_in_the_outermost_bins(tmp_path: Path, few: Columns)
     assert shown["energyTruth [MeV]"].contents[-1] == 12
 
 
+@pytest.mark.slow
 def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, healthy: Columns) -> None:
     dead = [7, 2000, 4100]
     report = check(tmp_path, scaled("time", 1e9)(dark(dead)(healthy)))

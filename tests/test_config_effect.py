@@ -170,6 +170,7 @@ def test_every_key_has_an_entry() -> None:
     assert WITHOUT_EFFECT.keys() <= EFFECTS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", EFFECTS)
 def test_a_key_has_its_effect(key: str, events: Path, trained: Path, seen: dict[Any, Any], tmp_path: Path) -> None:
     effect = EFFECTS[key]

@@ -92,6 +92,7 @@ def test_neighbour_sums_are_sums_over_the_faces_neighbours(radius: float) -> Non
     assert neighbours.neighbour_sums(values, live, dead, radius) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_finds_a_point_of_light_with_dead_sensors_on_top_of_it() -> None:
     uvw, photons, npho = point_light()
     live = np.ones(npho.shape, bool)

@@ -22,6 +22,8 @@ from xecml.inference.export import _compare, export
 from xecml.inference.predict import predict_files
 from xecml.training import checkpoint_writing, loop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

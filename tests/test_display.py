@@ -136,6 +136,7 @@ def test_phi_differences_wrap() -> None:
     assert "+1.50 deg" in header
 
 
+@pytest.mark.slow
 def test_an_event_is_drawn_and_written_quickly(tmp_path: Path, events: Columns) -> None:
     start = time.process_time()
     picture = detector.draw_event(events["npho"][1], events["time"][1])

@@ -20,6 +20,7 @@ from xecml.models.rebuild.filler import Filler, around_on_face, mean_of_roots, u
 from xecml.recipes import load_config
 from xecml.training import loop
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 

@@ -51,6 +51,7 @@ def lines_of(result: loop.Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["mae", "inpaint"])
 def test_metrics_have_the_names_that_users_know(job: str, request: pytest.FixtureRequest) -> None:
     lines = lines_of(request.getfixturevalue(job))
@@ -70,6 +71,7 @@ def test_metrics_have_the_names_that_users_know(job: str, request: pytest.Fixtur
     assert lines[-1]["train/total_loss"] < lines[0]["train/total_loss"]
 
 
+@pytest.mark.slow
 def test_hidden_are_sensors_that_augmentation_has_left(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +162,7 @@ class _KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["mae", "inpaint"])
 def test_a_job_that_dies_goes_on_bit_for_bit(
     job: str, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +195,7 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
     assert clean[0] == clean[1]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_job_is_not_gone_on_with(sample: Path, mae: loop.Result, tmp_path: Path) -> None:
     """Only its encoder is taken: the epoch is 1, as for any start from elsewhere."""
     config = recipe("inpaint", sample, tmp_path, f"checkpoint.resume_from={mae.folder / 'checkpoint_last.pth'}",

@@ -284,6 +284,7 @@ def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.n
     assert max(differences.values()) < 1e-4, differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]) -> None:
     """Forward and backward are traced whole, and give the gradients of the plain way."""

@@ -254,6 +254,7 @@ def test_a_run_does_not_replace_the_checkpoint_that_it_starts_from(
     assert _digest(best) == _digest(model)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_files_of_others_in_its_folder(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_run_leaves_files_of_others_in_its_folder(
     assert notes.read_text().startswith('{"epoch": 1')
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_name_replaces_all_of_the_first(tmp_path: Path, sample: Path) -> None:
     more = ("--set", "export.onnx=model.onnx")
     assert _train(tmp_path, sample, *more) is None

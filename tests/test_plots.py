@@ -190,6 +190,7 @@ def test_the_table_and_the_page_show_pulls(sure: Columns) -> None:
     assert y.sum() * (x[1] - x[0]) / (edges[1] - edges[0]) == pytest.approx(4000, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_file_is_reproducible_and_whole(tmp_path: Path, tables: dict[str, Columns]) -> None:
     some = {"net": only(tables["net"], "u")}
     written = []
@@ -225,6 +226,7 @@ def test_nothing_is_left_where_nothing_can_be_drawn(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_awkward_samples_are_drawn_without_warnings(tables: dict[str, Columns]) -> None:
     """One energy, few events, values missing, a constant: warnings are errors here."""
     few = {k: v[:12] for k, v in only(tables["net"], "energy", "u").items()}
@@ -243,6 +245,7 @@ def test_awkward_samples_are_drawn_without_warnings(tables: dict[str, Columns]) 
         figure.draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_events_without_an_answer_are_drawn_as_such(tables: dict[str, Columns]) -> None:
     """Some have no prediction at all, one model beside has none of the direction, and the truth of some cannot be."""
     holed = {k: v.copy() for k, v in only(tables["net"], "energy", "theta", "phi").items()}

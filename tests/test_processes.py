@@ -25,6 +25,7 @@ from xecml.training.epoch_metrics import Watch
 from xecml.training.processes import together
 from xecml.training.processes.devices import make_fabric
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 # trains, and leaves the loss of every step of every process

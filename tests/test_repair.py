@@ -201,6 +201,7 @@ def test_statistical_error_of_the_rmse_is_that_of_independent_groups() -> None:
     assert np.mean([f.rmse_error for f in found]) == pytest.approx(4 / np.sqrt(4000), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_how_events_are_read(chunk: dict[str, NDArray[Any]], file: Path) -> None:
     repairs = {"mean": ConventionalRepair("neighbour_mean")}
     one, other = (compare_repairs(file, repairs, fractions=(0.05,), chunk_events=n, max_events=40) for n in (7, 40))
@@ -268,6 +269,7 @@ def test_report_is_readable_and_json(report: RepairReport) -> None:
     assert [row[:3] for row in overview[:3]] == [["scattered", "5 %", n] for n in ("perfect", "biased", "nothing")]
 
 
+@pytest.mark.slow
 def test_pictures_are_written_and_alike(report: RepairReport, chunk: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf"):
         repair_pages.save_repairs(report, tmp_path / name)

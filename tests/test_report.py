@@ -85,6 +85,7 @@ def test_reconstructed_quantities_are_a_reference(model: TorchModel, tmp_path: P
     assert found.evaluations[0].figures["energy"]["all"].bias == pytest.approx(residual.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_blank_and_impossible_events_are_counted_and_left_out(model: TorchModel, tmp_path: Path) -> None:
     events = point_sources(120, seed=63)
     events["npho"][:10], events["time"][10:30], events["energyTruth"][30:33] = 1e10, np.nan, -0.05

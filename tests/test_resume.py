@@ -16,6 +16,7 @@ import torch
 
 from xecml.training import checkpoint_writing
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 # a process that trains and is killed at once after its n-th saving

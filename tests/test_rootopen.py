@@ -214,6 +214,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["root", "http"])
 def test_a_server_that_does_not_answer_is_given_up(silent: int, scheme: str) -> None:
     address, started = f"{scheme}://127.0.0.1:{silent}//x.root", time.monotonic()

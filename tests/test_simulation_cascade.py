@@ -39,6 +39,7 @@ def test_coefficients() -> None:
     assert not failed(checks)
 
 
+@pytest.mark.slow
 def test_showers_at_signal_energy(signal_showers: SlabShowers) -> None:
     """Lengths, deposits, profiles: every published number."""
     checks = shower_checks(signal_showers)
@@ -75,6 +76,7 @@ def test_elastic_scattering_of_electrons_and_positrons() -> None:
         assert tables.soft[0, i] + tables.hard[0, i] * 2 * x.mean() == pytest.approx(electron, rel=0.03)
 
 
+@pytest.mark.slow
 def test_validation_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report in small: files, and a verdict for every number."""
     monkeypatch.setattr(report, "POINT_DEPTHS", (5.0,))

@@ -296,6 +296,7 @@ def test_alpha_sources_are_points_of_light(tmp_path: Path) -> None:
     np.testing.assert_allclose(events["xyzDeposit"], events["xyzTruth"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_material_before_the_xenon(tmp_path: Path) -> None:
     """Detection efficiency, deposits above 90 %, with 0.45 radiation lengths in front; published: 63 to 65 %."""
     found = []

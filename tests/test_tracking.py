@@ -158,6 +158,7 @@ def test_a_server_that_is_not_there_stops_nothing(
     assert lines(tmp_path) == [{"epoch": 1, "val/loss": 1.0}]
 
 
+@pytest.mark.slow
 def test_a_server_that_vanishes_stops_nothing(sample: Path, tmp_path: Path, store: Any, monkeypatch: Any) -> None:
     """Between the first and the second epoch of a training, for MLflow's own client."""
     import mlflow

@@ -109,6 +109,7 @@ def test_a_run_leaves_checkpoints_and_metrics(run: loop.Result) -> None:
     assert lines[1]["train/loss"] < lines[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_validation_can_be_rarer(sample: Path, tmp_path: Path) -> None:
     result = loop.train(
         recipe(sample, tmp_path, "training.epochs=3", "training.validate_every=2"), name="rare", quiet=True
@@ -150,6 +151,7 @@ def test_a_run_is_reproducible(run: loop.Result, sample: Path, tmp_path: Path) -
     assert all(torch.equal(two["model_state"][k], v) for k, v in one["model_state"].items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     config = recipe(sample, tmp_path, "checkpoint.save_interval=1")
     loop.train(config, name="one", quiet=True)
@@ -297,6 +299,7 @@ def test_a_reweighted_run_keeps_its_weights(sample: Path, tmp_path: Path) -> Non
         loop.train(recipe(sample, tmp_path, "reweighting.energy.enabled=true", "tasks.energy.enabled=false"), name="x")
 
 
+@pytest.mark.slow
 def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
     """Widths, directions as vectors, learned balance, accumulation: one short run with all of them."""
     settings = (
@@ -375,6 +378,7 @@ def test_linear_paths_are_least_squares_judged_on_events_left_out() -> None:
     assert useless.path.weight.abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_linear_path_starts_from_the_code_of_a_given_encoder(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     """Other tasks, so that only the encoder is taken; with the path the first answers are better at once."""
     start = (
