@@ -18,6 +18,7 @@ from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.inference import checkpoint_reading
 from xecml.models.build import build_model, normaliser
 from xecml.training import checkpoint_writing, loop, setup
 from xecml.training.processes import devices as of_fabric
@@ -233,7 +234,7 @@ def training(kind: str) -> Probe:
         lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
         seen["metrics"] = [{k: v for k, v in line.items() if not k.startswith("system/")} for line in lines]
         seen["files"] = sorted(str(p.relative_to(bench.root)) for p in bench.root.rglob("*") if p.is_file())
-        last = checkpoint_writing.load(result.folder / "checkpoint_last.pth")
+        last = checkpoint_reading.load(result.folder / "checkpoint_last.pth")
         seen["weights"], seen["average"] = digest(last["model_state"]), digest(last["ema_state"])
         seen["best"] = last["best"]
         return seen

@@ -15,10 +15,11 @@ from xecml.config import Config
 from xecml.evaluation.tables import read_table
 from xecml.events import INVALID
 from xecml.figures.worst_events import EventLosses, WorstEvents
+from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.recipes import load_config
 from xecml.reports import finished_training
-from xecml.training import checkpoint_writing, loop
+from xecml.training import loop
 
 # of MLflow's own libraries
 pytestmark = [
@@ -66,7 +67,7 @@ def test_all_files_are_there_and_in_mlflow(run: tuple[loop.Result, Config, list[
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{result.folder.parent}/mlruns.db")
-    run_id = checkpoint_writing.load(result.best)["run_id"]
+    run_id = checkpoint_reading.load(result.best)["run_id"]
     stored = {file.path for file in client.list_artifacts(run_id)}
     assert stored == names | {"checkpoint_best.pth", "metrics.jsonl"}
 

@@ -196,6 +196,7 @@ def test_a_key_has_its_effect(key: str, events: Path, trained: Path, seen: dict[
         assert after != before
 
 
+@pytest.mark.slow
 def test_a_probe_sees_no_difference_where_there_is_none(events: Path, tmp_path: Path) -> None:
     """Or every key would seem to have an effect: the same recipe twice, in other folders."""
     for probe in (stream, constants, _regression, loss, augmentation, hidden, rebuilding, _train):

@@ -69,7 +69,7 @@ def go_on(config: Config, path: Path, key: str = "checkpoint.resume_from") -> Co
     begin = start(network, config.model_copy(update={section: given}), kind="regress", tasks=list(network.tasks))  # type: ignore[arg-type]
     assert begin.resumed is not None
     groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr_scale": 1.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.5)
+    optimizer = torch.optim.AdamW(groups, lr=0.5, weight_decay=0.25)
     average = WeightAverage(network, 0.9)
     restore(begin.resumed, str(path), optimizer, groups, torch.nn.Module(), average)
     return {"optimizer": optimizer, "average": average}
@@ -80,8 +80,8 @@ def test_a_whole_checkpoint_is_used_as_it_is(whole: Content, config: Config, tmp
     assert load_model(path).tasks == ("angle", "energy", "timing", "uvwFI")
     assert describe_file(str(path))["best"] == 1.5
     found = go_on(config, path)
-    # moments are the file's, what groups say is the recipe's
-    assert found["optimizer"].param_groups[0]["lr"] == 0.5
+    # moments are the file's, what groups say is the recipe's; the rate is chosen before each step
+    assert found["optimizer"].param_groups[0]["weight_decay"] == 0.25
     saved = whole["optimizer_state"]["state"][0]["exp_avg"]
     assert torch.equal(next(iter(found["optimizer"].state.values()))["exp_avg"], saved)
     assert found["average"].updates == 1

@@ -106,6 +106,7 @@ def test_fit_finds_a_point_of_light_with_dead_sensors_on_top_of_it() -> None:
     assert found.photons == pytest.approx(photons, rel=0.01)
 
 
+@pytest.mark.slow
 def test_fit_says_where_there_is_nothing() -> None:
     npho = np.zeros((2, 4760), np.float32)
     assert not pointsource.fit_point_source(npho, np.ones(npho.shape, bool)).found.any()

@@ -17,7 +17,7 @@ from tests.test_training import recipe
 from xecml import geometry, rootio
 from xecml.errors import InputError
 from xecml.events import valid_counts, valid_times
-from xecml.inference import trained_model
+from xecml.inference import checkpoint_reading, trained_model
 from xecml.inference.export import _compare, export
 from xecml.inference.predict import predict_files
 from xecml.training import checkpoint_writing, loop
@@ -193,7 +193,7 @@ def test_files_of_before_answer_no_more_than_those_of_now(
     trained: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint and an exported file that do not say what their training had."""
-    content = checkpoint_writing.load(trained)
+    content = checkpoint_reading.load(trained)
     for state in ("model_state", "ema_state"):
         content[state] = {k: w for k, w in content[state].items() if k != "sensors_seen"}
     checkpoint_writing.save(tmp_path / "old.pth", content)

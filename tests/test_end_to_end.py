@@ -91,6 +91,7 @@ def test_the_whole_way(folder: Path, xec: Xec) -> None:
     assert xec.json("info", "--system")["xecml"]
 
 
+@pytest.mark.slow
 def test_simulated_light_is_where_the_truth_says(folder: Path, xec: Xec) -> None:
     xec("simulate", folder / "spot.root", "-n", 64, "--energy", "52.8", "--seed", 9, "--config", folder / "quick.yaml")
     chunk = next(rootio.read(folder / "spot.root", ["npho", "uvwTruth"]))

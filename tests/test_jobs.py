@@ -16,6 +16,7 @@ from xecml.config import Config
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import INVALID
+from xecml.inference import checkpoint_reading
 from xecml.recipes import JOBS, load_config
 from xecml.training import checkpoint_writing, loop
 from xecml.training.rebuilding_job import RebuildingStep
@@ -99,6 +100,7 @@ def test_an_autoencoder_beats_the_means_of_sensors(mae: loop.Result) -> None:
     assert mae.metrics["val/relative_error_time"] < 0.7
 
 
+@pytest.mark.slow
 def test_an_inpainter_beats_an_autoencoder(mae: loop.Result, inpaint: loop.Result) -> None:
     assert inpaint.metrics["val/relative_error_npho"] < mae.metrics["val/relative_error_npho"]
 
@@ -119,6 +121,7 @@ def test_the_autoencoder_leaves_truth_masked_prediction_and_error(mae: loop.Resu
     assert (chunk["err_npho"][~mask] == np.float32(INVALID)).all()
 
 
+@pytest.mark.slow
 def test_the_inpainter_leaves_a_row_for_each_hidden_sensor(inpaint: loop.Result) -> None:
     rows = content_of(inpaint.folder / "inpainter_predictions_epoch_2.root")
     assert set(rows) == {"event_idx", "sensor_id", "face", "truth_npho", "truth_time", "pred_npho", "pred_time",
@@ -132,8 +135,9 @@ def test_the_inpainter_leaves_a_row_for_each_hidden_sensor(inpaint: loop.Result)
     assert np.median(np.abs(rows["error_time"][timed])) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_the_one_it_came_with(mae: loop.Result, inpaint: loop.Result) -> None:
-    one, two = (checkpoint_writing.load(r.best) for r in (mae, inpaint))
+    one, two = (checkpoint_reading.load(r.best) for r in (mae, inpaint))
     encoder = {k: v for k, v in one["ema_state"].items() if k.startswith("encoder.")}
     assert len(encoder) > 20
     assert all(torch.equal(two["model_state"][k], v) for k, v in encoder.items())
@@ -147,7 +151,7 @@ def test_a_regression_takes_the_encoder_and_its_constants(
     said = capsys.readouterr().out
     assert "Took the encoder" in said
     assert "mae" in said
-    one, two = (checkpoint_writing.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
     for constant in ("encoder.features_mean", "encoder.features_width", "encoder.normaliser.npho_scale"):
         assert torch.equal(one["ema_state"][constant], two["model_state"][constant])
     assert two["epoch"] == 2
@@ -188,7 +192,7 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
     last = tmp_path / "killed" / "run" / "checkpoint_last.pth"
     going_on = recipe(job, sample, tmp_path / "killed", *given, f"checkpoint.resume_from={last}")
     resumed = loop.train(going_on, name="run", kind=job, quiet=True)
-    one, two = (checkpoint_writing.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
     clean = [{k: v for k, v in r.metrics.items() if not k.startswith("system/")} for r in (whole, resumed)]

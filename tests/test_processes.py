@@ -19,8 +19,9 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config
 from xecml.errors import InputError
+from xecml.inference import checkpoint_reading
 from xecml.recipes import load_config
-from xecml.training import checkpoint_writing, loop
+from xecml.training import loop
 from xecml.training.epoch_metrics import Watch
 from xecml.training.processes import together
 from xecml.training.processes.devices import make_fabric
@@ -231,7 +232,7 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
     started.send_signal(signal.SIGTERM)  # the others hear of it from this one
     _, said = started.communicate(timeout=60)
     assert started.returncode == 0, said[-3000:]
-    content = checkpoint_writing.load(tmp_path / "run" / "checkpoint_last.pth")
+    content = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert content["epoch"] < 500
     assert len(content["random_states"]) == 2
     steps = len(json.loads((tmp_path / "losses_0.json").read_text()))
@@ -247,7 +248,7 @@ def recipe(files: Path, out: Path, *more: str) -> Config:
 def test_a_recipe_starts_its_processes_from_python(files: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     result = loop.train(recipe(files, tmp_path), name="run", quiet=True)
-    content = checkpoint_writing.load(tmp_path / "run" / "checkpoint_last.pth")
+    content = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert len(content["random_states"]) == 2
     assert content["ema_updates"] == 25
     assert result.metrics["epoch"] == 1

@@ -94,6 +94,7 @@ def test_times_follow_a_shift_of_all_times(job) -> None:
     torch.testing.assert_close(again.nanoseconds, answer.nanoseconds, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_every_sensor_can_be_asked_and_learns(job) -> None:
     batch = batch_of(2, dead=0.0)
     # the two events hide alternating sensors, the outer centre's among them

@@ -47,6 +47,7 @@ def test_showers_at_signal_energy(signal_showers: SlabShowers) -> None:
     assert not failed(checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("E", "events"), [(17.6, 8000), (130.0, 2500)])
 def test_deposited_share(E: float, events: int) -> None:
     assert not failed([deposit_check(slab(E, events))])

@@ -16,6 +16,7 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config
 from xecml.errors import InputError
+from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import load_model
 from xecml.models.build import build_regressor
 from xecml.models.ridge import Ridges
@@ -82,7 +83,7 @@ def test_an_encoder_can_learn_more_slowly(sample: Path, tmp_path: Path) -> None:
         recipe(sample, tmp_path, "training.encoder_lr_scale=0", "training.epochs=1"), name="frozen", quiet=True
     )
     start = build_regressor(load_config(TINY))
-    weights = checkpoint_writing.load(frozen.best)["model_state"]
+    weights = checkpoint_reading.load(frozen.best)["model_state"]
     last = f"encoder.window.{len(start.encoder.window) - 1}.weight"
     # the last layer of a view begins at zero, and stays there
     assert torch.equal(weights[last], start.state_dict()[last])
@@ -117,7 +118,7 @@ def test_validation_can_be_rarer(sample: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert ["val/loss" in line for line in lines] == [False, True, True]
     assert all("train/loss" in line for line in lines)
-    assert checkpoint_writing.load(result.best)["best"] == min(line["val/loss"] for line in lines[1:])
+    assert checkpoint_reading.load(result.best)["best"] == min(line["val/loss"] for line in lines[1:])
 
 
 def test_training_learns_point_sources(run: loop.Result) -> None:
@@ -128,7 +129,7 @@ def test_training_learns_point_sources(run: loop.Result) -> None:
 
 
 def test_the_best_checkpoint_has_the_lowest_validation_loss(run: loop.Result) -> None:
-    content = checkpoint_writing.load(run.best)
+    content = checkpoint_reading.load(run.best)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert content["best"] == min(line["val/loss"] for line in lines)
     assert content["tasks"] == ["angle", "energy", "timing", "uvwFI"]
@@ -137,7 +138,7 @@ def test_the_best_checkpoint_has_the_lowest_validation_loss(run: loop.Result) ->
 
 def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
     """0.9 a step over 24 steps: the averaged weights lag behind, and buffers agree."""
-    content = checkpoint_writing.load(run.folder / "checkpoint_last.pth")
+    content = checkpoint_reading.load(run.folder / "checkpoint_last.pth")
     assert content["ema_updates"] == 24
     same = [torch.equal(content["ema_state"][k], v) for k, v in content["model_state"].items() if "_width" in k]
     assert all(same)
@@ -147,7 +148,7 @@ def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
 
 def test_a_run_is_reproducible(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     again = loop.train(recipe(sample, tmp_path), name="one", quiet=True)
-    one, two = (checkpoint_writing.load(r.folder / "checkpoint_last.pth") for r in (run, again))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (run, again))
     assert all(torch.equal(two["model_state"][k], v) for k, v in one["model_state"].items())
 
 
@@ -157,7 +158,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, s
     loop.train(config, name="one", quiet=True)
     resumed = recipe(sample, tmp_path, f"checkpoint.resume_from={tmp_path}/one/checkpoint_epoch_1.pth")
     loop.train(resumed, name="one", quiet=True)
-    one, two = (checkpoint_writing.load(folder / "checkpoint_last.pth") for folder in (run.folder, tmp_path / "one"))
+    one, two = (checkpoint_reading.load(folder / "checkpoint_last.pth") for folder in (run.folder, tmp_path / "one"))
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
     lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
@@ -242,7 +243,7 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
         (spoiled("geometry.pth", geometry_hash="0" * 16), "was made for sensor geometry 0000"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            checkpoint_writing.load(path)
+            checkpoint_reading.load(path)
         assert "\n" not in str(caught.value)
     other = recipe(sample, tmp_path, f"checkpoint.resume_from={run.best}", "model.hidden_dim=16")
     with pytest.raises(InputError, match=r"does not fit the configured model: heads.angle"):
@@ -250,7 +251,7 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
 
 
 def test_checkpoints_of_another_versions_network_are_one_sentence(run: loop.Result, tmp_path: Path) -> None:
-    content = checkpoint_writing.load(run.best)
+    content = checkpoint_reading.load(run.best)
     weights = {name: w for name, w in content["ema_state"].items() if name != "encoder.numbers.weight"}
     checkpoint_writing.save(tmp_path / "less.pth", content | {"ema_state": weights})
     with pytest.raises(InputError, match=r"encoder.numbers.weight is missing"):
@@ -293,7 +294,7 @@ def test_a_reweighted_run_keeps_its_weights(sample: Path, tmp_path: Path) -> Non
     config = recipe(sample, tmp_path, "reweighting.energy.enabled=true", "training.epochs=1")
     result = loop.train(config, name="flat", quiet=True)
     assert result.reweighting is not None
-    state = checkpoint_writing.load(result.best)["reweighting"]
+    state = checkpoint_reading.load(result.best)["reweighting"]
     assert list(state["tables"]) == ["energy"]
     with pytest.raises(InputError, match="switch on tasks.energy"):
         loop.train(recipe(sample, tmp_path, "reweighting.energy.enabled=true", "tasks.energy.enabled=false"), name="x")
@@ -316,7 +317,7 @@ def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
         "augmentation.gain_jitter=0.01",
     )
     result = loop.train(recipe(sample, tmp_path, *settings), name="all", quiet=True)
-    content = checkpoint_writing.load(result.best)
+    content = checkpoint_reading.load(result.best)
     assert content["loss_state"]["balance.log_variance"].abs().sum() > 0
     model = load_model(result.best)
     events = point_sources(16, seed=12)
