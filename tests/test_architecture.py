@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from xecml.config import LOSSES, MASK_PATTERNS, PRESETS, AugmentationConfig, Config
+from xecml.choices import LOSSES, MASK_PATTERNS, PRESETS
+from xecml.config import AugmentationConfig, Config
 from xecml.conventional.repairs import METHODS
 from xecml.data import masks
 from xecml.data.augment import CHANGES, Augmentation

@@ -280,7 +280,7 @@ def test_the_report_is_json_and_a_table(tmp_path: Path, few: Columns) -> None:
     rows = {subject: (verdict, text) for subject, verdict, text in report.rows()}
     assert rows["events"][1].startswith("12 in 1 file(s)")
     assert rows["time"][0] == "error"
-    assert "dead and 0 hot channels" in rows["face us"][1]
+    assert "dead and 0 hot sensors" in rows["face us"][1]
     lines = report.text().splitlines()
     assert len(lines) == len(report.rows())
     assert any(line.split()[:2] == ["time", "error"] for line in lines)

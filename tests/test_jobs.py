@@ -95,6 +95,7 @@ def test_hidden_are_sensors_that_augmentation_has_left(
     assert 0.4 < np.mean(seen) < 0.6  # of the sample seven tenths are valid
 
 
+@pytest.mark.slow
 def test_an_autoencoder_beats_the_means_of_sensors(mae: loop.Result) -> None:
     assert mae.metrics["val/relative_error_npho"] < 0.5
     assert mae.metrics["val/relative_error_time"] < 0.7
@@ -105,6 +106,7 @@ def test_an_inpainter_beats_an_autoencoder(mae: loop.Result, inpaint: loop.Resul
     assert inpaint.metrics["val/relative_error_npho"] < mae.metrics["val/relative_error_npho"]
 
 
+@pytest.mark.slow
 def test_the_autoencoder_leaves_truth_masked_prediction_and_error(mae: loop.Result) -> None:
     chunk = content_of(mae.folder / "mae_predictions_epoch_2.root")
     kinds = [f"{kind}_{c}" for kind in ("truth", "masked", "pred", "err") for c in ("npho", "time")]
@@ -143,6 +145,7 @@ def test_a_frozen_encoder_is_the_one_it_came_with(mae: loop.Result, inpaint: loo
     assert all(torch.equal(two["model_state"][k], v) for k, v in encoder.items())
 
 
+@pytest.mark.slow
 def test_a_regression_takes_the_encoder_and_its_constants(
     sample: Path, mae: loop.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

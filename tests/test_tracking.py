@@ -56,6 +56,7 @@ def test_the_file_drops_what_lies_beyond_the_checkpoint(tmp_path: Path) -> None:
     assert MetricsFile(tmp_path, 1).lines() == []
 
 
+@pytest.mark.slow
 def test_numbers_and_recipe_reach_mlflow(tmp_path: Path, store: Any) -> None:
     tracker = Tracker(tmp_path / "run", 1, run_name="one", experiment="lab")
     many = {f"k{i}": i for i in range(150)}  # more than MLflow takes at once
@@ -79,6 +80,7 @@ def test_numbers_and_recipe_reach_mlflow(tmp_path: Path, store: Any) -> None:
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_a_changed_recipe(
     tmp_path: Path, store: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +101,7 @@ def test_a_resumed_run_goes_on_with_a_changed_recipe(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_run_after_one_that_died_is_its_own(tmp_path: Path, store: Any) -> None:
     died = Tracker(tmp_path / "a", 1, run_name="a", experiment="lab")
     after = Tracker(tmp_path / "b", 1, run_name="b", experiment="lab")
@@ -112,6 +115,7 @@ def test_a_run_after_one_that_died_is_its_own(tmp_path: Path, store: Any) -> Non
     assert [file.path for file in store.list_artifacts(stopped.run_id)] == ["metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_files_reach_a_run_that_is_over(tmp_path: Path, store: Any) -> None:
     tracker = Tracker(tmp_path, 1, run_name="one", experiment="lab")
     tracker.close()
@@ -140,6 +144,7 @@ def test_tensorboard_shows_the_run(tmp_path: Path) -> None:
     assert [(e.step, round(e.value, 6)) for e in board.Scalars("val/loss")] == [(1, 1.0), (2, 0.5), (3, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_stops_nothing(
     tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +184,7 @@ def test_a_server_that_vanishes_stops_nothing(sample: Path, tmp_path: Path, stor
     assert [m.step for m in store.get_metric_history(seen[0], "val/loss")] == [1]
 
 
+@pytest.mark.slow
 def test_the_names_of_a_regression_are_all_there(sample: Path, tmp_path: Path, store: Any) -> None:
     """In MLflow, TensorBoard and the file alike; on a CPU nothing is said of a GPU."""
     paths = {"data.train_path": str(sample / "val.root"), "data.val_path": str(sample / "test.root")}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from xecml.events import TASKS, Task
+from xecml.choices import LOSSES, MASK_PATTERNS, LossName, PresetName
+from xecml.events import TASKS
 from xecml.limits import (
     Count,
     Counted,
@@ -28,44 +28,6 @@ from xecml.limits import (
 Weight = Annotated[NotNegative, Field(le=1e6)]
 Cells = Annotated[Count, Field(le=72)]
 Bins = Annotated[Count, Field(le=200)]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss of tasks: what it is, for the list of keys, and for which quantities."""
-
-    meaning: str
-    fits: Callable[[Task], bool] = lambda task: not task.is_class
-
-
-LOSSES = {
-    "smooth_l1": Loss("square near 0, linear beyond loss_beta"),
-    "l1": Loss("absolute difference"),
-    "mse": Loss("squared difference"),
-    "huber": Loss("loss_beta times smooth_l1"),
-    "gaussian_nll": Loss("predicts a width too"),
-    "opening_angle": Loss("rad, for angle and angleVec", lambda task: task.is_direction),
-    "cross_entropy": Loss("for n_gamma", lambda task: task.is_class),
-}
-"""Losses by name; what each computes is an entry of the same name in `xecml.training.losses`."""
-PRESETS = ("tiny", "compact", "base", "large", "reference")
-"""Networks by name; what each is made of is an entry of the same name in `xecml.models.build`."""
-MASK_PATTERNS = {
-    "random": "every valid sensor alike",
-    "light": "flat in the logarithm of the light",
-    "clusters": "round patches of 4 to 24 neighbours, across faces too",
-    "boards": "whole blocks of 4 x 4",
-    "face": "one whole face that is small enough, and others at random",
-    "spot": "SiPMs about the brightest, or 4 x 4 blocks there",
-    "listed": "those of dead_list, and others at random",
-}
-"""Patterns of hidden sensors by name; how each chooses is in `xecml.data.masks`."""
-
-if TYPE_CHECKING:
-    LossName = str
-    PresetName = str
-else:
-    LossName, PresetName = Literal[tuple(LOSSES)], Literal[PRESETS]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
 
@@ -148,10 +110,7 @@ class ModelConfig(_Section):
 
 
 _ENABLED = "whether the quantity is predicted"
-_LOSS = (
-    "loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (rad) for angle and "
-    "angleVec; cross_entropy for n_gamma"
-)
+_LOSS = "loss on the standardised difference: " + ", ".join(f"{name} ({loss.meaning})" for name, loss in LOSSES.items())
 
 
 class TaskConfig(_Section):
@@ -271,10 +230,10 @@ class AugmentationConfig(_Section):
     mirror_y: Share = Field(0.0, description="share of events mirrored in y, truth with them")
     gain_jitter: NotNegative = Field(0.0, le=10, description="relative spread of each sensor's gain")
     time_jitter: NotNegative = Field(0.0, le=1e-3, description="s; spread of each sensor's time")
-    dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
+    dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead sensors")
     cluster_radius: Positive = Field(5.0, le=500, description="cm; radius of such a patch")
-    dead_channels: Share = Field(0.0, description="share of events with dead channels, scattered or in 4 x 4 blocks")
-    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
+    dead_channels: Share = Field(0.0, description="share of events with dead sensors, scattered or in 4 x 4 blocks")
+    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of sensors that are dead in those")
     pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
     pileup_light: tuple[Share, Share] = Field(
         (0.05, 0.5), description="least and largest share of light the second event brings"

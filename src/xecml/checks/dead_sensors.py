@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml.checks.sensors import MIN_EVENTS_CHANNEL, SensorSums
+from xecml.checks.sensors import MIN_EVENTS_SENSOR, SensorSums
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import INVALID, Chunk, valid_counts, valid_times
@@ -92,10 +92,10 @@ def dead_sensors(
             measured = {pair[0]: valid_counts(npho), pair[1]: valid_times(npho, time)}
             for sums in (together, by_file[path]):
                 sums.add(chunk, measured)
-    if together.n_events < MIN_EVENTS_CHANNEL:
+    if together.n_events < MIN_EVENTS_SENSOR:
         return None
     whole = _found(together)
-    enough = {path: sums.n_events >= MIN_EVENTS_CHANNEL for path, sums in by_file.items()}
+    enough = {path: sums.n_events >= MIN_EVENTS_SENSOR for path, sums in by_file.items()}
     return DeadSensors("automatic", {p: _found(sums) if enough[p] else whole for p, sums in by_file.items()})
 
 
@@ -109,7 +109,7 @@ def without_dead(path: str, chunk: Chunk, dead: DeadSensors | None) -> tuple[NDA
 
 
 def _found(sums: SensorSums) -> Marks:
-    """Mask (4760,) of channels that are dead or hot."""
+    """Mask (4760,) of sensors that are dead or hot."""
     found, dead = sums.statistics(), np.zeros(N_SENSORS, bool)
     dead[found.dead()] = True
     dead[found.hot()] = True

@@ -1,4 +1,4 @@
-"""Whether event files can be used: branches, units, ranges, dead faces, dead and hot channels, duplicates.
+"""Whether event files can be used: branches, units, ranges, dead faces, dead and hot sensors, duplicates.
 
 Files are read once, in chunks; memory does not grow with them but for eight bytes an event, which find
 duplicates. An error means that the file should not be used as it is, a warning that one should know.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xecml.checks.distributions import Distribution, Distributions
 from xecml.checks.rules import RULES, Finding, Marks, Rule, Severity, listing
-from xecml.checks.sensors import MIN_EVENTS_CHANNEL, SensorStatistics, SensorSums, sensor_findings
+from xecml.checks.sensors import MIN_EVENTS_SENSOR, SensorStatistics, SensorSums, sensor_findings
 from xecml.data.source import Events, expand, open_events
 from xecml.errors import InputError
 from xecml.events import (
@@ -74,8 +74,8 @@ class CheckReport:
             ("jobs", "", self._jobs()),
         ]
         rows += [(f"face {face}", "", text) for face, text in self._faces().items()]
-        if 0 < self.n_events < MIN_EVENTS_CHANNEL:
-            rows.append(("channels", "", f"below {MIN_EVENTS_CHANNEL} events none is called dead or hot"))
+        if 0 < self.n_events < MIN_EVENTS_SENSOR:
+            rows.append(("sensors", "", f"below {MIN_EVENTS_SENSOR} events none is called dead or hot"))
         rows += [(f.where, f.severity, f.message) for f in self.findings]
         return [*rows, ("verdict", *self.verdict())]
 
@@ -115,7 +115,7 @@ class CheckReport:
         dead, hot = (np.bincount(face_codes()[i], minlength=6) for i in (self.sensors.dead(), self.sensors.hot()))
         shares = self.sensors.dead_fraction()
         return {
-            face: f"{100 * share:.3g} % of counts invalid, {dead[i]} dead and {hot[i]} hot channels"
+            face: f"{100 * share:.3g} % of counts invalid, {dead[i]} dead and {hot[i]} hot sensors"
             + (f" ({100 * shares[face]:.3g} % dead)" if dead[i] else "")
             for i, (face, share) in enumerate(self.sensors.invalid_fraction().items())
         }

@@ -1,4 +1,4 @@
-"""What each sensor did over a sample: occupancy, mean counts, and the dead and hot channels among them."""
+"""What each sensor did over a sample: occupancy, mean counts, and the dead and hot sensors among them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from xecml.checks.rules import Finding, Marks, Severity, listing
 from xecml.events import Chunk, number_of
 from xecml.geometry import FACES, N_SENSORS, Floats, Ints, face_codes, face_sensors, positions
 
-MIN_EVENTS_CHANNEL = 100
-"""With fewer events a channel without light may just be dim; no channel is called dead or hot."""
+MIN_EVENTS_SENSOR = 100
+"""With fewer events a sensor without light may just be dim; no sensor is called dead or hot."""
 MIN_EVENTS_FACE = 5
 _EXPECTED_LIT = 20.0
 _HOT_RATIO = 5.0
@@ -48,12 +48,12 @@ class SensorStatistics:
     without_time: int = 0
 
     def dead(self) -> Ints:
-        """Ids of dead channels: never lit in at least 100 events, where 20 were to be expected.
+        """Ids of dead sensors: never lit in at least 100 events, where 20 were to be expected.
 
         Expected are the events times the median occupancy of the face's other sensors.
         """
         dead = self.occupancy == 0
-        if self.n_events < MIN_EVENTS_CHANNEL:
+        if self.n_events < MIN_EVENTS_SENSOR:
             return np.array([], np.int64)
         for face in range(len(FACES)):
             alive = self.occupancy[(face_codes() == face) & ~dead]
@@ -62,12 +62,12 @@ class SensorStatistics:
         return np.flatnonzero(dead)
 
     def hot(self) -> Ints:
-        """Ids of hot channels, in at least 100 events, compared with the eight nearest of their face, where these live.
+        """Ids of hot sensors, in at least 100 events, compared with the eight nearest of their face, where these live.
 
         Hot is a geometric mean count above five times the median of theirs, or light in over 99 % of events where
         none of them has it in 95 %.
         """
-        if self.n_events < MIN_EVENTS_CHANNEL:
+        if self.n_events < MIN_EVENTS_SENSOR:
             return np.array([], np.int64)
         lit = self.occupancy * self.n_events >= _HOT_MIN_LIT
         near = _neighbours()
@@ -80,7 +80,7 @@ class SensorStatistics:
         return np.flatnonzero(bright | always)
 
     def dead_fraction(self) -> dict[str, float]:
-        """Fraction of dead channels by face."""
+        """Fraction of dead sensors by face."""
         dead = self.dead()
         return {f: len(np.intersect1d(dead, face_sensors(f))) / len(face_sensors(f)) for f in FACES}
 
@@ -145,7 +145,7 @@ class SensorSums:
 
 
 def sensor_findings(s: SensorStatistics) -> list[Finding]:
-    """Judge the sensors: dark faces, missing times, dead and hot channels."""
+    """Judge the sensors: dark faces, missing times, dead and hot sensors."""
     found = []
     for face, share in s.invalid_fraction().items():
         if share == 1 and s.n_events:
@@ -157,7 +157,7 @@ def sensor_findings(s: SensorStatistics) -> list[Finding]:
     if timed < 0.5 * lit:
         text = f"Only {100 * timed / lit:.3g} % of the sensors with light have a time."
         found.append(Finding("warning" if timed else "error", s.branch, text))
-    return found + _event_findings(s) + _channel_findings(s)
+    return found + _event_findings(s) + _single_findings(s)
 
 
 def _event_findings(s: SensorStatistics) -> list[Finding]:
@@ -172,23 +172,23 @@ def _event_findings(s: SensorStatistics) -> list[Finding]:
     return found
 
 
-def _channels_are(n: int) -> str:
-    return f"{number_of(n, 'channel')} {'is' if n == 1 else 'are'}"
+def _sensors_are(n: int) -> str:
+    return f"{number_of(n, 'sensor')} {'is' if n == 1 else 'are'}"
 
 
-def _channel_findings(s: SensorStatistics) -> list[Finding]:
+def _single_findings(s: SensorStatistics) -> list[Finding]:
     dark = {face for face, share in s.invalid_fraction().items() if share == 1}
     dead = np.array([i for i in s.dead() if FACES[face_codes()[i]] not in dark], np.int64)
     found = []
     if len(dead):
-        text = f"{_channels_are(len(dead))} dead, never lit in {s.n_events} events: {listing(dead)}."
-        found.append(Finding("warning", "channels", text))
+        text = f"{_sensors_are(len(dead))} dead, never lit in {s.n_events} events: {listing(dead)}."
+        found.append(Finding("warning", "sensors", text))
     for face, share in s.dead_fraction().items():
         if share > 0.5 and face not in dark:
-            text = f"{100 * share:.3g} % of the channels of face {face} are dead."
+            text = f"{100 * share:.3g} % of the sensors of face {face} are dead."
             found.append(Finding("error", face, text))
     hot = s.hot()
     if len(hot):
-        text = f"{_channels_are(len(hot))} hot, brighter or more often lit than their neighbours: {listing(hot)}."
-        found.append(Finding("warning", "channels", text))
+        text = f"{_sensors_are(len(hot))} hot, brighter or more often lit than their neighbours: {listing(hot)}."
+        found.append(Finding("warning", "sensors", text))
     return found

@@ -58,8 +58,8 @@ def simulate(
     seed: Seed = 0,
     vertex: Annotated[str | None, typer.Option("--vertex", help="signal or decoupled.")] = None,
     energy: Annotated[str | None, typer.Option("--energy", help="MeV: 52.8, or a range 15:60.")] = None,
-    dead: Annotated[float | None, typer.Option("--dead", min=0, max=1, help="Fraction of dead channels.")] = None,
-    dead_list: Annotated[Path | None, typer.Option("--dead-list", help="Dead channels, one id a line.")] = None,
+    dead: Annotated[float | None, typer.Option("--dead", min=0, max=1, help="Fraction of dead sensors.")] = None,
+    dead_list: Annotated[Path | None, typer.Option("--dead-list", help="Dead sensors, one id a line.")] = None,
     pileup: Annotated[
         float | None, typer.Option("--pileup", min=0, max=1, help="Fraction of events with a second photon.")
     ] = None,
@@ -112,7 +112,7 @@ def check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say whether files can be used: branches, units, dead and hot channels. Exit status 1 if not."""
+    """Say whether files can be used: branches, units, dead and hot sensors. Exit status 1 if not."""
     from xecml.checks.event_files import check_files
 
     report = check_files(files, tree=tree)
@@ -169,7 +169,7 @@ def evaluate(
     ] = None,
     reference: Annotated[Reference, typer.Option("--reference", help="What to measure against.")] = Reference.truth,
     dead_list: Annotated[
-        Path | None, typer.Option("--dead-list", help="Of a repair: channels dead in the files; as for 'xec inpaint'.")
+        Path | None, typer.Option("--dead-list", help="Of a repair: sensors dead in the files; as for 'xec inpaint'.")
     ] = None,
     events: Annotated[
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
@@ -288,14 +288,14 @@ def inpaint(
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
     dead_list: Annotated[
         Path | None,
-        typer.Option("--dead-list", help="Dead channels, one id a line; else the branch 'dead', else found by sight."),
+        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
     ] = None,
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fill dead channels of files; everything else passes unchanged."""
+    """Fill dead sensors of files; everything else passes unchanged."""
     from xecml.events import number_of
     from xecml.inference.inpaint import inpaint_files
     from xecml.inference.repairs import load_repair

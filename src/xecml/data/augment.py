@@ -1,4 +1,4 @@
-"""Changes of events in training that leave their physics right: dead channels, jitter, pile-up, mirrors.
+"""Changes of events in training that leave their physics right: dead sensors, jitter, pile-up, mirrors.
 
 Everything works on whole batches and draws from a given generator. Batches are not changed in place: they are views
 of memory that others share.
@@ -46,11 +46,11 @@ class Augmentation:
         mirror_y: share of events mirrored in y.
         gain_jitter: relative spread of each sensor's gain.
         time_jitter: spread in s of each sensor's time.
-        dead_clusters: share of events with a round patch of dead channels.
+        dead_clusters: share of events with a round patch of dead sensors.
         cluster_radius: its radius, cm.
-        dead_channels: share of events with dead channels, scattered or in the blocks of `xecml.data.damage`.
-        dead_fraction: largest share of channels that are dead in those.
-        channel_dropout: share of channels that are dead, anew in each event.
+        dead_channels: share of events with dead sensors, scattered or in the blocks of `xecml.data.damage`.
+        dead_fraction: largest share of sensors that are dead in those.
+        channel_dropout: share of sensors that are dead, anew in each event.
         relative: whether counts are relative to the event's largest.
 
     Raises:

@@ -85,7 +85,7 @@ def _draw_detector(figure: SubFigure, sensors: SensorStatistics) -> None:
         for ids, marker, colour in ((dead, "x", COLOURS[1]), (hot, "o", COLOURS[3])):
             places = detector.places()[ids]
             axes.plot(*places.T, ls="", marker=marker, mfc="none", ms=6, color=colour, zorder=5)
-    left.set_title(f"hatched: never lit; crosses: {len(dead)} dead; rings: {len(hot)} hot channels", loc="left")
+    left.set_title(f"hatched: never lit; crosses: {len(dead)} dead; rings: {len(hot)} hot sensors", loc="left")
 
 
 def _decades(counts: Floats) -> tuple[float, float]:

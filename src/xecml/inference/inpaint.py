@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.checks.dead_sensors import DEAD, Origin, dead_sensors
-from xecml.checks.sensors import MIN_EVENTS_CHANNEL
+from xecml.checks.sensors import MIN_EVENTS_SENSOR
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import (
@@ -137,7 +137,7 @@ def inpaint_files(
     if dead is None:
         raise InputError(
             f"{plan.paths[0]} has {number_of(plan.total)}, too few to tell which sensors are dead; "
-            f"name them in a list, or give {MIN_EVENTS_CHANNEL} events or more."
+            f"name them in a list, or give {MIN_EVENTS_SENSOR} events or more."
         )
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
     with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:

@@ -79,7 +79,7 @@ ENCODERS: dict[str, Callable[[Config, Normaliser], nn.Module]] = {
     **{name: _compact(name) for name in compact.PRESETS},
     "reference": _reference,
 }
-"""Encoders by the names of `xecml.config.PRESETS`, made from a recipe and its input transform."""
+"""Encoders by the names of `xecml.choices.PRESETS`, made from a recipe and its input transform."""
 
 
 def build_model(config: Config, job: str = "regress") -> nn.Module:

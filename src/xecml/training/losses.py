@@ -102,7 +102,7 @@ LOSSES: dict[str, Callable[[Compared], Tensor]] = {
     "opening_angle": _opening_angle,
     "cross_entropy": _cross_entropy,
 }
-"""Losses (B,) of events by name; for which quantities each is, is an entry of the same name in `xecml.config`."""
+"""Losses (B,) of events by name; for which quantities each is, is an entry of the same name in `xecml.choices`."""
 
 
 def _vectors(angles: Tensor) -> Tensor:

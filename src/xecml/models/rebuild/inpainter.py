@@ -1,4 +1,4 @@
-"""The inpainter: rebuild single sensors of an event from the others, and fill dead channels.
+"""The inpainter: rebuild single sensors of an event from the others, and fill dead sensors.
 
 An encoder says what the event is; heads with local context say what a sensor would have measured.
 """
