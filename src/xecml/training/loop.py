@@ -124,8 +124,9 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
         if run.tracker:
             run.tracker.epoch(found)
         done, at.epoch, at.batch_in_epoch, at.sums = at.epoch, at.epoch + 1, 0, Sums()
+        best = [run.best_path] if improved else []
         numbered = [run.folder / f"checkpoint_epoch_{done}.pth"] if done % saving.save_interval == 0 else []
-        run.save(*[run.best_path][:improved], *numbered, run.last_path)
+        run.save(*best, *numbered, run.last_path)
         run.watch.saved = run.last_path
         run.stopped = stop.at_epoch_end()
         if options.early_stop_epochs and at.since_best >= options.early_stop_epochs:
