@@ -186,7 +186,7 @@ def test_one_failure_loses_nothing_else(
     monkeypatch.setattr(finished_training, "add_artifacts", lambda *_: None)
     for name in ("save_saliency", "save_face_weights", "save_worst"):
         monkeypatch.setattr(finished_training, name, broken)
-    monkeypatch.setattr(finished_training.plots, "save_resolution_plots", broken)
+    monkeypatch.setattr(finished_training.resolution_pages, "save_resolution_plots", broken)
     written = finished_training.write_artifacts(result.best, config, tmp_path, run_name="x", most_events=40)
     assert [p.name for p in written] == ["predictions_energy.csv", "predictions_uvwFI.csv", "validation_results_x.root"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]

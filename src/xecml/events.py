@@ -84,7 +84,7 @@ class Task:
         reconstructed: branch of what a conventional reconstruction says; none where there is no such branch.
         needs: what must be measured in an event for an answer, counts or times.
         absolute: whether it cannot be learnt from relative values of `needs`.
-        kind: number, angles (theta, phi), unit vector, or class.
+        kind: number, position (u, v, w), angles (theta, phi), unit vector, or class; it says how a mirror changes it.
         loss: by default in recipes.
         enabled: whether recipes predict it by default.
         flattened: whether training samples can be reweighted to be flat in it.
@@ -99,7 +99,7 @@ class Task:
     reconstructed: str | None = None
     needs: Literal["npho", "time"] = "npho"
     absolute: bool = False
-    kind: Literal["number", "angles", "vector", "class"] = "number"
+    kind: Literal["number", "position", "angles", "vector", "class"] = "number"
     loss: str = "smooth_l1"
     enabled: bool = False
     flattened: bool = False
@@ -121,7 +121,8 @@ TASKS = {
                    flattened=True),
     "timing": Task(1, "s", "timeTruth", ("timing",), "ps", 1e12, "timeReco", "time", absolute=True, loss="l1",
                    flattened=True),
-    "uvwFI": Task(3, "cm", "uvwTruth", ("u", "v", "w"), "mm", 10.0, "uvwRecoFI", loss="mse", flattened=True),
+    "uvwFI": Task(3, "cm", "uvwTruth", ("u", "v", "w"), "mm", 10.0, "uvwRecoFI", kind="position", loss="mse",
+                  flattened=True),
     "angleVec": Task(3, "", "emiVec", ("emiVec",), kind="vector"),
     "n_gamma": Task(5, "", "nGamma", ("n_gamma",), kind="class", loss="cross_entropy"),
 }  # fmt: skip

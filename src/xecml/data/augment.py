@@ -18,18 +18,18 @@ from xecml import geometry
 from xecml.data.batch import Batch
 from xecml.data.damage import block_table
 from xecml.errors import InputError
-from xecml.events import INVALID
+from xecml.events import INVALID, TASKS
 
-# a mirror image of a truth: angle (theta, phi) in degrees; uvw; unit vector
+# the mirror image of a truth by its kind: theta, phi in degrees; u, v, w; unit vector
 _TRUTH_Z: dict[str, Callable[[Tensor], Tensor]] = {
-    "angle": lambda y: torch.stack([180 - y[:, 0], y[:, 1]], 1),
-    "uvwFI": lambda y: y * y.new_tensor([-1, 1, 1]),
-    "angleVec": lambda y: y * y.new_tensor([1, 1, -1]),
+    "angles": lambda y: torch.stack([180 - y[:, 0], y[:, 1]], 1),
+    "position": lambda y: y * y.new_tensor([-1, 1, 1]),
+    "vector": lambda y: y * y.new_tensor([1, 1, -1]),
 }
 _TRUTH_Y: dict[str, Callable[[Tensor], Tensor]] = {
-    "angle": lambda y: y * y.new_tensor([1, -1]),
-    "uvwFI": lambda y: y * y.new_tensor([1, -1, 1]),
-    "angleVec": lambda y: y * y.new_tensor([1, -1, 1]),
+    "angles": lambda y: y * y.new_tensor([1, -1]),
+    "position": lambda y: y * y.new_tensor([1, -1, 1]),
+    "vector": lambda y: y * y.new_tensor([1, -1, 1]),
 }
 _MOST_GAMMAS = 4
 
@@ -216,8 +216,9 @@ def mirror(batch: Batch, axis: str, which: Tensor | None = None) -> Batch:
     chosen = torch.ones(len(batch), dtype=torch.bool, device=batch.npho.device) if which is None else which
     images = _TRUTH_Z if axis == "z" else _TRUTH_Y
     npho, time, valid, timed = (torch.where(chosen[:, None], x[:, sensors], x) for x in batch.inputs())
+    kinds = {task: TASKS[task].kind for task in batch.truth}
     truth = {
-        task: torch.where(chosen[:, None], images[task](y), y) if task in images else y
+        task: torch.where(chosen[:, None], images[kinds[task]](y), y) if kinds[task] in images else y
         for task, y in batch.truth.items()
     }
     return replace(batch, npho=npho, time=time, valid=valid, timed=timed, truth=truth)

@@ -39,7 +39,7 @@ def default_bins(task: str, nbins: int = 30, nbins_2d: Sequence[int] | None = No
     Raises:
         InputError: the task cannot be reweighted, or a number is not positive.
     """
-    flattened = [name for name, known in TASKS.items() if known.flattened]
+    flattened = [name for name, known in TASKS.items() if known.flattened]  # of one to three numbers
     if task not in flattened:
         raise InputError(f"'{task}' cannot be reweighted; choose among {', '.join(flattened)}.")
     first, second = nbins_2d or ((20, 20) if task == "angle" else (10, 10))

@@ -124,7 +124,7 @@ def _page(title: str, what: str, height: float = _PAGE_SIZE[1]) -> Figure:
 
 
 def _axis_label(name: str, what: str) -> str:
-    return f"{what} {_SYMBOL[name]} [{_AXIS.get(name, _CM)[0]}]"
+    return f"{what} {_SYMBOL.get(name, name)} [{_AXIS.get(name, _CM)[0]}]"
 
 
 def _in_axis_unit(table: Table, prefix: str, name: str) -> Floats:
@@ -186,7 +186,7 @@ def _quantity_page(quantity: str, tables: Mapping[str, Table], results: Sequence
     samples = _samples(quantity, tables, results)
     figure = _page(title, f"Resolution of {what.label}")
     axes = figure.subplots(3, 3)
-    label = f"{_SYMBOL[quantity]} residual [{what.unit}]"
+    label = f"{_SYMBOL.get(quantity, quantity)} residual [{what.unit}]"
     _draw_core(axes[0, 0], samples, label, what.unit)
     _draw_tails(axes[0, 1], samples, label)
     known = _in_axis_unit(samples[0].table, PREFIX[reference], what.column)

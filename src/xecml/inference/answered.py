@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.data.coverage import Coverage, short_faces, short_times
-from xecml.events import number_of
+from xecml.events import TASKS, number_of
 from xecml.geometry import FACES
 
 
@@ -45,7 +45,10 @@ class Answered:
         self.few += int(short.any(1).sum())
         self.few_times += int(short_times(found, model.usual_sensors).any(1).sum())
         self.faces += short.sum(0)
-        self._times, self._usual = "timing" in model.tasks, bool(model.usual_sensors.any())
+        self._times, self._usual = (
+            any(TASKS[task].needs == "time" for task in model.tasks),
+            bool(model.usual_sensors.any()),
+        )
 
     def line(self) -> str:
         """What a user must know, in one sentence; nothing where every event was answered on all that it should have."""

@@ -184,7 +184,7 @@ class Regressor(nn.Module):
             if TASKS[task].is_class:
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
-            if task == "timing":
+            if TASKS[task].needs == "time":
                 y = y - light_time[events].double()[:, None]
             # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
             slope, mean, path, rest = (plain if task in self.trained_heads else ridges).fit(y)
@@ -221,7 +221,7 @@ class Regressor(nn.Module):
                 # its terms nearly cancel: in float32 libraries would differ by 1e-4 widths
                 product = x.double() @ self.get_buffer(f"{task}_slope").double()
                 anchor = product.to(anchor.dtype) + anchor
-        return anchor + look.light_time[:, None] if task == "timing" else anchor
+        return anchor + look.light_time[:, None] if TASKS[task].needs == "time" else anchor
 
     # ------------------------------------------------------------------------------------------ answers
 
