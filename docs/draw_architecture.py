@@ -3,8 +3,8 @@
     python docs/draw_architecture.py [OUT.png]
 
 A room is a folder of `src/xecml`, in the order in which they may import one another; the single files and `rootio` are
-the ground floor. A column is a kind of thing that flows through them: the room that defines it is filled, and rooms that
-make or take it have a ring.
+the ground floor. A column is a kind of thing that flows through them: the room that defines it is filled, and rooms
+that make or take it have a ring.
 """
 
 from __future__ import annotations
