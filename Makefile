@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for b in simulation networks loop deadchannels; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
+	for b in simulation networks loop repairs; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
 
 bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py

@@ -50,6 +50,18 @@ def test_every_room_is_drawn_and_described(script: Any) -> None:
         assert f"| `{room}/` |" in MAP, room
 
 
+def test_every_room_has_quick_tests(script: Any) -> None:
+    quick = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")]
+    quick = [
+        text
+        for text in quick
+        if not re.search(r"^pytestmark = (pytest\.mark\.slow|\[\s+pytest\.mark\.slow)", text, re.M)
+    ]
+    for room in (*script.ROOMS, "rootio"):
+        if room != "ground floor":
+            assert any(f"xecml.{room}" in text or f"xecml import {room}" in text for text in quick), room
+
+
 def test_what_flows_is_defined_in_a_room_and_used_in_others(script: Any) -> None:
     for flow, rooms in script.uses().items():
         assert script.home_of(flow) in rooms

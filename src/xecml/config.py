@@ -110,7 +110,9 @@ class ModelConfig(_Section):
 
 
 _ENABLED = "whether the quantity is predicted"
-_LOSS = "loss on the standardised difference: " + ", ".join(f"{name} ({loss.meaning})" for name, loss in LOSSES.items())
+_LOSS = "what is minimised, differences in target widths: " + ", ".join(
+    f"{name} ({loss.meaning})" for name, loss in LOSSES.items()
+)
 
 
 class TaskConfig(_Section):

@@ -60,9 +60,8 @@ _SYMBOL = {
 }
 # columns on an axis: unit, and the scale to it from the unit of files
 _AXIS = {"theta": ("deg", 1.0), "phi": ("deg", 1.0), "energy": ("MeV", 1e3), "timing": ("ns", 1e9)}
-_CM = ("cm", 1.0)
+_CM, _PAGE_SIZE = ("cm", 1.0), (11.7, 10.2)
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
-_PAGE_SIZE = (11.7, 10.2)
 
 
 def save_resolution_plots(

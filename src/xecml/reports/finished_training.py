@@ -26,8 +26,8 @@ from xecml.evaluation.tables import Columns
 from xecml.events import TASKS, Chunk, branch_names
 from xecml.figures import resolution_pages
 from xecml.figures.event_display import display_event
+from xecml.figures.reweighted_sample import save_reweighting
 from xecml.figures.saliency import Saliency, saliency, save_face_weights, save_saliency
-from xecml.figures.training_weights import save_reweighting
 from xecml.figures.worst_events import Event, EventLosses, WorstEvents, save_worst
 from xecml.files import atomic_path
 from xecml.inference.checkpoint_reading import load as load_checkpoint

@@ -1,6 +1,6 @@
 """Time of the conventional repairs of dead channels on one core, counts and times, and what they are worth.
 
-Run: python benchmarks/deadchannels.py [-n EVENTS] [--dead 0.05] [--repeat 3]
+Run: python benchmarks/repairs.py [-n EVENTS] [--dead 0.05] [--repeat 3]
 
 The seconds are of this process; seconds by the clock and the machine's load stand beside them.
 """
