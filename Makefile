@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test lint bench bench-data validate clean
+.PHONY: install demo test test-slow test-all lint bench bench-data validate clean
 
 install: $(STAMP)
 
@@ -20,8 +20,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m xecml.demo --out $(DEMO) --jobs $(JOBS)
 
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# every room, in minutes
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not slow"
+
+# trainings, exports and pictures that take longer than ten seconds each
+test-slow: $(STAMP)
+	$(TESTS) -m slow
+
+test-all: test test-slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -29,13 +38,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for b in simulation networks loop deadchannels; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
+	for b in simulation networks loop repairs; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
 
 bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 
 validate: $(STAMP)
-	$(BIN)/python -m xecml.simulation.validate --out artifacts/validation --jobs $(JOBS)
+	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

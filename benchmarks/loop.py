@@ -28,11 +28,12 @@ from xecml.data.batch import Batch
 from xecml.data.convert import convert
 from xecml.models import cpu
 from xecml.recipes import load_config
+from xecml.rootio.treewriter import TreeWriter
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_settings
-from xecml.training import loop, processes
-from xecml.training.regress import Regression
-from xecml.treewriter import TreeWriter
+from xecml.training import loop, setup
+from xecml.training.processes import devices
+from xecml.training.regression_job import Regression
 
 RECIPE = Path(__file__).parents[1] / "configs" / "regress.yaml"
 COUNTED_EPOCH = 2
@@ -51,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = recipe(options, Path(folder))
         turns = Turns(config)
-        loop.streams = turns.streams
+        setup.streams = turns.streams
         loop.train(config, name="loop", quiet=True)
     bare, whole = np.array(turns.bare), np.array(turns.loop)
     ms, events = 1e3 * float(np.median(bare)), options.batch
@@ -78,10 +79,10 @@ class Turns:
         self.loop: list[float] = []
         self.reading = 0.0
         self._step = BareStep(config)
-        self._streams = loop.streams
+        self._streams = setup.streams
 
     def streams(self, *given: Any, **named: Any) -> Any:
-        """In place of `xecml.training.loop.streams`."""
+        """In place of `xecml.training.setup.streams`."""
         training, validation = self._streams(*given, **named)
         batches = training.epoch
         training.epoch = lambda epoch, first=0: self._in_turn(batches(epoch, first), epoch)
@@ -115,10 +116,10 @@ class BareStep:
         torch.manual_seed(0)
         self.config = config
         self._job = Regression(config)
-        training, _ = loop.streams(config, None, None, tasks=list(config.tasks.enabled()))
+        training, _ = setup.streams(config, None, None, tasks=list(config.tasks.enabled()))
         self._job.fit(training.epoch(0), keep_features=False)
         self._optimizer = torch.optim.AdamW(self._job.step.parameters(), lr=config.training.lr, fused=True)
-        self._half = processes.precision(config.training.amp, "cpu") == "bf16-mixed"
+        self._half = devices.precision(config.training.amp, "cpu") == "bf16-mixed"
         self._job.step.train()
 
     def __call__(self, batch: Batch) -> float:

@@ -26,9 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from plain_reference import PlainReference, plain_head
 from xecml import geometry
 from xecml.events import TASKS
-from xecml.models import compact, cpu
+from xecml.models import cpu
+from xecml.models.networks import compact
+from xecml.models.networks.reference import reference
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
-from xecml.models.reference import reference
 from xecml.models.regressor import Regressor
 
 HEADS = ("angle", "energy", "timing", "uvwFI")

@@ -3,7 +3,7 @@
 
 Channels first, two permutations around each block, LayerNorm over channels in Python operations, hexagons by
 scatter-add over an edge list, the faces one by one, torch's own transformer. It loads the weights of
-`xecml.models.reference.ReferenceEncoder` and gives the same numbers.
+`xecml.models.networks.reference.ReferenceEncoder` and gives the same numbers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xecml import geometry
+from xecml.models.networks.reference import light_weighted_time
 from xecml.models.normalise import Normaliser
-from xecml.models.reference import light_weighted_time
 
 
 class ChannelsFirstNorm(nn.Module):

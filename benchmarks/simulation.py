@@ -25,10 +25,10 @@ import numpy as np
 
 from xecml import geometry, rootio
 from xecml.simulation import blocks, generate
-from xecml.simulation.cascade import CALORIMETER, shower
-from xecml.simulation.clusters import cluster
-from xecml.simulation.direct import direct_light
-from xecml.simulation.indirect import indirect_light
+from xecml.simulation.cascade.transport import CALORIMETER, shower
+from xecml.simulation.light.clusters import cluster
+from xecml.simulation.light.direct import direct_light
+from xecml.simulation.light.indirect import indirect_light
 from xecml.simulation.response import respond
 from xecml.simulation.settings import make_settings
 
@@ -44,7 +44,7 @@ print("cpu", {n} / (time.process_time() - start))
 # the prototype takes its photoelectric table from xraylib, keV and cm2/g; ours is as good where that is not installed
 _PHOTOELECTRIC = """
 import numpy as np
-from xecml.simulation.crosssections import DENSITY, photoelectric
+from xecml.simulation.cascade.cross_sections import DENSITY, photoelectric
 
 def CS_Photo(Z, keV):
     return float(photoelectric(np.array([keV / 1e3]))[0] / DENSITY)

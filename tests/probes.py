@@ -18,10 +18,12 @@ from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.inference import checkpoint_reading
 from xecml.models.build import build_model, normaliser
-from xecml.training import checkpoint, loop, processes
-from xecml.training.place import place_of
-from xecml.training.regress import RegressionLoss
+from xecml.training import checkpoint_writing, loop, setup
+from xecml.training.processes import devices as of_fabric
+from xecml.training.processes.place import place_of
+from xecml.training.regression_job import RegressionLoss
 
 BASE = (
     "data.train_path={sample}/train.root", "data.val_path={sample}/val.root", "data.batch_size=16",
@@ -57,7 +59,7 @@ class Effect:
 
 
 def first_batch(config: Config) -> Batch:
-    return next(loop.streams(config, None, None, tasks=list(TASKS))[0].epoch(1))
+    return next(setup.streams(config, None, None, tasks=list(TASKS))[0].epoch(1))
 
 
 def digest(*values: Any) -> str:
@@ -72,7 +74,7 @@ def digest(*values: Any) -> str:
 def stream(config: Config, bench: Bench) -> Any:
     """Order and content of training and validation events."""
     found = []
-    for events in loop.streams(config, None, None, tasks=["angle"]):
+    for events in setup.streams(config, None, None, tasks=["angle"]):
         batch = next(events.epoch(1))
         counts = (events.n_events, events.n_batches, events.workers, events.background, events.fingerprint)
         found.append((*counts, digest(batch.npho, batch.time, batch.event)))
@@ -129,27 +131,27 @@ def loss(config: Config, bench: Bench) -> Any:
 
 def augmentation(config: Config, bench: Bench) -> Any:
     """A training batch after augmentation."""
-    batch = loop._augmentation(config)(first_batch(config), step_generator(1, 2, 3))
+    batch = setup.augmentation_of(config)(first_batch(config), step_generator(1, 2, 3))
     return digest(batch.npho, batch.time, batch.truth["angle"])
 
 
 def reweighting(config: Config, bench: Bench) -> Any:
     """Weights of training events."""
-    weights = loop._reweighting(config)
+    weights = setup.reweighting_of(config)
     if weights is None:
         return None
     tasks = list(config.tasks.enabled())
-    return digest(next(loop.streams(config, None, weights, tasks=tasks)[0].epoch(1)).weight)
+    return digest(next(setup.streams(config, None, weights, tasks=tasks)[0].epoch(1)).weight)
 
 
 def devices(config: Config, bench: Bench) -> Any:
     """What Fabric is asked for."""
     asked: list[Any] = []
-    bench.patch.setattr(processes, "Fabric", lambda **options: asked.append(options))
+    bench.patch.setattr(of_fabric, "Fabric", lambda **options: asked.append(options))
     bench.patch.setattr(torch.cuda, "is_available", lambda: True)
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29400"), ("NODE_RANK", "0")):
         bench.patch.setenv(name, value)
-    processes.make_fabric(config)
+    of_fabric.make_fabric(config)
     return asked
 
 
@@ -168,8 +170,8 @@ def tracking(config: Config, bench: Bench) -> Any:
 
         def parameters(self, values: Any) -> None: ...
 
-    bench.patch.setattr(loop, "Tracker", Recorder)
-    loop._tracker(config, bench.root, 1, "run", None)
+    bench.patch.setattr(setup, "Tracker", Recorder)
+    setup.tracker_of(config, bench.root, 1, "run", None)
     return asked
 
 
@@ -177,7 +179,7 @@ def command(config: Config, bench: Bench) -> Any:
     """The name that the command line gives a run."""
     from typer.testing import CliRunner
 
-    from xecml.cli import app
+    from xecml.cli.commands import app
 
     names: list[str] = []
 
@@ -193,14 +195,14 @@ def command(config: Config, bench: Bench) -> Any:
 
 def hidden(config: Config, bench: Bench) -> Any:
     """The sensors that an autoencoder is not shown in the middle of the first epoch."""
-    job = loop.make_job(config, "mae")
+    job = setup.make_job(config, "mae")
     return digest(job.prepare(first_batch(config), (1, 2, 3), 0.5).hidden)
 
 
 def rebuilding(config: Config, bench: Bench) -> Any:
     """Loss of an autoencoder's first batch."""
     torch.manual_seed(5)
-    job = loop.make_job(config, "mae")
+    job = setup.make_job(config, "mae")
     batch = first_batch(config)
     job.fit([batch], keep_features=False)
     total, parts = job.step.eval()(job.prepare(batch, (1, 2, 3), 0.5))
@@ -212,7 +214,7 @@ def training(kind: str) -> Probe:
 
     def probe(config: Config, bench: Bench) -> Any:
         seen: dict[str, Any] = {"saved": 0}
-        save = checkpoint.save
+        save = checkpoint_writing.save
 
         def counted(path: Path, content: dict[str, Any]) -> None:
             seen["saved"] += 1
@@ -222,8 +224,8 @@ def training(kind: str) -> Probe:
             seen["compiled"] = wanted
             return model
 
-        bench.patch.setattr(checkpoint, "save", counted)
-        bench.patch.setattr(processes, "compiled", uncompiled)
+        bench.patch.setattr(checkpoint_writing, "save", counted)
+        bench.patch.setattr(of_fabric, "compiled", uncompiled)
         try:
             result = loop.train(config, name="run", kind=kind, quiet=True)
             seen["deterministic"] = torch.are_deterministic_algorithms_enabled()
@@ -232,7 +234,7 @@ def training(kind: str) -> Probe:
         lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
         seen["metrics"] = [{k: v for k, v in line.items() if not k.startswith("system/")} for line in lines]
         seen["files"] = sorted(str(p.relative_to(bench.root)) for p in bench.root.rglob("*") if p.is_file())
-        last = checkpoint.load(result.folder / "checkpoint_last.pth")
+        last = checkpoint_reading.load(result.folder / "checkpoint_last.pth")
         seen["weights"], seen["average"] = digest(last["model_state"]), digest(last["ema_state"])
         seen["best"] = last["best"]
         return seen

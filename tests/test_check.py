@@ -12,13 +12,13 @@ import pytest
 
 from tests.conftest import point_sources
 from xecml import geometry, rootio
+from xecml.checks.event_files import CheckReport, check_files
 from xecml.data.convert import convert
 from xecml.errors import InputError
-from xecml.evaluation import display
-from xecml.evaluation.check import CheckReport, check_files
-from xecml.evaluation.checkpage import draw_check, save_check
-from xecml.evaluation.style import drawable
 from xecml.events import INVALID, relative_quantities
+from xecml.figures import detector
+from xecml.figures.check_page import draw_check, save_check
+from xecml.figures.style import drawable
 
 Columns = dict[str, np.ndarray]
 
@@ -280,7 +280,7 @@ def test_the_report_is_json_and_a_table(tmp_path: Path, few: Columns) -> None:
     rows = {subject: (verdict, text) for subject, verdict, text in report.rows()}
     assert rows["events"][1].startswith("12 in 1 file(s)")
     assert rows["time"][0] == "error"
-    assert "dead and 0 hot channels" in rows["face us"][1]
+    assert "dead and 0 hot sensors" in rows["face us"][1]
     lines = report.text().splitlines()
     assert len(lines) == len(report.rows())
     assert any(line.split()[:2] == ["time", "error"] for line in lines)
@@ -307,6 +307,7 @@ def test_what_lies_beyond_is_in_the_outermost_bins(tmp_path: Path, few: Columns)
     assert shown["energyTruth [MeV]"].contents[-1] == 12
 
 
+@pytest.mark.slow
 def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, healthy: Columns) -> None:
     dead = [7, 2000, 4100]
     report = check(tmp_path, scaled("time", 1e9)(dark(dead)(healthy)))
@@ -320,7 +321,7 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
     np.testing.assert_allclose(squares.get_array(), report.sensors.occupancy[lit[lit < 4092]])
     np.testing.assert_allclose(circles.get_array(), report.sensors.occupancy[lit[lit >= 4092]])
     crosses = figure.subfigs[0].axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(crosses, display.places()[dead])
+    np.testing.assert_allclose(crosses, detector.places()[dead])
     titles = [axes.get_title() for axes in figure.subfigs[1].axes]
     assert titles[:2] == ["normalised npho", "normalised time"]
     assert "uvwTruth w [cm]" in titles
@@ -333,7 +334,7 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
 
 
 def test_the_page_of_files_of_any_name(few: Columns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "draw_sensors", lambda *_: None)
+    monkeypatch.setattr(detector, "draw_sensors", lambda *_: None)
     names = [f"{name}.root" for name in ("$x_{$", "日本", "a\nb", os.fsdecode(b"\xff"))]
     for name in names:
         rootio.write(tmp_path / name, few, tree="$t_{$")

@@ -170,6 +170,7 @@ def test_every_key_has_an_entry() -> None:
     assert WITHOUT_EFFECT.keys() <= EFFECTS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", EFFECTS)
 def test_a_key_has_its_effect(key: str, events: Path, trained: Path, seen: dict[Any, Any], tmp_path: Path) -> None:
     effect = EFFECTS[key]
@@ -195,6 +196,7 @@ def test_a_key_has_its_effect(key: str, events: Path, trained: Path, seen: dict[
         assert after != before
 
 
+@pytest.mark.slow
 def test_a_probe_sees_no_difference_where_there_is_none(events: Path, tmp_path: Path) -> None:
     """Or every key would seem to have an effect: the same recipe twice, in other folders."""
     for probe in (stream, constants, _regression, loss, augmentation, hidden, rebuilding, _train):

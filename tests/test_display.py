@@ -16,11 +16,11 @@ from tests.conftest import point_sources
 from xecml import geometry, rootio
 from xecml.data.convert import convert
 from xecml.errors import InputError
-from xecml.evaluation import display, show
-from xecml.evaluation.show import display_event
-from xecml.evaluation.style import drawable
 from xecml.evaluation.tables import truth_columns
 from xecml.events import INVALID, relative_quantities
+from xecml.figures import detector, event_display
+from xecml.figures.event_display import display_event
+from xecml.figures.style import drawable
 
 Columns = dict[str, np.ndarray]
 
@@ -32,9 +32,9 @@ def events() -> Columns:
 
 @pytest.fixture(scope="module")
 def figure(events: Columns) -> Figure:
-    truth = display.values_of(truth_columns(events), 0)
+    truth = detector.values_of(truth_columns(events), 0)
     prediction = {"pred_u": truth["u"] + 1.0, "pred_v": truth["v"], "pred_w": truth["w"], "pred_energy": 0.05}
-    return display.draw_event(
+    return detector.draw_event(
         events["npho"][0], events["time"][0], truth=truth, prediction=prediction, title="run 11, event 0"
     )
 
@@ -52,7 +52,7 @@ def drawn(figure: Figure, panel: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_faces_are_placed_without_overlap() -> None:
     """Sensors of different faces are apart, those of a face as far apart as they really are."""
-    places = {f: display.unfold(f, geometry.positions()[geometry.face_sensors(f)]) for f in geometry.FACES}
+    places = {f: detector.unfold(f, geometry.positions()[geometry.face_sensors(f)]) for f in geometry.FACES}
     everything = np.concatenate(list(places.values()))
     assert np.abs(everything[:, 1]).max() < 119
     for a, b in itertools.combinations(geometry.FACES, 2):
@@ -67,7 +67,7 @@ def test_faces_are_placed_without_overlap() -> None:
 
 def test_orientation_is_as_the_axes_say() -> None:
     def place(face: str, u: float, v: float, w: float) -> np.ndarray:
-        return display.unfold(face, geometry.xyz_from_uvw([u, v, w]))
+        return detector.unfold(face, geometry.xyz_from_uvw([u, v, w]))
 
     np.testing.assert_allclose(place("inner", 5.0, -20.0, 3.0), [5.0, -20.0])
     assert place("us", -34, 0, 5)[0] < -40
@@ -96,7 +96,7 @@ def test_every_sensor_is_drawn_once(figure: Figure, events: Columns) -> None:
 @pytest.mark.parametrize("event", range(8))
 def test_the_hot_spot_is_at_the_true_position(events: Columns, event: int) -> None:
     """Of the inner face: the brightest sensor stands within two pitches of the true (u, v) in the picture."""
-    picture = display.draw_event(events["npho"][event], events["time"][event])
+    picture = detector.draw_event(events["npho"][event], events["time"][event])
     centres, values = drawn(picture, 0)
     inner = np.abs(centres[:, 0]) < 34
     inner &= np.abs(centres[:, 1]) < 72
@@ -130,40 +130,41 @@ def test_the_header_tells_truth_prediction_and_difference(figure: Figure, events
 
 
 def test_phi_differences_wrap() -> None:
-    header = display.draw_event(
+    header = detector.draw_event(
         np.full(4760, 5.0), np.zeros(4760), truth={"phi": 179.0}, prediction={"phi": -179.5}
     ).get_suptitle()
     assert "+1.50 deg" in header
 
 
+@pytest.mark.slow
 def test_an_event_is_drawn_and_written_quickly(tmp_path: Path, events: Columns) -> None:
     start = time.process_time()
-    picture = display.draw_event(events["npho"][1], events["time"][1])
-    display.save_event(picture, tmp_path / "e.pdf")
+    picture = detector.draw_event(events["npho"][1], events["time"][1])
+    detector.save_event(picture, tmp_path / "e.pdf")
     assert time.process_time() - start < 6  # of this process alone; measured 1 s
-    display.save_event(picture, tmp_path / "e.png")
+    detector.save_event(picture, tmp_path / "e.png")
     assert (tmp_path / "e.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
-    again = display.draw_event(events["npho"][1], events["time"][1])
-    display.save_event(again, tmp_path / "f.pdf")
+    again = detector.draw_event(events["npho"][1], events["time"][1])
+    detector.save_event(again, tmp_path / "f.pdf")
     assert (tmp_path / "e.pdf").read_bytes() == (tmp_path / "f.pdf").read_bytes()
 
 
 def test_other_formats_and_shapes_are_refused(tmp_path: Path, figure: Figure) -> None:
     with pytest.raises(InputError, match=r"ends in \.pdf or \.png"):
-        display.save_event(figure, tmp_path / "e.gif")
+        detector.save_event(figure, tmp_path / "e.gif")
     with pytest.raises(InputError, match="An event has 4760 counts and times"):
-        display.draw_event(np.ones((2, 4760)), np.ones((2, 4760)))
+        detector.draw_event(np.ones((2, 4760)), np.ones((2, 4760)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dark_and_relative_events_are_drawn() -> None:
-    dark = display.draw_event(np.full(4760, INVALID), np.full(4760, INVALID))
+    dark = detector.draw_event(np.full(4760, INVALID), np.full(4760, INVALID))
     dark.draw_without_rendering()
     assert "0 of 4760 sensors with light" in dark.get_suptitle()
     npho = point_sources(1, seed=5)["npho"][0]
     relative = np.where(npho < 9e9, npho / npho[npho < 9e9].max(), INVALID)
-    picture = display.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
+    picture = detector.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
     picture.draw_without_rendering()
     assert "relative to the largest" in picture.get_suptitle()
 
@@ -177,7 +178,7 @@ STRANGE = ("日本😀", "$x_{$", "$a$", "a\nb\tc", "_a", os.fsdecode(b"\xff\xfe
 @pytest.fixture
 def no_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures without their sensors, which take the time."""
-    monkeypatch.setattr(display, "draw_sensors", lambda *_: None)
+    monkeypatch.setattr(detector, "draw_sensors", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_sensors")
@@ -205,7 +206,7 @@ def test_files_of_any_name_are_drawn(events: Columns, name: str, tmp_path: Path)
     ],
 )
 def test_names_are_one_line_of_what_fonts_hold(name: str, shown: str) -> None:
-    figure = display.draw_event(np.full(4760, 5.0), np.zeros(4760), title=name)
+    figure = detector.draw_event(np.full(4760, 5.0), np.zeros(4760), title=name)
     assert drawable(figure).get_suptitle().splitlines()[0] == shown
     figure.draw_without_rendering()
 
@@ -251,7 +252,7 @@ def test_patterns_shards_and_entries_across_files(events: Columns, tmp_path: Pat
     convert(tmp_path / "a1.root", tmp_path / "s.root")
     for name in ("a*.root", "s.root"):
         display_event(str(tmp_path / name), 2, tmp_path / "e.png")
-    assert show.read_event(str(tmp_path / "a*.root"), 4, "tree")["event"].tolist() == [1]
+    assert event_display.read_event(str(tmp_path / "a*.root"), 4, "tree")["event"].tolist() == [1]
     for name, entries in (("a*.root", 6), ("s.root", 3)):
         with pytest.raises(InputError, match=f"has no entry 6; its {entries} entries count from 0"):
             display_event(str(tmp_path / name), 6, tmp_path / "e.png")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import point_sources
-from xecml import cli, geometry, rootio
+from xecml import geometry, rootio
+from xecml.cli import commands
 from xecml.events import INVALID
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ class Xec:
     def __call__(self, *arguments: object, status: int = 0) -> str:
         self._monkeypatch.setattr(sys, "argv", ["xec", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            commands.main()
         captured = self._capsys.readouterr()
         assert (caught.value.code or 0) == status, captured.err
         self.error = captured.err
@@ -48,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_whole_way(folder: Path, xec: Xec) -> None:
     quick = ("--config", folder / "quick.yaml")
     for seed, (name, events) in enumerate((("train", 640), ("val", 128), ("test", 192))):
@@ -89,6 +91,7 @@ def test_the_whole_way(folder: Path, xec: Xec) -> None:
     assert xec.json("info", "--system")["xecml"]
 
 
+@pytest.mark.slow
 def test_simulated_light_is_where_the_truth_says(folder: Path, xec: Xec) -> None:
     xec("simulate", folder / "spot.root", "-n", 64, "--energy", "52.8", "--seed", 9, "--config", folder / "quick.yaml")
     chunk = next(rootio.read(folder / "spot.root", ["npho", "uvwTruth"]))

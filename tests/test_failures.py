@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from xecml import failures, files
+from xecml import files
+from xecml.cli import failures
+from xecml.cli.failures import run
 from xecml.errors import InputError
-from xecml.failures import run
 from xecml.files import atomic_path
 
 
@@ -139,7 +140,7 @@ def test_handlers_of_signals_come_back() -> None:
 
 _WRITING = """
 import sys, time
-from xecml import failures
+from xecml.cli import failures
 from xecml.files import atomic_path
 failures._GRACE_S = 0.5
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from xecml import geometry
-from xecml.models.hexagons import HexAttention, HexDepthwise, slanted
-from xecml.models.original import hex_neighbours
+from xecml.models.networks.hexagons import HexAttention, HexDepthwise, slanted
+from xecml.models.original.network import hex_neighbours
 
 TABLES = {"ideal": torch.tensor(geometry.hex_neighbours()), "original": hex_neighbours()}
 

@@ -1,74 +1,142 @@
-"""Imports run one way: geometry -> files -> simulation, conventional -> data -> models -> ... -> command line."""
+"""Imports run one way, room by room; no import runs upwards, not even inside a function."""
 
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 
-# lower layers first; modules of one layer may import one another
-LAYERS = (
-    ("errors",),
-    ("geometry", "resolution", "progress", "files", "outputs", "compiled"),
-    ("schema",),
-    ("events",),
-    ("rootio", "treereader", "treewriter", "rootopen", "packed"),
-    ("limits", "yamlfile", "config", "oldconfig", "recipes"),
-    ("simulation", "conventional"),
-    ("data",),
-    ("models",),
-    ("training",),
-    ("evaluation",),
-    ("deploy",),
-    ("cluster",),
-    ("demo",),
-    ("terminal", "failures"),
-    ("clitrain",),
-    ("cli",),
+# lower rooms first; files of one line may import one another
+ROOMS = (
+    "errors",
+    "geometry resolution progress files outputs compiled",
+    "schema",
+    "events",
+    "rootio",
+    "limits yamlfile choices config oldconfig recipes",
+    "simulation.volume simulation.cascade",
+    "simulation.light",
+    "simulation",
+    "simulation.validation",
+    "conventional",
+    "data",
+    "checks",
+    "models.cpu models.normalise models.ridge models.weight_files",
+    "models.networks",
+    "models.regressor",
+    "models.rebuild models.original",
+    "models",
+    "inference",
+    "training.processes.place training.processes.peers training.processes.devices",
+    "training",
+    "evaluation",
+    "figures",
+    "reports",
+    "cluster",
+    "cli",
+    "demo",
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# the package's front door reaches up on purpose, at call time only
-FREE = {"__init__"}
+LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names.split()}
+FRONT_DOOR = {"inference.trained_model"}
+"""What the package itself imports, when `xecml.load_model` is called."""
 
 
-def _imports(path: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "xecml":
-            parts = node.module.split(".")[1:]
-            found += [parts[0]] if parts else [alias.name for alias in node.names]
+def name_of(path: Path) -> str:
+    """Module below `xecml`; a package by its own name."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+MODULES = {name_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def level_of(module: str) -> int:
+    """Level of the smallest room that a module is in."""
+    while module and module not in LEVEL:
+        module = module.rpartition(".")[0]
+    assert module, "a module has no room"
+    return LEVEL[module]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of this package that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xecml":
+            module = (node.module or "").removeprefix("xecml").lstrip(".")
+            names = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+            found |= {name if name in MODULES else module for name in names}
         elif isinstance(node, ast.Import):
-            found += [a.name.split(".")[1] for a in node.names if a.name.startswith("xecml.")]
-    return [name for name in found if not name.startswith("__")]
+            found |= {alias.name.removeprefix("xecml.") for alias in node.names if alias.name.startswith("xecml.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relative to itself"
+    return found - {""}
 
 
-MODULES = sorted(SOURCE.rglob("*.py"))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {""}))
+def test_imports_run_downwards(module: str) -> None:
+    above = [name for name in imported(MODULES[module]) if level_of(name) > level_of(module)]
+    assert not above, f"{module} imports {above}, which lie above it"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(SOURCE)) for p in MODULES])
-def test_imports_run_downwards(path: Path) -> None:
-    own = path.relative_to(SOURCE).with_suffix("").parts[0]
-    if own in FREE:
-        return
-    assert own in LEVEL, f"{own} has no place among the layers"
-    above = [name for name in _imports(path) if LEVEL.get(name, 0) > LEVEL[own]]
-    assert not above, f"{path} imports {above}, which lie above it"
+def test_the_front_door_opens_one_room() -> None:
+    assert imported(MODULES[""]) == FRONT_DOOR
+
+
+def test_no_file_is_among_the_rooms_twice() -> None:
+    names = " ".join(ROOMS).split()
+    assert len(names) == len(set(names))
+    assert set(names) <= {*MODULES, *(name.rpartition(".")[0] for name in MODULES)}
+
+
+def _in_new_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(
-    "module", ["xecml", "xecml.geometry", "xecml.events", "xecml.rootio", "xecml.cli", "xecml.simulation.generate"]
+    "module",
+    ["xecml", "xecml.geometry", "xecml.events", "xecml.rootio", "xecml.cli.commands", "xecml.simulation.generate"],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert _in_new_process(f"import sys, {module}; print('torch' in sys.modules)") == "False"
 
 
 def test_geometry_needs_numpy_alone() -> None:
     heavy = "{'uproot', 'numba', 'torch', 'matplotlib', 'pydantic', 'typer', 'scipy'}"
-    code = f"import sys, xecml.geometry; sys.exit(len({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert _in_new_process(f"import sys, xecml.geometry; print(len({heavy} & set(sys.modules)))") == "0"
+
+
+def test_a_model_is_loaded_without_training_and_evaluation() -> None:
+    code = (
+        "import sys, xecml\n"
+        "try:\n"
+        "    xecml.load_model('no such model.pth')\n"
+        "except xecml.errors.InputError:\n"
+        "    pass\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('xecml.')}\n"
+        "print(sorted(rooms & {'training', 'evaluation', 'figures', 'reports', 'cli'}), 'matplotlib' in sys.modules)"
+    )
+    assert _in_new_process(code) == "[] False"
+
+
+def _fastest(command: list[str]) -> float:
+    """Seconds of the fastest of some runs, the first of which fills the caches."""
+    seconds = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def test_the_package_and_its_help_are_there_at_once() -> None:
+    """Beside an empty interpreter, which is most of the first; on a slow machine both are."""
+    empty = _fastest([sys.executable, "-c", "pass"])
+    assert _fastest([sys.executable, "-c", "import xecml"]) - empty < 0.15
+    assert _fastest([sys.executable, "-c", "from xecml.cli.commands import main; main()", "--help"]) - empty < 0.3

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from tests.conftest import point_sources
 from xecml import rootio
-from xecml.conventional.deadchannels import ConventionalRepair
-from xecml.deploy.inpaint import inpaint_files
+from xecml.conventional.repairs import ConventionalRepair
 from xecml.errors import InputError
 from xecml.events import INVALID, photoelectrons, relative_quantities
+from xecml.inference.inpaint import inpaint_files
 
 EVENTS = 120
 DEAD = (3, 100, 2045, 2046, 4200, 4600)

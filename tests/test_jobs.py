@@ -16,9 +16,10 @@ from xecml.config import Config
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import INVALID
+from xecml.inference import checkpoint_reading
 from xecml.recipes import JOBS, load_config
-from xecml.training import checkpoint, loop
-from xecml.training.rebuild import RebuildingStep
+from xecml.training import checkpoint_writing, loop
+from xecml.training.rebuilding_job import RebuildingStep
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -51,6 +52,7 @@ def lines_of(result: loop.Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["mae", "inpaint"])
 def test_metrics_have_the_names_that_users_know(job: str, request: pytest.FixtureRequest) -> None:
     lines = lines_of(request.getfixturevalue(job))
@@ -70,6 +72,7 @@ def test_metrics_have_the_names_that_users_know(job: str, request: pytest.Fixtur
     assert lines[-1]["train/total_loss"] < lines[0]["train/total_loss"]
 
 
+@pytest.mark.slow
 def test_hidden_are_sensors_that_augmentation_has_left(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,15 +95,18 @@ def test_hidden_are_sensors_that_augmentation_has_left(
     assert 0.4 < np.mean(seen) < 0.6  # of the sample seven tenths are valid
 
 
+@pytest.mark.slow
 def test_an_autoencoder_beats_the_means_of_sensors(mae: loop.Result) -> None:
     assert mae.metrics["val/relative_error_npho"] < 0.5
     assert mae.metrics["val/relative_error_time"] < 0.7
 
 
+@pytest.mark.slow
 def test_an_inpainter_beats_an_autoencoder(mae: loop.Result, inpaint: loop.Result) -> None:
     assert inpaint.metrics["val/relative_error_npho"] < mae.metrics["val/relative_error_npho"]
 
 
+@pytest.mark.slow
 def test_the_autoencoder_leaves_truth_masked_prediction_and_error(mae: loop.Result) -> None:
     chunk = content_of(mae.folder / "mae_predictions_epoch_2.root")
     kinds = [f"{kind}_{c}" for kind in ("truth", "masked", "pred", "err") for c in ("npho", "time")]
@@ -117,6 +123,7 @@ def test_the_autoencoder_leaves_truth_masked_prediction_and_error(mae: loop.Resu
     assert (chunk["err_npho"][~mask] == np.float32(INVALID)).all()
 
 
+@pytest.mark.slow
 def test_the_inpainter_leaves_a_row_for_each_hidden_sensor(inpaint: loop.Result) -> None:
     rows = content_of(inpaint.folder / "inpainter_predictions_epoch_2.root")
     assert set(rows) == {"event_idx", "sensor_id", "face", "truth_npho", "truth_time", "pred_npho", "pred_time",
@@ -130,13 +137,15 @@ def test_the_inpainter_leaves_a_row_for_each_hidden_sensor(inpaint: loop.Result)
     assert np.median(np.abs(rows["error_time"][timed])) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_the_one_it_came_with(mae: loop.Result, inpaint: loop.Result) -> None:
-    one, two = (checkpoint.load(r.best) for r in (mae, inpaint))
+    one, two = (checkpoint_reading.load(r.best) for r in (mae, inpaint))
     encoder = {k: v for k, v in one["ema_state"].items() if k.startswith("encoder.")}
     assert len(encoder) > 20
     assert all(torch.equal(two["model_state"][k], v) for k, v in encoder.items())
 
 
+@pytest.mark.slow
 def test_a_regression_takes_the_encoder_and_its_constants(
     sample: Path, mae: loop.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +154,7 @@ def test_a_regression_takes_the_encoder_and_its_constants(
     said = capsys.readouterr().out
     assert "Took the encoder" in said
     assert "mae" in said
-    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (mae, result))
     for constant in ("encoder.features_mean", "encoder.features_width", "encoder.normaliser.npho_scale"):
         assert torch.equal(one["ema_state"][constant], two["model_state"][constant])
     assert two["epoch"] == 2
@@ -160,6 +169,7 @@ class _KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["mae", "inpaint"])
 def test_a_job_that_dies_goes_on_bit_for_bit(
     job: str, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +179,7 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
              "model.drop_path_rate=0.1", "training.epochs=2", "data.batch_size=64",
              "checkpoint.save_predictions=0", f"model.mask_ratio={0.6 if job == 'mae' else 0.01}"]  # fmt: skip
     whole = loop.train(recipe(job, sample, tmp_path / "whole", *given), name="run", kind=job, quiet=True)
-    save, saved = checkpoint.save, []
+    save, saved = checkpoint_writing.save, []
 
     def save_and_die(path: Path, content: dict[str, Any]) -> None:
         save(path, content)
@@ -179,19 +189,20 @@ def test_a_job_that_dies_goes_on_bit_for_bit(
 
     config = recipe(job, sample, tmp_path / "killed", *given)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
+        patch.setattr(checkpoint_writing, "save", save_and_die)
         with pytest.raises(_KilledError):
             loop.train(config, name="run", kind=job, quiet=True)
     last = tmp_path / "killed" / "run" / "checkpoint_last.pth"
     going_on = recipe(job, sample, tmp_path / "killed", *given, f"checkpoint.resume_from={last}")
     resumed = loop.train(going_on, name="run", kind=job, quiet=True)
-    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (whole, resumed))
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
     clean = [{k: v for k, v in r.metrics.items() if not k.startswith("system/")} for r in (whole, resumed)]
     assert clean[0] == clean[1]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_job_is_not_gone_on_with(sample: Path, mae: loop.Result, tmp_path: Path) -> None:
     """Only its encoder is taken: the epoch is 1, as for any start from elsewhere."""
     config = recipe("inpaint", sample, tmp_path, f"checkpoint.resume_from={mae.folder / 'checkpoint_last.pth'}",

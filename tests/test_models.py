@@ -14,18 +14,18 @@ import torch
 from tests.conftest import point_sources
 from xecml import geometry
 from xecml.data.batch import Batch
-from xecml.deploy.export import TOLERANCE, export
 from xecml.errors import InputError
 from xecml.evaluation.metrics import pull
 from xecml.events import TASKS, relative_quantities
+from xecml.inference.export import TOLERANCE, export
 from xecml.models.build import build_regressor
-from xecml.models.compact import PRESETS, tiny
+from xecml.models.networks.compact import PRESETS, tiny
+from xecml.models.networks.quick_look import N_FEATURES, QuickLook, face_sums, mean_around
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
-from xecml.models.quicklook import N_FEATURES, QuickLook, face_sums, mean_around
 from xecml.models.regressor import Regressor
 from xecml.recipes import load_config
-from xecml.training import checkpoint
-from xecml.training.regress import RegressionLoss
+from xecml.training import checkpoint_writing
+from xecml.training.regression_job import RegressionLoss
 
 ALL = ("angle", "energy", "timing", "uvwFI")
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -261,7 +261,9 @@ def test_sixteen_bits_agree_for_every_head(preset: str, sample: dict[str, np.nda
 def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
     network = every_head(preset, sample)
     recipe = load_config(None, [f"model.preset={preset}", *HEADS]).model_dump(mode="json")
-    checkpoint.save(tmp_path / "c.pth", {"kind": "regress", "config": recipe, "ema_state": network.state_dict()})
+    checkpoint_writing.save(
+        tmp_path / "c.pth", {"kind": "regress", "config": recipe, "ema_state": network.state_dict()}
+    )
     report = export(tmp_path / "c.pth", tmp_path / "m.onnx")
     assert report.tasks == tuple(TASKS)
     assert max(report.largest_difference.values()) < TOLERANCE  # sigmas too, at batches of 1, 2, 7
@@ -282,6 +284,7 @@ def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.n
     assert max(differences.values()) < 1e-4, differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]) -> None:
     """Forward and backward are traced whole, and give the gradients of the plain way."""

@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from xecml import geometry
+from xecml.cli.info import describe_file
 from xecml.errors import InputError
-from xecml.evaluation import onnxfiles
-from xecml.evaluation.fillers import OnnxRepair, is_repair
-from xecml.evaluation.inspect import describe_file
-from xecml.evaluation.predictions import load_model
 from xecml.events import INVALID
+from xecml.inference import onnx_files
+from xecml.inference.repairs import OnnxRepair, is_repair
+from xecml.inference.trained_model import load_model
 
 SCALES = {"npho_scale": 1000.0, "npho_scale2": 4.08, "time_scale": 1e-7, "time_shift": -0.46, "sentinel": -5.0}
 SAID: dict[str, str] = {
@@ -173,7 +173,7 @@ def test_weights_that_are_no_finite_numbers_are_named(tmp_path: Path) -> None:
         refused(path, r"m.onnx has weights that are no finite numbers \(gain\), which no export of this package does")
     # bounds may be infinite, and sums of finite numbers too
     for fine in (constant("gain", np.inf, np.float32), constant("gain", [3e38] * 3, np.float32)):
-        onnxfiles.check_graph(written(tmp_path, proto(scaled, (AXIS, fine), outputs=outputs)))
+        onnx_files.check_graph(written(tmp_path, proto(scaled, (AXIS, fine), outputs=outputs)))
 
 
 def _body() -> Any:
@@ -246,9 +246,9 @@ def test_memory_for_numbers_between_layers_is_bounded(tmp_path: Path) -> None:
         "import re, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from xecml.errors import InputError\n"
-        "from xecml.evaluation import onnxfiles\n"
-        "onnxfiles._MOST_BYTES = 2 * 2**30\n"
-        "session, _ = onnxfiles.open_onnx(sys.argv[1])\n"
+        "from xecml.inference import onnx_files\n"
+        "onnx_files._MOST_BYTES = 2 * 2**30\n"
+        "session, _ = onnx_files.open_onnx(sys.argv[1])\n"
         "x = np.ones((2, 4760), np.float32)\n"
         "try:\n"
         "    session.run(['energy'], {'npho': x, 'time': x})\n"

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from xecml import outputs, rootio
-from xecml.cli import app
+from xecml.cli.commands import app
 from xecml.errors import InputError
-from xecml.evaluation.style import save_figure
+from xecml.figures.style import save_figure
 from xecml.outputs import claim, made_by, making
 
 from .conftest import point_sources
@@ -162,7 +162,7 @@ def model(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from xecml.recipes import load_config
-    from xecml.training import checkpoint, loop
+    from xecml.training import checkpoint_writing, loop
 
     folder = tmp_path_factory.mktemp("model")
     settings = {
@@ -171,7 +171,7 @@ def model(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mlflow.tensorboard": None, "checkpoint.save_dir": str(folder),
     }  # fmt: skip
     result = loop.train(load_config(None, [], settings), name="run", quiet=True)
-    assert torch.load(result.best, weights_only=True)["format"] == checkpoint.FORMAT
+    assert torch.load(result.best, weights_only=True)["format"] == checkpoint_writing.FORMAT
     return result.best
 
 
@@ -254,6 +254,7 @@ def test_a_run_does_not_replace_the_checkpoint_that_it_starts_from(
     assert _digest(best) == _digest(model)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_files_of_others_in_its_folder(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_run_leaves_files_of_others_in_its_folder(
     assert notes.read_text().startswith('{"epoch": 1')
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_name_replaces_all_of_the_first(tmp_path: Path, sample: Path) -> None:
     more = ("--set", "export.onnx=model.onnx")
     assert _train(tmp_path, sample, *more) is None

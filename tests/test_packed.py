@@ -11,12 +11,12 @@ import uproot
 from tests.conftest import point_sources
 from tests.rootbytes import pack_mantissa, pack_range, write_packed
 from xecml import rootio
-from xecml.conventional.deadchannels import ConventionalRepair
+from xecml.checks.event_files import check_files
+from xecml.conventional.repairs import ConventionalRepair
 from xecml.data.stream import EventStream
-from xecml.deploy.inpaint import inpaint_files
-from xecml.evaluation.check import check_files
 from xecml.events import INVALID, valid_counts, valid_times
-from xecml.packed import _range
+from xecml.inference.inpaint import inpaint_files
+from xecml.rootio.packed import _range
 
 Columns = dict[str, np.ndarray]
 
@@ -134,7 +134,7 @@ def test_packed_files_serve_like_others(tmp_path: Path, events: Columns) -> None
 
 
 def test_uproot_still_needs_to_be_told(tmp_path: Path, events: Columns) -> None:
-    """If this fails, uproot reads such branches itself, and `xecml.packed` can go."""
+    """If this fails, uproot reads such branches itself, and `xecml.rootio.packed` can go."""
     packed = pack_range(events["time"], -2e-7, 2e-7, 24)
     write_packed(tmp_path / "p.root", {"time": ("TLeafD32", "time[4760]/[-2e-7,2e-7,24]", 4760, packed)}, {})
     with uproot.open(tmp_path / "p.root") as file:

@@ -14,10 +14,10 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from xecml.errors import InputError
 from xecml.recipes import load_config
-from xecml.training import peers, together
-from xecml.training.peers import Peers, listen
-from xecml.training.place import SRUN, TORCHRUN, Place, place_of
-from xecml.training.processes import check_devices
+from xecml.training.processes import peers, together
+from xecml.training.processes.devices import check_devices
+from xecml.training.processes.peers import Peers, listen
+from xecml.training.processes.place import SRUN, TORCHRUN, Place, place_of
 
 
 @pytest.fixture

@@ -19,11 +19,14 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config
 from xecml.errors import InputError
+from xecml.inference import checkpoint_reading
 from xecml.recipes import load_config
-from xecml.training import checkpoint, loop, together
-from xecml.training.processes import make_fabric
-from xecml.training.sums import Watch
+from xecml.training import loop
+from xecml.training.epoch_metrics import Watch
+from xecml.training.processes import together
+from xecml.training.processes.devices import make_fabric
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 # trains, and leaves the loss of every step of every process
@@ -32,8 +35,9 @@ import json, os, sys
 import torch
 from xecml.recipes import load_config
 from xecml.data.batch import Batch
-from xecml.training import loop, processes
-from xecml.training.sums import Sums
+from xecml.training import loop, setup
+from xecml.training.processes import devices
+from xecml.training.epoch_metrics import Sums
 out, double, settings = sys.argv[1], sys.argv[2] == "double", sys.argv[3:]
 losses, add = [], Sums.add
 def keep(self, values, events=1):
@@ -42,7 +46,7 @@ def keep(self, values, events=1):
     add(self, values, events)
 Sums.add = keep
 # streams give each process its own events; here each takes its slice of the batches that one process would have
-original = loop.streams
+original = setup.streams
 def sliced(config, fabric, reweighting, **more):
     if fabric is None or fabric.world_size == 1:
         return original(config, fabric, reweighting, **more)
@@ -59,17 +63,17 @@ def sliced(config, fabric, reweighting, **more):
             yield Batch(*inputs, truth, batch.run[part], batch.event[part], batch.weight[part])
     training.epoch, training.batch_size = epoch_of_slices, config.data.batch_size
     return training, validation
-loop.streams = sliced
+setup.streams = sliced
 if double:
     torch.set_default_dtype(torch.float64)
-    processes.precision = lambda amp, accelerator="auto": "64-true"
-    inputs, make = Batch.inputs, loop.make_job
+    devices.precision = lambda amp, accelerator="auto": "64-true"
+    inputs, make = Batch.inputs, setup.make_job
     Batch.inputs = lambda batch: tuple(x.double() if x.is_floating_point() else x for x in inputs(batch))
     def in_double(config, kind):
         job = make(config, kind)
         job.step.double()
         return job
-    loop.make_job = in_double
+    setup.make_job = in_double
 kind = os.environ.get("JOB", "regress")
 loop.train(load_config("TINY", settings, job=kind), name="run", kind=kind, quiet=True)
 names = ("RANK", "SLURM_PROCID")  # of torchrun, of srun
@@ -113,7 +117,7 @@ def train(
         *more,
     ]
     script = out / "train.py"
-    script.write_text(SCRIPT if slices else SCRIPT.replace("loop.streams = sliced", ""))
+    script.write_text(SCRIPT if slices else SCRIPT.replace("setup.streams = sliced", ""))
     command = [str(script), str(out), "double" if double else "single", *settings]
     environments: list[dict[str, str]] = [{}]
     if processes > 1 and launcher == "torchrun":
@@ -219,7 +223,7 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
                 f"checkpoint.save_dir={tmp_path}", "training.epochs=500", "training.accelerator=cpu",
                 "training.devices=2"]  # fmt: skip
     # no file of a script: the others are started all the same
-    script = SCRIPT.replace("loop.streams = sliced", "")
+    script = SCRIPT.replace("setup.streams = sliced", "")
     command = [sys.executable, "-c", script, str(tmp_path), "single", *settings]
     started = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
     metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
@@ -228,7 +232,7 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
     started.send_signal(signal.SIGTERM)  # the others hear of it from this one
     _, said = started.communicate(timeout=60)
     assert started.returncode == 0, said[-3000:]
-    content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    content = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert content["epoch"] < 500
     assert len(content["random_states"]) == 2
     steps = len(json.loads((tmp_path / "losses_0.json").read_text()))
@@ -244,7 +248,7 @@ def recipe(files: Path, out: Path, *more: str) -> Config:
 def test_a_recipe_starts_its_processes_from_python(files: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     result = loop.train(recipe(files, tmp_path), name="run", quiet=True)
-    content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    content = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert len(content["random_states"]) == 2
     assert content["ema_updates"] == 25
     assert result.metrics["epoch"] == 1

@@ -19,11 +19,11 @@ import uproot
 
 from tests.conftest import point_sources
 from xecml import rootio
+from xecml.checks.event_files import check_files
 from xecml.data import source
 from xecml.data.convert import convert
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
-from xecml.evaluation.check import check_files
 
 NAMES = {"npho": "nphoton", "time": "tpm", "energyTruth": "egamma", "run": "runnumber", "event": "eventnumber"}
 

@@ -13,19 +13,19 @@ from xecml.conventional.solidangles import solid_angles as solid_angles_of_squar
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.models.build import build_autoencoder, build_inpainter
-from xecml.models.decoders import LightDecoder, ReferenceDecoder, sensor_cells
-from xecml.models.heads import Asked
-from xecml.models.hotspot import HotSpotHead, window_sensors
-from xecml.models.inpainter import Inpainter
-from xecml.models.nearest import NearestHead, pair_features
+from xecml.models.networks.quick_look import QuickLook
+from xecml.models.networks.reference import TOKENS
 from xecml.models.normalise import validity
-from xecml.models.pointlight import PointSource, cartesian
-from xecml.models.pointsum import sum_of_solid_angles
-from xecml.models.quicklook import QuickLook
-from xecml.models.rebuilding import Rebuilt, Truth
-from xecml.models.reference import TOKENS
+from xecml.models.rebuild.decoders import LightDecoder, ReferenceDecoder, sensor_cells
+from xecml.models.rebuild.ground import Rebuilt, Truth
+from xecml.models.rebuild.head import Asked
+from xecml.models.rebuild.head_of_hot_spot import HotSpotHead, window_sensors
+from xecml.models.rebuild.head_of_nearest import NearestHead, pair_features
+from xecml.models.rebuild.inpainter import Inpainter
+from xecml.models.rebuild.point_light import PointSource, cartesian
+from xecml.models.rebuild.point_sum import sum_of_solid_angles
 from xecml.recipes import load_config
-from xecml.training.rebuild import ErrorSums, Rebuilding, RebuildingLoss, answer_and_truth
+from xecml.training.rebuilding_job import ErrorSums, Rebuilding, RebuildingLoss, answer_and_truth
 
 B, S = 6, geometry.N_SENSORS
 
@@ -94,6 +94,7 @@ def test_times_follow_a_shift_of_all_times(job) -> None:
     torch.testing.assert_close(again.nanoseconds, answer.nanoseconds, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_every_sensor_can_be_asked_and_learns(job) -> None:
     batch = batch_of(2, dead=0.0)
     # the two events hide alternating sensors, the outer centre's among them

@@ -19,12 +19,12 @@ from tests.conftest import point_sources
 from xecml import geometry
 from xecml.errors import InputError
 from xecml.models import cpu
-from xecml.models.faces import FaceNetwork, resize
-from xecml.models.hexagons import HexNetwork
+from xecml.models.networks.faces import FaceNetwork, resize
+from xecml.models.networks.hexagons import HexNetwork
+from xecml.models.networks.reference import ReferenceEncoder, light_weighted_time, reference
+from xecml.models.networks.views import FaceViews
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser, validity
-from xecml.models.original import original
-from xecml.models.reference import ReferenceEncoder, light_weighted_time, reference
-from xecml.models.views import FaceViews
+from xecml.models.original.network import original
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 VARIANTS = ("finegrid", "split", "attention", "validity", "original")
@@ -74,6 +74,7 @@ def test_sizes() -> None:
     assert parameters(encoder.head(2)) == 6144 * 256 + 256 + 512 + 256 * 257 + 2 * 257
 
 
+@pytest.mark.slow
 def test_answers_and_gradients_are_those_of_the_plain_network() -> None:
     encoder = variant("finegrid")
     for name, parameter in encoder.named_parameters():
@@ -209,7 +210,8 @@ def test_the_response_norms_gradient() -> None:
     torch.testing.assert_close(run(x, gamma, beta), cpu.response_norm(x, gamma, beta, 1e-6))
 
 
-@pytest.mark.parametrize("name", ["finegrid", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
 def test_export_holds_at_every_batch_size(name: str) -> None:
     class Raw(nn.Module):
         def __init__(self, encoder: ReferenceEncoder) -> None:

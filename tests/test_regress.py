@@ -15,11 +15,18 @@ from tests.conftest import point_sources
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
-from xecml.models.compact import tiny
+from xecml.models.networks.compact import tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
 from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.recipes import load_config
-from xecml.training.regress import Regression, RegressionLoss, TrainingStep, fit_targets, resolution_metrics, validate
+from xecml.training.regression_job import (
+    Regression,
+    RegressionLoss,
+    TrainingStep,
+    fit_targets,
+    resolution_metrics,
+    validate,
+)
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 ALL = ("angle", "energy", "timing", "uvwFI")

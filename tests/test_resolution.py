@@ -9,13 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from xecml.resolution import (
-    MIN_FOR_PEAK,
-    containment,
-    figures_of_merit,
-    peak,
-    s68,
-)
+from xecml.resolution import MIN_FOR_PEAK, containment, figures_of_merit, peak, s68
 
 
 def direct_peak(x: np.ndarray) -> tuple[float, float, float]:

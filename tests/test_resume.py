@@ -14,23 +14,24 @@ from typing import Any
 import pytest
 import torch
 
-from xecml.training import checkpoint
+from xecml.inference import checkpoint_reading
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 # a process that trains and is killed at once after its n-th saving
 KILLED = """
 import os, signal, sys
 from xecml.recipes import load_config
-from xecml.training import checkpoint, loop
+from xecml.training import checkpoint_writing, loop
 n, name, settings = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-save, saved = checkpoint.save, []
+save, saved = checkpoint_writing.save, []
 def save_and_die(path, content):
     save(path, content)
     saved.append(path)
     if len(saved) == n:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = save_and_die
+checkpoint_writing.save = save_and_die
 loop.train(load_config("TINY", settings), name=name, quiet=True)
 """.replace("TINY", str(TINY))
 
@@ -59,7 +60,7 @@ def run(n: int, name: str, given: list[str], script: str = KILLED) -> int:
 def result(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if not k.startswith("system/")} for line in lines]
-    return checkpoint.load(folder / "checkpoint_last.pth"), kept
+    return checkpoint_reading.load(folder / "checkpoint_last.pth"), kept
 
 
 def assert_equal(one: Any, two: Any, where: str = "") -> None:
@@ -110,7 +111,7 @@ SIGNALLED = """
 import os, signal, sys
 from xecml.recipes import load_config
 from xecml.training import loop
-from xecml.training.sums import Sums
+from xecml.training.epoch_metrics import Sums
 n, name, settings = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 add, batches = Sums.add, []
 def add_and_ask(self, values, events=1):
@@ -129,7 +130,7 @@ def test_a_signal_ends_a_run_that_goes_on_exactly(sample: Path, tmp_path: Path) 
     given = settings(sample, tmp_path, "training.accumulate=5", "data.num_workers=2")
     for name, script, number in (("whole", KILLED, 0), ("run", SIGNALLED, 11)):
         assert run(number, name, given, script) == 0
-    stopped = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    stopped = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert (stopped["epoch"], stopped["batch_in_epoch"]) == (1, 12)
     assert run(0, "run", [*given, f"checkpoint.resume_from={tmp_path}/run/checkpoint_last.pth"]) == 0
     (whole, whole_lines), (resumed, resumed_lines) = (result(tmp_path / name) for name in ("whole", "run"))
@@ -150,5 +151,5 @@ def test_a_signal_saves_and_stops_within_a_step(sample: Path, tmp_path: Path) ->
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 0
-    content = checkpoint.load(tmp_path / "run" / "checkpoint_last.pth")
+    content = checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")
     assert content["epoch"] < 500

@@ -12,7 +12,7 @@ from xecml import rootio
 from xecml.data.reweighting import Reweighting, default_bins
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
-from xecml.evaluation.weights import draw_reweighting, save_reweighting
+from xecml.figures.reweighted_sample import draw_reweighting, save_reweighting
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from tests.conftest import point_sources
 from xecml.data.batch import Batch, validity
 from xecml.errors import InputError
-from xecml.evaluation import saliency as found
-from xecml.evaluation.predictions import TorchModel
 from xecml.events import INVALID
+from xecml.figures import saliency as found
 from xecml.geometry import FACES, N_SENSORS, face_codes
+from xecml.inference.trained_model import TorchModel
 from xecml.models.build import build_regressor
 from xecml.recipes import load_config
-from xecml.training.regress import fit_targets
+from xecml.training.regression_job import fit_targets
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xecml.simulation import crosssections as xs
-from xecml.simulation import validate
-from xecml.simulation.elastic import CHARGE_RADIUS, elastic_tables, hard_deflection, inverse_transport_path
-from xecml.simulation.validate_cascade import (
+from xecml.simulation.cascade import cross_sections as xs
+from xecml.simulation.cascade.elastic import CHARGE_RADIUS, elastic_tables, hard_deflection, inverse_transport_path
+from xecml.simulation.validation import report
+from xecml.simulation.validation.cascade import (
     Check,
     SlabShowers,
     coefficient_checks,
@@ -28,7 +28,7 @@ def signal_showers() -> SlabShowers:
     return slab(52.8, 15000)
 
 
-def report(checks: list[Check]) -> str:
+def failed(checks: list[Check]) -> str:
     return "; ".join(f"{c.name}: {c.ours:.4g}, not {c.reference:g}" for c in checks if not c.passed)
 
 
@@ -36,19 +36,21 @@ def test_coefficients() -> None:
     """Radiation length, attenuation, collision and radiative stopping powers."""
     checks = coefficient_checks()
     assert len(checks) == 11
-    assert not report(checks)
+    assert not failed(checks)
 
 
+@pytest.mark.slow
 def test_showers_at_signal_energy(signal_showers: SlabShowers) -> None:
     """Lengths, deposits, profiles: every published number."""
     checks = shower_checks(signal_showers)
     assert len(checks) == 22
-    assert not report(checks)
+    assert not failed(checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("E", "events"), [(17.6, 8000), (130.0, 2500)])
 def test_deposited_share(E: float, events: int) -> None:
-    assert not report([deposit_check(slab(E, events))])
+    assert not failed([deposit_check(slab(E, events))])
 
 
 def test_a_wrong_number_is_noticed() -> None:
@@ -75,11 +77,12 @@ def test_elastic_scattering_of_electrons_and_positrons() -> None:
         assert tables.soft[0, i] + tables.hard[0, i] * 2 * x.mean() == pytest.approx(electron, rel=0.03)
 
 
+@pytest.mark.slow
 def test_validation_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report in small: files, and a verdict for every number."""
-    monkeypatch.setattr(validate, "POINT_DEPTHS", (5.0,))
-    monkeypatch.setattr(validate, "compare_light", lambda *_: {})
-    status = validate.main(["--out", str(tmp_path), "--events", "3000", "--jobs", "1"])
+    monkeypatch.setattr(report, "POINT_DEPTHS", (5.0,))
+    monkeypatch.setattr(report, "compare_light", lambda *_: {})
+    status = report.main(["--out", str(tmp_path), "--events", "3000", "--jobs", "1"])
     assert status in (0, 1)
     assert (tmp_path / "validation.pdf").stat().st_size > 10_000
     values = json.loads((tmp_path / "validation.json").read_text())

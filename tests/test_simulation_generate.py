@@ -16,13 +16,9 @@ from xecml.errors import InputError
 from xecml.events import INVALID, TRUTH_BRANCHES, valid_counts, valid_times
 from xecml.simulation import generate
 from xecml.simulation.generate import SimulationReport, simulate
-from xecml.simulation.lightmap import _light_map
+from xecml.simulation.light.lightmap import _light_map
 from xecml.simulation.response import first_photoelectron
-from xecml.simulation.settings import (
-    SimulationSettings,
-    make_settings,
-    read_dead_list,
-)
+from xecml.simulation.settings import SimulationSettings, make_settings, read_dead_list
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -300,6 +296,7 @@ def test_alpha_sources_are_points_of_light(tmp_path: Path) -> None:
     np.testing.assert_allclose(events["xyzDeposit"], events["xyzTruth"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_material_before_the_xenon(tmp_path: Path) -> None:
     """Detection efficiency, deposits above 90 %, with 0.45 radiation lengths in front; published: 63 to 65 %."""
     found = []

@@ -13,12 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from xecml import geometry
-from xecml.simulation import lightmap, mapbuilding
-from xecml.simulation.clusters import cluster, new_clusters
-from xecml.simulation.cramer_rao import counts, derivatives, limits, time_limit
-from xecml.simulation.direct import DIRECT, SCATTERED, TIME, direct_light, point_light, rectangle_solid_angle
-from xecml.simulation.indirect import indirect_light
-from xecml.simulation.lightmap import (
+from xecml.simulation.light import lightmap, lightmap_making
+from xecml.simulation.light.clusters import cluster, new_clusters
+from xecml.simulation.light.direct import DIRECT, SCATTERED, TIME, direct_light, point_light, rectangle_solid_angle
+from xecml.simulation.light.indirect import indirect_light
+from xecml.simulation.light.lightmap import (
     QUALITIES,
     LightMap,
     _light_map,
@@ -28,8 +27,8 @@ from xecml.simulation.lightmap import (
     map_name,
     save_map,
 )
-from xecml.simulation.mapbuilding import Quality, one_column, unfold
-from xecml.simulation.optics import (
+from xecml.simulation.light.lightmap_making import Quality, one_column, unfold
+from xecml.simulation.light.optics import (
     N_SENSORS,
     N_SIPM,
     NEAR_FIELD_RANGE,
@@ -42,15 +41,9 @@ from xecml.simulation.optics import (
     single_scatter,
     window_transmission,
 )
-from xecml.simulation.photons import new_counters, raster, sensor_at, trace_point
-from xecml.simulation.validate_optics import (
-    Comparison,
-    Light,
-    compare,
-    light_checks,
-    point_deposits,
-    shower_deposits,
-)
+from xecml.simulation.light.photons import new_counters, raster, sensor_at, trace_point
+from xecml.simulation.validation.cramer_rao import counts, derivatives, limits, time_limit
+from xecml.simulation.validation.light import Comparison, Light, compare, light_checks, point_deposits, shower_deposits
 
 OPTICS = Optics()
 SIPM = np.arange(N_SENSORS) < N_SIPM
@@ -248,11 +241,11 @@ def test_shadow_of_the_inner_cylinder_is_soft(standard_map: LightMap) -> None:
 def test_shipped_map_is_the_one_that_would_be_built() -> None:
     """The package's map has the name of today's constants and geometry, and a few columns built anew agree with it."""
     path = Path(lightmap.__file__).parent / map_name(OPTICS, "standard")
-    assert path.is_file(), "run: python -m xecml.simulation.lightmap"
+    assert path.is_file(), "run: python -m xecml.simulation.light.lightmap"
     assert path.stat().st_size < 10e6
     quality = QUALITIES["standard"]
     stored = load_map(path, quality)
-    where = mapbuilding.places(quality.lattice)
+    where = lightmap_making.places(quality.lattice)
     for place in where.quarter[[3, 60, 100, 200]]:
         new = one_column(OPTICS, Quality(quality.nodes, quality.lattice, 40_000), int(place), seed=5)[0]
         old = stored.share[:, place]
@@ -263,7 +256,7 @@ def test_shipped_map_is_the_one_that_would_be_built() -> None:
 
 def test_map_survives_its_file(tmp_path: Path) -> None:
     quality = QUALITIES["quick"]
-    quarter = len(mapbuilding.places(quality.lattice).quarter)
+    quarter = len(lightmap_making.places(quality.lattice).quarter)
     columns = np.random.default_rng(1).normal(size=(3, math.prod(quality.nodes), quarter)).astype(np.float32)
     save_map(tmp_path / "map.npz", columns)
     stored = load_map(tmp_path / "map.npz", quality)
@@ -272,8 +265,8 @@ def test_map_survives_its_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(stored.square, whole[2], rtol=8e-3, atol=1.2e-2)
 
 
-@pytest.mark.parametrize("smoothing", [mapbuilding.SIPM_SMOOTHING, mapbuilding.PMT_SMOOTHING])
-def test_smoothing_keeps_light_and_takes_noise(smoothing: mapbuilding.Smoothing) -> None:
+@pytest.mark.parametrize("smoothing", [lightmap_making.SIPM_SMOOTHING, lightmap_making.PMT_SMOOTHING])
+def test_smoothing_keeps_light_and_takes_noise(smoothing: lightmap_making.Smoothing) -> None:
     """Counts of a known smooth light come back closer to it than they were."""
     rng = np.random.default_rng(2)
     shape = (10, 16, 12)
@@ -283,7 +276,7 @@ def test_smoothing_keeps_light_and_takes_noise(smoothing: mapbuilding.Smoothing)
     points = 2e6
     counted = rng.poisson(light * points) / points
     sums = np.stack([counted, counted * distance, counted * distance**2])
-    smooth = mapbuilding.smoothed(sums, volume, near, distance, points, smoothing)
+    smooth = lightmap_making.smoothed(sums, volume, near, distance, points, smoothing)
     bright = light * points > 5
     assert smooth[0].sum() == pytest.approx(light.sum(), rel=0.03)
     before, after = (np.abs(values / light - 1)[bright].mean() for values in (counted, smooth[0]))

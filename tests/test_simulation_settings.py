@@ -9,13 +9,7 @@ import pytest
 import yaml
 
 from xecml.errors import InputError
-from xecml.simulation.settings import (
-    OpticsSettings,
-    ResponseSettings,
-    SimulationSettings,
-    load_settings,
-    make_settings,
-)
+from xecml.simulation.settings import OpticsSettings, ResponseSettings, SimulationSettings, load_settings, make_settings
 
 
 def test_shipped_settings_are_the_defaults() -> None:

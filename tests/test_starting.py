@@ -9,7 +9,8 @@ import torch
 
 from tests.test_training import recipe
 from xecml.errors import InputError
-from xecml.training import checkpoint, loop
+from xecml.inference import checkpoint_reading
+from xecml.training import checkpoint_writing, loop
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +22,15 @@ def test_a_name_used_again_does_not_inherit_the_best(run: loop.Result, sample: P
     folder = tmp_path / "again"
     folder.mkdir()
     (folder / "checkpoint_best.pth").write_bytes(b"of an earlier run")
-    checkpoint.take_over(folder, None)
+    checkpoint_writing.take_over(folder, None)
     assert not (folder / "checkpoint_best.pth").exists()
     assert (folder / "before_checkpoint_best.pth").read_bytes() == b"of an earlier run"
-    checkpoint.take_over(folder, str(run.folder / "checkpoint_last.pth"))
+    checkpoint_writing.take_over(folder, str(run.folder / "checkpoint_last.pth"))
     assert (folder / "checkpoint_best.pth").read_bytes() == run.best.read_bytes()
     # going on in the same folder leaves it; from a run that has no best one, it is not of this run
-    checkpoint.take_over(folder, str(folder / "checkpoint_last.pth"))
+    checkpoint_writing.take_over(folder, str(folder / "checkpoint_last.pth"))
     assert (folder / "checkpoint_best.pth").exists()
-    checkpoint.take_over(folder, str(tmp_path / "none" / "checkpoint_last.pth"))
+    checkpoint_writing.take_over(folder, str(tmp_path / "none" / "checkpoint_last.pth"))
     assert not (folder / "checkpoint_best.pth").exists()
 
 
@@ -37,7 +38,7 @@ def test_changed_rates_of_groups_are_kept_when_going_on(run: loop.Result, sample
     on = f"checkpoint.resume_from={run.folder}/checkpoint_last.pth"
     epochs = f"training.epochs={run.metrics['epoch'] + 1}"
     result = loop.train(recipe(sample, tmp_path, on, epochs, "training.weight_decay=0.3"), name="on", quiet=True)
-    groups = checkpoint.load(result.folder / "checkpoint_last.pth")["optimizer_state"]["param_groups"]
+    groups = checkpoint_reading.load(result.folder / "checkpoint_last.pth")["optimizer_state"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     with pytest.raises(InputError, match="trained other weights"):
         loop.train(recipe(sample, tmp_path, on, "training.encoder_lr_scale=0.5"), name="x", quiet=True)
@@ -72,10 +73,10 @@ def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path:
         "training.epochs=1",
     )
     result = loop.train(config, name="tuned", quiet=True)
-    before, after = checkpoint.load(run.best)["ema_state"], checkpoint.load(result.best)["model_state"]
+    before, after = checkpoint_reading.load(run.best)["ema_state"], checkpoint_reading.load(result.best)["model_state"]
     for name in ("encoder.features_mean", "encoder.numbers.weight"):
         torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=0)
-    assert checkpoint.load(result.best)["tasks"] == ["angle", "energy", "uvwFI"]
+    assert checkpoint_reading.load(result.best)["tasks"] == ["angle", "energy", "uvwFI"]
     other = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "model.preset=compact")
     with pytest.raises(InputError, match="does not fit the configured encoder"):
         loop.train(other, name="x", quiet=True)

@@ -15,14 +15,15 @@ from typer.testing import CliRunner
 from tests.conftest import point_sources
 from tests.test_resume import assert_equal
 from xecml import rootio
-from xecml.cli import app
+from xecml.cli.commands import app
 from xecml.config import Config
+from xecml.inference import checkpoint_reading
 from xecml.recipes import load_config
-from xecml.training import checkpoint, loop
+from xecml.training import loop, setup
+from xecml.training.epoch_metrics import Sums
 from xecml.training.loop import Result
+from xecml.training.metrics_logging import Tracker
 from xecml.training.stopping import Stopped, StopRequest
-from xecml.training.sums import Sums
-from xecml.training.tracking import Tracker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -137,7 +138,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
         result = loop.train(recipe(events, tmp_path), name="run")
     assert (result.stopped, result.validated, result.best.name) == ("SIGINT", False, "checkpoint_last.pth")
     assert f"Stopped (SIGINT); go on with --resume_from {result.best}." in capsys.readouterr().out
-    content = checkpoint.load(result.best)
+    content = checkpoint_reading.load(result.best)
     assert (content["epoch"], content["batch_in_epoch"]) == (1, 3)
     again = loop.train(recipe(events, tmp_path, f"checkpoint.resume_from={result.best}"), name="run", quiet=True)
     assert (again.stopped, again.validated) == (None, True)
@@ -170,14 +171,14 @@ def test_a_stop_in_a_validation_goes_on_exactly(
     whole = loop.train(recipe(events, tmp_path), name="whole", quiet=True)
     with monkeypatch.context() as patch:
         # events are read for the fit, then for steps and validation of each epoch
-        at(patch, loop.EventStream, "epoch", 1 + 2 * epoch, signal.SIGTERM)
+        at(patch, setup.EventStream, "epoch", 1 + 2 * epoch, signal.SIGTERM)
         stopped = loop.train(recipe(events, tmp_path), name="run", quiet=True)
     last = tmp_path / "run" / "checkpoint_last.pth"
-    content = checkpoint.load(last)
+    content = checkpoint_reading.load(last)
     assert (stopped.stopped, content["epoch"], content["batch_in_epoch"]) == ("SIGTERM", epoch, 6)
     assert stopped.metrics.get("epoch", 0) == epoch - 1
     resumed = loop.train(recipe(events, tmp_path, f"checkpoint.resume_from={last}"), name="run", quiet=True)
-    one, two = (checkpoint.load(tmp_path / name / "checkpoint_last.pth") for name in ("whole", "run"))
+    one, two = (checkpoint_reading.load(tmp_path / name / "checkpoint_last.pth") for name in ("whole", "run"))
     for part in ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch"):
         assert_equal(one[part], two[part], part)
     lines = [
@@ -206,7 +207,7 @@ def test_exit_status_and_last_line(
 ) -> None:
     result = Result(Path("run"), Path("run") / best, {}, 120.0, stopped, first_process=first)
     monkeypatch.setattr(loop, "train", lambda *_, **__: result)
-    monkeypatch.setattr("xecml.deploy.finished.write_finished", lambda *_, **__: [])
+    monkeypatch.setattr("xecml.reports.finished_training.write_finished", lambda *_, **__: [])
     done = CliRunner().invoke(app, ["train", "regress", *(["--json"] if as_json else [])])
     assert done.exit_code == status
     if as_json and first:

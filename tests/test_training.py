@@ -16,14 +16,15 @@ from tests.conftest import point_sources
 from xecml import rootio
 from xecml.config import Config
 from xecml.errors import InputError
-from xecml.evaluation.predictions import load_model
+from xecml.inference import checkpoint_reading
+from xecml.inference.trained_model import load_model
 from xecml.models.build import build_regressor
 from xecml.models.ridge import Ridges
 from xecml.recipes import load_config
-from xecml.training import checkpoint, loop, losses, regress
-from xecml.training.average import WeightAverage
+from xecml.training import checkpoint_writing, loop, losses, regression_job
+from xecml.training.learning_rate import learning_rate, parameter_groups
 from xecml.training.losses import distance as loss_per_event
-from xecml.training.schedule import learning_rate
+from xecml.training.weight_average import WeightAverage
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -62,7 +63,7 @@ def test_schedule_warms_up_and_falls_as_half_a_cosine() -> None:
 
 def test_only_matrices_decay() -> None:
     model = build_regressor(load_config(TINY))
-    decayed, free = loop.parameter_groups(model, 0.1)
+    decayed, free = parameter_groups(model, 0.1)
     names = {id(p): n for n, p in model.named_parameters()}
     assert decayed["weight_decay"] == 0.1
     assert free["weight_decay"] == 0
@@ -73,7 +74,7 @@ def test_only_matrices_decay() -> None:
 
 def test_an_encoder_can_learn_more_slowly(sample: Path, tmp_path: Path) -> None:
     model = build_regressor(load_config(TINY))
-    groups = loop.parameter_groups(model, 0.1, encoder_scale=0.2)
+    groups = parameter_groups(model, 0.1, encoder_scale=0.2)
     names = {id(p): n for n, p in model.named_parameters()}
     assert sum(len(group["params"]) for group in groups) == len(names)
     for group in groups:
@@ -82,7 +83,7 @@ def test_an_encoder_can_learn_more_slowly(sample: Path, tmp_path: Path) -> None:
         recipe(sample, tmp_path, "training.encoder_lr_scale=0", "training.epochs=1"), name="frozen", quiet=True
     )
     start = build_regressor(load_config(TINY))
-    weights = checkpoint.load(frozen.best)["model_state"]
+    weights = checkpoint_reading.load(frozen.best)["model_state"]
     last = f"encoder.window.{len(start.encoder.window) - 1}.weight"
     # the last layer of a view begins at zero, and stays there
     assert torch.equal(weights[last], start.state_dict()[last])
@@ -109,6 +110,7 @@ def test_a_run_leaves_checkpoints_and_metrics(run: loop.Result) -> None:
     assert lines[1]["train/loss"] < lines[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_validation_can_be_rarer(sample: Path, tmp_path: Path) -> None:
     result = loop.train(
         recipe(sample, tmp_path, "training.epochs=3", "training.validate_every=2"), name="rare", quiet=True
@@ -116,7 +118,7 @@ def test_validation_can_be_rarer(sample: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert ["val/loss" in line for line in lines] == [False, True, True]
     assert all("train/loss" in line for line in lines)
-    assert checkpoint.load(result.best)["best"] == min(line["val/loss"] for line in lines[1:])
+    assert checkpoint_reading.load(result.best)["best"] == min(line["val/loss"] for line in lines[1:])
 
 
 def test_training_learns_point_sources(run: loop.Result) -> None:
@@ -127,7 +129,7 @@ def test_training_learns_point_sources(run: loop.Result) -> None:
 
 
 def test_the_best_checkpoint_has_the_lowest_validation_loss(run: loop.Result) -> None:
-    content = checkpoint.load(run.best)
+    content = checkpoint_reading.load(run.best)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert content["best"] == min(line["val/loss"] for line in lines)
     assert content["tasks"] == ["angle", "energy", "timing", "uvwFI"]
@@ -136,7 +138,7 @@ def test_the_best_checkpoint_has_the_lowest_validation_loss(run: loop.Result) ->
 
 def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
     """0.9 a step over 24 steps: the averaged weights lag behind, and buffers agree."""
-    content = checkpoint.load(run.folder / "checkpoint_last.pth")
+    content = checkpoint_reading.load(run.folder / "checkpoint_last.pth")
     assert content["ema_updates"] == 24
     same = [torch.equal(content["ema_state"][k], v) for k, v in content["model_state"].items() if "_width" in k]
     assert all(same)
@@ -146,16 +148,17 @@ def test_the_average_is_an_exponential_one(run: loop.Result) -> None:
 
 def test_a_run_is_reproducible(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     again = loop.train(recipe(sample, tmp_path), name="one", quiet=True)
-    one, two = (checkpoint.load(r.folder / "checkpoint_last.pth") for r in (run, again))
+    one, two = (checkpoint_reading.load(r.folder / "checkpoint_last.pth") for r in (run, again))
     assert all(torch.equal(two["model_state"][k], v) for k, v in one["model_state"].items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     config = recipe(sample, tmp_path, "checkpoint.save_interval=1")
     loop.train(config, name="one", quiet=True)
     resumed = recipe(sample, tmp_path, f"checkpoint.resume_from={tmp_path}/one/checkpoint_epoch_1.pth")
     loop.train(resumed, name="one", quiet=True)
-    one, two = (checkpoint.load(folder / "checkpoint_last.pth") for folder in (run.folder, tmp_path / "one"))
+    one, two = (checkpoint_reading.load(folder / "checkpoint_last.pth") for folder in (run.folder, tmp_path / "one"))
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(two[part][k], v) for k, v in one[part].items())
     lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
@@ -167,14 +170,14 @@ def test_a_nan_loss_stops_the_run_and_names_events(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...] | None
 ) -> None:
     """The event alone where it is one, and some of the batch where it is all; before anything is spoilt by it."""
-    original = regress.RegressionLoss.forward
+    original = regression_job.RegressionLoss.forward
 
     def poisoned(self: Any, model: Any, answers: Any, batch: Any) -> Any:
         total, parts = original(self, model, answers, batch)
         poison = bad is None or np.isin(batch.event.numpy(), bad).any()
         return total * (float("nan") if poison else 1.0), parts
 
-    monkeypatch.setattr(regress.RegressionLoss, "forward", poisoned)
+    monkeypatch.setattr(regression_job.RegressionLoss, "forward", poisoned)
     named = r"for run/event 1/17; " if bad else r"for a batch with run/event (1/\d+, ){7}1/\d+ and \d+ more; "
     with pytest.raises(FloatingPointError, match=named + "look at these events with 'xec check'"):
         loop.train(recipe(sample, tmp_path, "data.num_workers=0"), name="nan", quiet=True)
@@ -183,13 +186,13 @@ def test_a_nan_loss_stops_the_run_and_names_events(
 def test_a_gradient_that_is_no_number_stops_the_run_too(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = regress.RegressionLoss.forward
+    original = regression_job.RegressionLoss.forward
 
     def steep(self: Any, model: Any, answers: Any, batch: Any) -> Any:
         total, parts = original(self, model, answers, batch)
         return total + (total - total.detach()).sqrt(), parts  # of a zero
 
-    monkeypatch.setattr(regress.RegressionLoss, "forward", steep)
+    monkeypatch.setattr(regression_job.RegressionLoss, "forward", steep)
     with pytest.raises(FloatingPointError, match=r"The gradient is not finite for events with run/event 1/\d+"):
         loop.train(recipe(sample, tmp_path), name="steep", quiet=True)
 
@@ -240,7 +243,7 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
         (spoiled("geometry.pth", geometry_hash="0" * 16), "was made for sensor geometry 0000"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            checkpoint.load(path)
+            checkpoint_reading.load(path)
         assert "\n" not in str(caught.value)
     other = recipe(sample, tmp_path, f"checkpoint.resume_from={run.best}", "model.hidden_dim=16")
     with pytest.raises(InputError, match=r"does not fit the configured model: heads.angle"):
@@ -248,13 +251,13 @@ def test_bad_checkpoints_are_one_sentence(run: loop.Result, sample: Path, tmp_pa
 
 
 def test_checkpoints_of_another_versions_network_are_one_sentence(run: loop.Result, tmp_path: Path) -> None:
-    content = checkpoint.load(run.best)
+    content = checkpoint_reading.load(run.best)
     weights = {name: w for name, w in content["ema_state"].items() if name != "encoder.numbers.weight"}
-    checkpoint.save(tmp_path / "less.pth", content | {"ema_state": weights})
+    checkpoint_writing.save(tmp_path / "less.pth", content | {"ema_state": weights})
     with pytest.raises(InputError, match=r"encoder.numbers.weight is missing"):
         load_model(tmp_path / "less.pth")
     older = {**content["config"], "model": {**content["config"]["model"], "wings": 2}}
-    checkpoint.save(tmp_path / "older.pth", content | {"config": older})
+    checkpoint_writing.save(tmp_path / "older.pth", content | {"config": older})
     with pytest.raises(InputError, match=r"written by xecml .*'model.wings'"):
         load_model(tmp_path / "older.pth")
 
@@ -291,12 +294,13 @@ def test_a_reweighted_run_keeps_its_weights(sample: Path, tmp_path: Path) -> Non
     config = recipe(sample, tmp_path, "reweighting.energy.enabled=true", "training.epochs=1")
     result = loop.train(config, name="flat", quiet=True)
     assert result.reweighting is not None
-    state = checkpoint.load(result.best)["reweighting"]
+    state = checkpoint_reading.load(result.best)["reweighting"]
     assert list(state["tables"]) == ["energy"]
     with pytest.raises(InputError, match="switch on tasks.energy"):
         loop.train(recipe(sample, tmp_path, "reweighting.energy.enabled=true", "tasks.energy.enabled=false"), name="x")
 
 
+@pytest.mark.slow
 def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
     """Widths, directions as vectors, learned balance, accumulation: one short run with all of them."""
     settings = (
@@ -313,7 +317,7 @@ def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
         "augmentation.gain_jitter=0.01",
     )
     result = loop.train(recipe(sample, tmp_path, *settings), name="all", quiet=True)
-    content = checkpoint.load(result.best)
+    content = checkpoint_reading.load(result.best)
     assert content["loss_state"]["balance.log_variance"].abs().sum() > 0
     model = load_model(result.best)
     events = point_sources(16, seed=12)
@@ -375,6 +379,7 @@ def test_linear_paths_are_least_squares_judged_on_events_left_out() -> None:
     assert useless.path.weight.abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_linear_path_starts_from_the_code_of_a_given_encoder(run: loop.Result, sample: Path, tmp_path: Path) -> None:
     """Other tasks, so that only the encoder is taken; with the path the first answers are better at once."""
     start = (

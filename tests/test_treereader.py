@@ -13,15 +13,15 @@ import uproot
 from tests.conftest import point_sources
 from tests.rootbytes import halves, write_pieces
 from xecml import rootio
-from xecml.conventional.deadchannels import ConventionalRepair
+from xecml.checks.event_files import check_files
+from xecml.cli.info import describe_file
+from xecml.conventional.repairs import ConventionalRepair
 from xecml.data.convert import convert
 from xecml.data.stream import EventStream
-from xecml.deploy.inpaint import inpaint_files
 from xecml.errors import InputError
-from xecml.evaluation.check import check_files
-from xecml.evaluation.inspect import describe_file
-from xecml.evaluation.show import display_event
 from xecml.events import measured, valid_counts
+from xecml.figures.event_display import display_event
+from xecml.inference.inpaint import inpaint_files
 
 Columns = dict[str, np.ndarray]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xecml.evaluation.predictions import Model
+    from xecml.inference.trained_model import Model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model"]
@@ -19,6 +19,6 @@ def load_model(path: str | Path) -> Model:
     The result has `predict(npho, time) -> {task: array}`: numpy in, numpy out, physical units.
     torch and ONNX Runtime are imported only here, so that `import xecml` stays light.
     """
-    from xecml.evaluation.predictions import load_model as load
+    from xecml.inference.trained_model import load_model as load
 
     return load(path)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
+from xecml.choices import LOSSES, MASK_PATTERNS, LossName, PresetName
+from xecml.events import TASKS
 from xecml.limits import (
     Count,
     Counted,
@@ -25,13 +28,18 @@ from xecml.limits import (
 Weight = Annotated[NotNegative, Field(le=1e6)]
 Cells = Annotated[Count, Field(le=72)]
 Bins = Annotated[Count, Field(le=200)]
-LossName = Literal["smooth_l1", "l1", "mse", "huber", "gaussian_nll", "opening_angle", "cross_entropy"]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+def _made(name: str, base: type[_Section], fields: Mapping[str, tuple[Any, Any]]) -> Any:
+    """A section with a key for each entry of a registry, by name (type, default)."""
+    keys: dict[str, Any] = dict(fields)
+    return create_model(name, __base__=base, **keys)
 
 
 class DataConfig(_Section):
@@ -69,9 +77,7 @@ class NormalizationConfig(_Section):
 class ModelConfig(_Section):
     """The network."""
 
-    preset: Literal["tiny", "compact", "base", "large", "reference"] = Field(
-        "compact", description="size of the network, by name"
-    )
+    preset: PresetName = Field("compact", description="size of the network, by name")
     layout: Literal["standard", "original"] = Field(
         "standard", description="original: the sensor maps of the replaced system, to go on from its files"
     )
@@ -104,9 +110,8 @@ class ModelConfig(_Section):
 
 
 _ENABLED = "whether the quantity is predicted"
-_LOSS = (
-    "loss on the standardised difference; gaussian_nll predicts a width too; opening_angle (rad) for angle and "
-    "angleVec; cross_entropy for n_gamma"
+_LOSS = "what is minimised, differences in target widths: " + ", ".join(
+    f"{name} ({loss.meaning})" for name, loss in LOSSES.items()
 )
 
 
@@ -121,34 +126,25 @@ class TaskConfig(_Section):
     weight: Weight = Field(1.0, description="factor of the loss in the sum")
 
 
-# a task that is given in part keeps the rest of its own defaults
+def _of_task(name: str) -> tuple[Any, Any]:
+    """A task's section with the defaults of its entry, which a task that is given in part keeps."""
+    known = TASKS[name]
+    section = _made(
+        f"{name}_config",
+        TaskConfig,
+        {
+            "enabled": (bool, Field(known.enabled, description=_ENABLED)),
+            "loss_fn": (LossName, Field(known.loss, description=_LOSS)),
+        },
+    )
+    return section, section()
 
 
-class _AngleConfig(TaskConfig):
-    enabled: bool = Field(True, description=_ENABLED)
+_EveryTask = _made("EveryTask", _Section, {name: _of_task(name) for name in TASKS})
 
 
-class _ScalarConfig(TaskConfig):
-    loss_fn: LossName = Field("l1", description=_LOSS)
-
-
-class _PositionConfig(TaskConfig):
-    loss_fn: LossName = Field("mse", description=_LOSS)
-
-
-class _ClassConfig(TaskConfig):
-    loss_fn: LossName = Field("cross_entropy", description=_LOSS)
-
-
-class TasksConfig(_Section):
+class TasksConfig(_EveryTask):  # type: ignore[misc, valid-type]  # made from the vocabulary
     """What is predicted."""
-
-    angle: _AngleConfig = _AngleConfig()
-    energy: _ScalarConfig = _ScalarConfig()
-    timing: _ScalarConfig = _ScalarConfig()
-    uvwFI: _PositionConfig = _PositionConfig()
-    angleVec: TaskConfig = TaskConfig()
-    n_gamma: _ClassConfig = _ClassConfig()
 
     def enabled(self) -> dict[str, TaskConfig]:
         """Enabled tasks by name, in the order of the vocabulary."""
@@ -206,25 +202,27 @@ class TrainingConfig(_Section):
     seed: Seed = Field(0, description="of weights, order of events, dropout, augmentation")
 
 
-class MaskingConfig(_Section):
+_EveryPattern = _made(
+    "EveryPattern",
+    _Section,
+    {
+        name: (Weight, Field(1.0 if name == "random" else 0.0, description=meaning))
+        for name, meaning in MASK_PATTERNS.items()
+    },
+)
+
+
+class MaskingConfig(_EveryPattern):  # type: ignore[misc, valid-type]  # made from the patterns
     """Which sensors are hidden in mae and inpaint; shares of events by pattern, in any sum."""
 
-    random: Weight = Field(1.0, description="every valid sensor alike")
-    light: Weight = Field(0.0, description="flat in the logarithm of the light")
-    clusters: Weight = Field(0.0, description="round patches of 4 to 24 neighbours, across faces too")
-    boards: Weight = Field(0.0, description="whole blocks of 4 x 4")
-    face: Weight = Field(0.0, description="one whole face that is small enough, and others at random")
-    spot: Weight = Field(0.0, description="SiPMs about the brightest, or 4 x 4 blocks there")
-    listed: Weight = Field(0.0, description="those of dead_list, and others at random")
     dead_list: PathText | None = Field(None, description="file of sensor ids, one a line, for listed")
     ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
     ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
     time_threshold: NotNegative = Field(100.0, le=1e9, description="photons; times of dimmer sensors are not learnt")
 
     def patterns(self) -> dict[str, float]:
-        """Share of events of each pattern: every key that is none of the others."""
-        others = ("dead_list", "ratio_start", "ramp_epochs", "time_threshold")
-        return {name: value for name, value in self if name not in others}
+        """Share of events of each pattern."""
+        return {name: getattr(self, name) for name in MASK_PATTERNS}
 
 
 class AugmentationConfig(_Section):
@@ -234,10 +232,10 @@ class AugmentationConfig(_Section):
     mirror_y: Share = Field(0.0, description="share of events mirrored in y, truth with them")
     gain_jitter: NotNegative = Field(0.0, le=10, description="relative spread of each sensor's gain")
     time_jitter: NotNegative = Field(0.0, le=1e-3, description="s; spread of each sensor's time")
-    dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead channels")
+    dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead sensors")
     cluster_radius: Positive = Field(5.0, le=500, description="cm; radius of such a patch")
-    dead_channels: Share = Field(0.0, description="share of events with dead channels, scattered or in 4 x 4 blocks")
-    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of channels that are dead in those")
+    dead_channels: Share = Field(0.0, description="share of events with dead sensors, scattered or in 4 x 4 blocks")
+    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of sensors that are dead in those")
     pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
     pileup_light: tuple[Share, Share] = Field(
         (0.05, 0.5), description="least and largest share of light the second event brings"
@@ -255,13 +253,15 @@ class ReweightingTaskConfig(_Section):
     )
 
 
-class ReweightingConfig(_Section):
-    """Reweighting of the training sample; weights of several quantities multiply, and have mean 1."""
+_EveryReweighting = _made(
+    "EveryReweighting",
+    _Section,
+    {name: (ReweightingTaskConfig, ReweightingTaskConfig()) for name, task in TASKS.items() if task.flattened},
+)
 
-    angle: ReweightingTaskConfig = ReweightingTaskConfig()
-    energy: ReweightingTaskConfig = ReweightingTaskConfig()
-    timing: ReweightingTaskConfig = ReweightingTaskConfig()
-    uvwFI: ReweightingTaskConfig = ReweightingTaskConfig()
+
+class ReweightingConfig(_EveryReweighting):  # type: ignore[misc, valid-type]  # made from the vocabulary
+    """Reweighting of the training sample; weights of several quantities multiply, and have mean 1."""
 
 
 class CheckpointConfig(_Section):
@@ -322,7 +322,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _masks(self) -> Config:
-        if (self.masking.listed > 0) != (self.masking.dead_list is not None):
+        if (self.masking.patterns()["listed"] > 0) != (self.masking.dead_list is not None):
             raise ValueError("masking.listed and masking.dead_list belong together; set both or neither")
         if self.training.count_scale == "sqrt" and self.data.npho_branch in RELATIVE_BRANCHES:
             raise ValueError(
@@ -350,13 +350,12 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        absolute = {"energy": "npho_branch", "timing": "time_branch"}
-        relative = {"npho_branch": self.data.npho_branch, "time_branch": self.data.time_branch}
-        for task, key in absolute.items():
-            if task in self.tasks.enabled() and relative[key] in RELATIVE_BRANCHES:
+        read = {"npho": self.data.npho_branch, "time": self.data.time_branch}
+        for name in self.tasks.enabled():
+            if TASKS[name].absolute and read[TASKS[name].needs] in RELATIVE_BRANCHES:
                 raise ValueError(
-                    f"tasks.{task} cannot be learnt from relative inputs, which carry no absolute scale; "
-                    f"set data.{key} to an absolute branch or switch the task off"
+                    f"tasks.{name} cannot be learnt from relative inputs, which carry no absolute scale; "
+                    f"set data.{TASKS[name].needs}_branch to an absolute branch or switch the task off"
                 )
         if not any(self.masking.patterns().values()):
             raise ValueError("masking has no pattern; set the share of at least one above 0")
@@ -364,10 +363,8 @@ class Config(_Section):
             raise ValueError(
                 f"no task is enabled; switch on at least one of tasks.{', '.join(TasksConfig.model_fields)}"
             )
-        fitting = {"opening_angle": ("angle", "angleVec"), "cross_entropy": ("n_gamma",)}
         for name, chosen in self.tasks.enabled().items():
-            wrong = name not in fitting.get(chosen.loss_fn, (name,))
-            if wrong or (name == "n_gamma" and chosen.loss_fn != "cross_entropy"):
+            if not LOSSES[chosen.loss_fn].fits(TASKS[name]):
                 raise ValueError(f"tasks.{name}.loss_fn cannot be {chosen.loss_fn}; choose one that fits the quantity")
         return self
 

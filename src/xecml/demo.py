@@ -60,11 +60,11 @@ def run(out: Path, recipe: Path, *, jobs: int = 2, sizes: Sizes | None = None, m
         InputError: the recipe or the folder are unusable.
     """
     from xecml import load_model
-    from xecml.deploy.export import export
-    from xecml.deploy.predict import predict_files
-    from xecml.evaluation.report import evaluate_files
-    from xecml.evaluation.show import display_event
+    from xecml.figures.event_display import display_event
+    from xecml.inference.export import export
+    from xecml.inference.predict import predict_files
     from xecml.recipes import load_config
+    from xecml.reports.model_evaluation import evaluate_files
     from xecml.training.loop import train
 
     chosen, steps, data = sizes or Sizes(), Steps(), out / "data"
@@ -153,7 +153,7 @@ def _row(sample: str, quantity: str, evaluations: Sequence[Any]) -> dict[str, An
 
 def _checks(rows: Sequence[dict[str, Any]], warnings: Sequence[str]) -> list[dict[str, Any]]:
     """What must hold for the demonstration to have shown something."""
-    from xecml.evaluation.report import CENTROID, CONSTANT
+    from xecml.reports.model_evaluation import CENTROID, CONSTANT
 
     def value(sample: str, label: str) -> dict[str, Any]:
         return next(r for r in rows if r["sample"] == sample and r["quantity"] == label)
@@ -186,8 +186,8 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     from rich import box
     from rich.table import Table
 
-    from xecml.evaluation.printing import print_table
-    from xecml.evaluation.report import CENTROID, CONSTANT
+    from xecml.cli.printing import print_table
+    from xecml.reports.model_evaluation import CENTROID, CONSTANT
 
     events = summary["events"]
     title = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,25 +72,66 @@ BRANCHES = {**SENSOR_BRANCHES, **TRUTH_BRANCHES, **ID_BRANCHES, **RECO_BRANCHES}
 
 @dataclass(frozen=True)
 class Task:
-    """A quantity that models predict: its size, unit, truth branch and the names of its columns in files."""
+    """A quantity that models predict.
+
+    Attributes:
+        size: numbers it has; of a class, the number of classes.
+        unit: in files.
+        truth: branch of its truth.
+        columns: its names in prediction trees, one for each number, or one for all.
+        plot_unit: the unit physicists quote resolutions in.
+        plot_scale: multiply by this to go from `unit` to `plot_unit`.
+        reconstructed: branch of what a conventional reconstruction says; none where there is no such branch.
+        needs: what must be measured in an event for an answer, counts or times.
+        absolute: whether it cannot be learnt from relative values of `needs`.
+        kind: number, position (u, v, w), angles (theta, phi), unit vector, or class; it says how a mirror changes it.
+        loss: by default in recipes.
+        enabled: whether recipes predict it by default.
+        flattened: whether training samples can be reweighted to be flat in it.
+    """
 
     size: int
     unit: str
     truth: str
     columns: tuple[str, ...]
-    plot_unit: str
-    plot_scale: float
-    """Multiply by this to go from `unit` to `plot_unit`, the unit physicists quote resolutions in."""
+    plot_unit: str = ""
+    plot_scale: float = 1.0
+    reconstructed: str | None = None
+    needs: Literal["npho", "time"] = "npho"
+    absolute: bool = False
+    kind: Literal["number", "position", "angles", "vector", "class"] = "number"
+    loss: str = "smooth_l1"
+    enabled: bool = False
+    flattened: bool = False
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it is one of a few classes."""
+        return self.kind == "class"
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether it is a direction, by angles or by a vector."""
+        return self.kind in ("angles", "vector")
 
 
 TASKS = {
-    "angle": Task(2, "deg", "emiAng", ("theta", "phi"), "deg", 1.0),
-    "energy": Task(1, "GeV", "energyTruth", ("energy",), "MeV", 1e3),
-    "timing": Task(1, "s", "timeTruth", ("timing",), "ps", 1e12),
-    "uvwFI": Task(3, "cm", "uvwTruth", ("u", "v", "w"), "mm", 10.0),
-    "angleVec": Task(3, "", "emiVec", ("emiVec",), "", 1.0),
-    "n_gamma": Task(5, "", "nGamma", ("n_gamma",), "", 1.0),
-}
+    "angle": Task(2, "deg", "emiAng", ("theta", "phi"), "deg", kind="angles", enabled=True, flattened=True),
+    "energy": Task(1, "GeV", "energyTruth", ("energy",), "MeV", 1e3, "energyReco", absolute=True, loss="l1",
+                   flattened=True),
+    "timing": Task(1, "s", "timeTruth", ("timing",), "ps", 1e12, "timeReco", "time", absolute=True, loss="l1",
+                   flattened=True),
+    "uvwFI": Task(3, "cm", "uvwTruth", ("u", "v", "w"), "mm", 10.0, "uvwRecoFI", kind="position", loss="mse",
+                  flattened=True),
+    "angleVec": Task(3, "", "emiVec", ("emiVec",), kind="vector"),
+    "n_gamma": Task(5, "", "nGamma", ("n_gamma",), kind="class", loss="cross_entropy"),
+}  # fmt: skip
+"""Quantities by name; an entry here is a key `tasks.NAME` of recipes, a head of networks and columns of predictions."""
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
 
 
 def number_of(n: int, what: str = "event") -> str:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xecml.compiled import compiled
 from xecml.geometry import N_SENSORS, N_SIPM, PMT_RADIUS, SIPM_AREA, normals, positions
-from xecml.simulation.direct import rectangle_solid_angle
+from xecml.simulation.light.direct import rectangle_solid_angle
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Changes of events in training that leave their physics right: dead channels, jitter, pile-up, mirrors.
+"""Changes of events in training that leave their physics right: dead sensors, jitter, pile-up, mirrors.
 
 Everything works on whole batches and draws from a given generator. Batches are not changed in place: they are views
 of memory that others share.
@@ -18,18 +18,18 @@ from xecml import geometry
 from xecml.data.batch import Batch
 from xecml.data.damage import block_table
 from xecml.errors import InputError
-from xecml.events import INVALID
+from xecml.events import INVALID, TASKS
 
-# a mirror image of a truth: angle (theta, phi) in degrees; uvw; unit vector
+# the mirror image of a truth by its kind: theta, phi in degrees; u, v, w; unit vector
 _TRUTH_Z: dict[str, Callable[[Tensor], Tensor]] = {
-    "angle": lambda y: torch.stack([180 - y[:, 0], y[:, 1]], 1),
-    "uvwFI": lambda y: y * y.new_tensor([-1, 1, 1]),
-    "angleVec": lambda y: y * y.new_tensor([1, 1, -1]),
+    "angles": lambda y: torch.stack([180 - y[:, 0], y[:, 1]], 1),
+    "position": lambda y: y * y.new_tensor([-1, 1, 1]),
+    "vector": lambda y: y * y.new_tensor([1, 1, -1]),
 }
 _TRUTH_Y: dict[str, Callable[[Tensor], Tensor]] = {
-    "angle": lambda y: y * y.new_tensor([1, -1]),
-    "uvwFI": lambda y: y * y.new_tensor([1, -1, 1]),
-    "angleVec": lambda y: y * y.new_tensor([1, -1, 1]),
+    "angles": lambda y: y * y.new_tensor([1, -1]),
+    "position": lambda y: y * y.new_tensor([1, -1, 1]),
+    "vector": lambda y: y * y.new_tensor([1, -1, 1]),
 }
 _MOST_GAMMAS = 4
 
@@ -46,11 +46,11 @@ class Augmentation:
         mirror_y: share of events mirrored in y.
         gain_jitter: relative spread of each sensor's gain.
         time_jitter: spread in s of each sensor's time.
-        dead_clusters: share of events with a round patch of dead channels.
+        dead_clusters: share of events with a round patch of dead sensors.
         cluster_radius: its radius, cm.
-        dead_channels: share of events with dead channels, scattered or in the blocks of `xecml.data.damage`.
-        dead_fraction: largest share of channels that are dead in those.
-        channel_dropout: share of channels that are dead, anew in each event.
+        dead_channels: share of events with dead sensors, scattered or in the blocks of `xecml.data.damage`.
+        dead_fraction: largest share of sensors that are dead in those.
+        channel_dropout: share of sensors that are dead, anew in each event.
         relative: whether counts are relative to the event's largest.
 
     Raises:
@@ -77,18 +77,22 @@ class Augmentation:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Apply what is switched on; the generator is on the batch's device."""
-        if self.pileup:
-            batch = add_pileup(batch, self.pileup, self.pileup_light, self.pileup_time, generator)
-        for share, axis in ((self.mirror_z, "z"), (self.mirror_y, "y")):
-            if share:
-                batch = mirror(batch, axis, _chance(batch, share, generator))
-        if self.gain_jitter or self.time_jitter:
-            batch = jitter(batch, self.gain_jitter, self.time_jitter, generator, relative=self.relative)
-        if self.dead_clusters:
-            batch = drop_clusters(batch, self.dead_clusters, self.cluster_radius, generator)
-        if self.dead_channels:
-            batch = add_damage(batch, self.dead_channels, self.dead_fraction, generator)
-        return drop_channels(batch, self.channel_dropout, generator) if self.channel_dropout else batch
+        for keys, change in CHANGES.items():
+            if any(getattr(self, key) for key in keys):
+                batch = change(batch, self, generator)
+        return batch
+
+
+CHANGES: dict[tuple[str, ...], Callable[[Batch, Augmentation, torch.Generator], Batch]] = {
+    ("pileup",): lambda b, a, g: add_pileup(b, a.pileup, a.pileup_light, a.pileup_time, g),
+    ("mirror_z",): lambda b, a, g: mirror(b, "z", _chance(b, a.mirror_z, g)),
+    ("mirror_y",): lambda b, a, g: mirror(b, "y", _chance(b, a.mirror_y, g)),
+    ("gain_jitter", "time_jitter"): lambda b, a, g: jitter(b, a.gain_jitter, a.time_jitter, g, relative=a.relative),
+    ("dead_clusters",): lambda b, a, g: drop_clusters(b, a.dead_clusters, a.cluster_radius, g),
+    ("dead_channels",): lambda b, a, g: add_damage(b, a.dead_channels, a.dead_fraction, g),
+    ("channel_dropout",): lambda b, a, g: drop_channels(b, a.channel_dropout, g),
+}
+"""Changes in their order, by the keys of which one switches them on."""
 
 
 def step_generator(seed: int, epoch: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -212,8 +216,9 @@ def mirror(batch: Batch, axis: str, which: Tensor | None = None) -> Batch:
     chosen = torch.ones(len(batch), dtype=torch.bool, device=batch.npho.device) if which is None else which
     images = _TRUTH_Z if axis == "z" else _TRUTH_Y
     npho, time, valid, timed = (torch.where(chosen[:, None], x[:, sensors], x) for x in batch.inputs())
+    kinds = {task: TASKS[task].kind for task in batch.truth}
     truth = {
-        task: torch.where(chosen[:, None], images[task](y), y) if task in images else y
+        task: torch.where(chosen[:, None], images[kinds[task]](y), y) if kinds[task] in images else y
         for task, y in batch.truth.items()
     }
     return replace(batch, npho=npho, time=time, valid=valid, timed=timed, truth=truth)

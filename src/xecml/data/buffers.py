@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xecml.data.filling import Layout
+from xecml.data.rows import Layout
 from xecml.geometry import N_SENSORS
 
 EVENT_BYTES = 10 * N_SENSORS

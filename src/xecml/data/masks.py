@@ -11,7 +11,7 @@ invalid one:
 - `spot`: about the brightest SiPM one of the five nearest, itself among them, and a share of others, or one to four
   blocks there, and others at random. Which one is the brightest depends little on the count of any other, so that a
   sensor is hidden hardly says how bright it is.
-- `listed`: those of a list, as of the dead channels that the network will have to fill, and others at random.
+- `listed`: those of a list, as of the dead sensors that the network will have to fill, and others at random.
 
 `light` likewise goes by the mean light of a sensor's neighbours: hidden by its own, it would be brighter than it looks.
 """
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
+from xecml.choices import MASK_PATTERNS
 from xecml.compiled import compiled
 from xecml.data.damage import block_table
 from xecml.errors import InputError
@@ -35,7 +36,7 @@ Ids = NDArray[np.int32]
 Counts = NDArray[np.float32]
 State = NDArray[np.uint64]
 
-PATTERNS = ("random", "light", "clusters", "boards", "face", "spot", "listed")
+PATTERNS = tuple(MASK_PATTERNS)
 _RANDOM, _LIGHT, _CLUSTERS, _BOARDS, _FACE, _SPOT, _LISTED = range(len(PATTERNS))
 _N_CLUSTER = 24
 """Nearest sensors of which a cluster is made, itself included."""

@@ -39,10 +39,11 @@ def default_bins(task: str, nbins: int = 30, nbins_2d: Sequence[int] | None = No
     Raises:
         InputError: the task cannot be reweighted, or a number is not positive.
     """
-    if task not in ("angle", "energy", "timing", "uvwFI"):
-        raise InputError(f"'{task}' cannot be reweighted; choose among angle, energy, timing and uvwFI.")
+    flattened = [name for name, known in TASKS.items() if known.flattened]  # of one to three numbers
+    if task not in flattened:
+        raise InputError(f"'{task}' cannot be reweighted; choose among {', '.join(flattened)}.")
     first, second = nbins_2d or ((20, 20) if task == "angle" else (10, 10))
-    bins = {"angle": (first, second), "uvwFI": (first, second, first)}.get(task, (nbins,))
+    bins = {1: (nbins,), 2: (first, second), 3: (first, second, first)}[TASKS[task].size]
     if min(bins) < 1:
         raise InputError(f"reweighting.{task} has {min(bins)} bins; use one or more.")
     return bins

@@ -24,8 +24,8 @@ from xecml import rootio
 from xecml.data import source
 from xecml.data.batch import Batch
 from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers, keep_freed_memory
-from xecml.data.filling import Layout, fill
 from xecml.data.order import Order, Ranges, Span, batch_edges
+from xecml.data.rows import Layout, fill
 from xecml.errors import InputError
 from xecml.events import branch_names, number_of
 

@@ -1,1 +1,1 @@
-"""Numbers about predictions, and pictures of these numbers."""
+"""Numbers about predictions and repairs."""

@@ -9,19 +9,19 @@ from torch import nn
 
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
-from xecml.models import compact
-from xecml.models.autoencoder import Autoencoder
-from xecml.models.decoders import LightDecoder, ReferenceDecoder
-from xecml.models.faceheads import FaceHeads
-from xecml.models.hotspot import HotSpotHead
-from xecml.models.inpainter import Inpainter
-from xecml.models.nearest import NearestHead
+from xecml.models.networks import compact
+from xecml.models.networks.quick_look import N_FEATURES
+from xecml.models.networks.reference import ReferenceEncoder, reference
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
-from xecml.models.original import original
-from xecml.models.quicklook import N_FEATURES
-from xecml.models.reference import ReferenceEncoder, reference
+from xecml.models.original.network import original
+from xecml.models.rebuild.autoencoder import Autoencoder
+from xecml.models.rebuild.decoders import LightDecoder, ReferenceDecoder
+from xecml.models.rebuild.head_of_faces import FaceHeads
+from xecml.models.rebuild.head_of_hot_spot import HotSpotHead
+from xecml.models.rebuild.head_of_nearest import NearestHead
+from xecml.models.rebuild.inpainter import Inpainter
+from xecml.models.rebuild.shower import NUMBERS, POINTS
 from xecml.models.regressor import Encoder, Regressor
-from xecml.models.shower import NUMBERS, POINTS
 
 
 def normaliser(config: Config) -> Normaliser:
@@ -54,17 +54,32 @@ def build_encoder(config: Config) -> nn.Module:
             outer_fine_pool=options.outer_fine_pool,
             drop_path=options.drop_path_rate,
         )
-    if options.preset == "reference":
-        return reference(
-            inputs,
-            outer_mode=options.outer_mode,
-            outer_fine_pool=options.outer_fine_pool,
-            validity_channel=options.validity_channel,
-            hex_mixing=options.hex_mixing,
-            event_time=config.data.time_branch not in RELATIVE_BRANCHES,
-            drop_path=options.drop_path_rate,
-        )
-    return compact.PRESETS[options.preset](inputs, drop_path=options.drop_path_rate)
+    return ENCODERS[options.preset](config, inputs)
+
+
+def _reference(config: Config, inputs: Normaliser) -> nn.Module:
+    options = config.model
+    return reference(
+        inputs,
+        outer_mode=options.outer_mode,
+        outer_fine_pool=options.outer_fine_pool,
+        validity_channel=options.validity_channel,
+        hex_mixing=options.hex_mixing,
+        event_time=config.data.time_branch not in RELATIVE_BRANCHES,
+        drop_path=options.drop_path_rate,
+    )
+
+
+def _compact(name: str) -> Callable[[Config, Normaliser], nn.Module]:
+    make = compact.PRESETS[name]
+    return lambda config, inputs: make(inputs, drop_path=config.model.drop_path_rate)
+
+
+ENCODERS: dict[str, Callable[[Config, Normaliser], nn.Module]] = {
+    **{name: _compact(name) for name in compact.PRESETS},
+    "reference": _reference,
+}
+"""Encoders by the names of `xecml.choices.PRESETS`, made from a recipe and its input transform."""
 
 
 def build_model(config: Config, job: str = "regress") -> nn.Module:

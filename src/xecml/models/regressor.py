@@ -105,8 +105,8 @@ class Regressor(nn.Module):
         unknown = [t for t in tasks if t not in TASKS]
         if unknown or not tasks:
             raise InputError(f"Cannot predict {unknown or 'nothing'}; choose tasks among {', '.join(TASKS)}.")
-        if "n_gamma" in with_sigma:
-            raise InputError("n_gamma has probabilities, not a width; leave it out of gaussian_nll.")
+        if classes := [t for t in with_sigma if TASKS[t].is_class]:
+            raise InputError(f"{classes[0]} has probabilities, not a width; leave it out of gaussian_nll.")
         self.encoder: Encoder = cast(Encoder, encoder)
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers
@@ -171,7 +171,7 @@ class Regressor(nn.Module):
         for task in self.tasks:
             events: Tensor | slice = slice(None)
             plain, ridges = of_all
-            if task == "timing" and timed is not None and not bool(timed.all()):
+            if TASKS[task].needs == "time" and timed is not None and not bool(timed.all()):
                 events = timed
                 plain, ridges = solvers(events)
             y = truth[task][events].double()
@@ -181,10 +181,10 @@ class Regressor(nn.Module):
                     f"Task '{task}' has the same truth in every training event; train it on a sample where it varies, "
                     "or leave it out."
                 )
-            if task == "n_gamma":
+            if TASKS[task].is_class:
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
-            if task == "timing":
+            if TASKS[task].needs == "time":
                 y = y - light_time[events].double()[:, None]
             # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
             slope, mean, path, rest = (plain if task in self.trained_heads else ridges).fit(y)
@@ -221,7 +221,7 @@ class Regressor(nn.Module):
                 # its terms nearly cancel: in float32 libraries would differ by 1e-4 widths
                 product = x.double() @ self.get_buffer(f"{task}_slope").double()
                 anchor = product.to(anchor.dtype) + anchor
-        return anchor + look.light_time[:, None] if task == "timing" else anchor
+        return anchor + look.light_time[:, None] if TASKS[task].needs == "time" else anchor
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -245,14 +245,14 @@ class Regressor(nn.Module):
         standard, look = self.standardised(npho, time, valid, timed)
         answers: dict[str, Tensor] = {}
         for task, z in standard.items():
-            if task == "n_gamma":
+            if TASKS[task].is_class:
                 answers[task] = torch.softmax(z, 1)
                 if self.training:
-                    answers["logits_n_gamma"] = z
+                    answers[f"logits_{task}"] = z
                 continue
             width, size = self.get_buffer(f"{task}_width"), TASKS[task].size
             y = z[:, :size] * width + self._anchor(task, look)
-            answers[task] = F.normalize(y, dim=1) if task == "angleVec" and self.unit_vectors else _scalar(y)
+            answers[task] = F.normalize(y, dim=1) if TASKS[task].kind == "vector" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
                 answers[f"sigma_{task}"] = _scalar(torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width)
         if self.training:
@@ -282,7 +282,7 @@ def answerable(names: Iterable[str], valid: Tensor, timed: Tensor) -> dict[str, 
         timed: mask of times (B, 4760).
     """
     counted, clocked = any_of(valid), any_of(timed)
-    return {name: clocked if name.removeprefix("sigma_") == "timing" else counted for name in names}
+    return {name: clocked if TASKS[name.removeprefix("sigma_")].needs == "time" else counted for name in names}
 
 
 def _silent(linear: nn.Linear) -> nn.Linear:

@@ -1,9 +1,8 @@
 """Simulation of photons in the liquid-xenon detector: cascade, light, sensors, files.
 
-`crosssections` and `cascade` make energy deposits, `clusters` gathers them, `direct`, `indirect` and
-`lightmap` carry their light to the sensors, `photons` does the same photon by photon, `response` turns light
-into what the sensors report, `vertices` and `generate` make events and files of them. Lengths are in cm,
-times in ns and energies in MeV inside this package.
+`cascade` makes energy deposits, `light` carries their light to the sensors, `response` turns light into what the
+sensors report, `vertices`, `blocks` and `generate` make events and files of them, `validation` compares with what is
+known. Lengths are in cm, times in ns and energies in MeV inside this package.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ def _forget_stale_code() -> None:
     calls.
     """
     folder = Path(__file__).parent
-    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    newest = max(source.stat().st_mtime for source in folder.rglob("*.py"))
     with suppress(OSError):
-        for index in (folder / "__pycache__").glob("*.nbi"):
+        for index in folder.rglob("__pycache__/*.nbi"):
             if index.stat().st_mtime < newest:
                 index.unlink(missing_ok=True)
 

@@ -13,18 +13,18 @@ import numpy as np
 
 from xecml.compiled import compiled, inner
 from xecml.geometry import INNER_RADIUS
-from xecml.simulation.cascade import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
-from xecml.simulation.clusters import Clusters, cluster, new_clusters
-from xecml.simulation.crosssections import Floats
-from xecml.simulation.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
-from xecml.simulation.indirect import indirect_light
-from xecml.simulation.lightmap import LightMap
-from xecml.simulation.material import CONVERTS, LOST, PASSES, forget_front, front_thickness, through_material
-from xecml.simulation.optics import N_SENSORS, PHOTONS_PER_MEV, Floats32, NearField, Optics
-from xecml.simulation.particles import Vector
-from xecml.simulation.photons import Raster, trace_point
+from xecml.simulation.cascade.cross_sections import Floats
+from xecml.simulation.cascade.material import CONVERTS, LOST, PASSES, forget_front, front_thickness, through_material
+from xecml.simulation.cascade.particles import Vector
+from xecml.simulation.cascade.tables import CascadeTables
+from xecml.simulation.cascade.transport import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
+from xecml.simulation.light.clusters import Clusters, cluster, new_clusters
+from xecml.simulation.light.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
+from xecml.simulation.light.indirect import indirect_light
+from xecml.simulation.light.lightmap import LightMap
+from xecml.simulation.light.optics import N_SENSORS, PHOTONS_PER_MEV, Floats32, NearField, Optics
+from xecml.simulation.light.photons import Raster, trace_point
 from xecml.simulation.response import Response, respond
-from xecml.simulation.tables import CascadeTables
 from xecml.simulation.truth import (
     DIRECTION,
     ENERGY,

@@ -16,18 +16,18 @@ from xecml.errors import InputError
 from xecml.limits import LARGEST_INT32, LARGEST_SEED, shown
 from xecml.outputs import claim, making
 from xecml.progress import progress
+from xecml.rootio.treewriter import named_root
 from xecml.simulation import blocks, truth
 from xecml.simulation.branches import Arrays, Pieces, branches
+from xecml.simulation.cascade.tables import cascade_tables
 from xecml.simulation.dead import dead_mask
-from xecml.simulation.lightmap import light_map
+from xecml.simulation.light.lightmap import light_map
+from xecml.simulation.light.optics import near_field, sensor_table
+from xecml.simulation.light.photons import raster
 from xecml.simulation.manifest import broken_run, make_manifest, manifest_path, write_manifest
-from xecml.simulation.optics import near_field, sensor_table
-from xecml.simulation.photons import raster
 from xecml.simulation.response import TIME_MODELS, Response
 from xecml.simulation.settings import SimulationSettings, load_settings
-from xecml.simulation.tables import cascade_tables
 from xecml.simulation.vertices import MODELS, Target
-from xecml.treewriter import named_root
 
 __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from xecml.compiled import compiled, inner
 from xecml.events import INVALID
-from xecml.simulation.crosssections import Floats
-from xecml.simulation.optics import N_SIPM, Floats32
+from xecml.simulation.cascade.cross_sections import Floats
+from xecml.simulation.light.optics import N_SIPM, Floats32
 
 _NORMAL_ABOVE = 60
 """Photoelectrons above which the branching process is taken as normal."""

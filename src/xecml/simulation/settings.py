@@ -28,7 +28,7 @@ from xecml.limits import (
     first_problem,
     shown,
 )
-from xecml.simulation.optics import Optics
+from xecml.simulation.light.optics import Optics
 from xecml.yamlfile import read_yaml
 
 Efficiency = Annotated[Real, Field(ge=1e-3, le=1)]

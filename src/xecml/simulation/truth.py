@@ -8,7 +8,7 @@ import numpy as np
 
 from xecml.compiled import compiled
 from xecml.events import INVALID
-from xecml.simulation.crosssections import Floats
+from xecml.simulation.cascade.cross_sections import Floats
 
 ENERGY, OFFSET, FIRST, VERTEX, DIRECTION, DEPOSITED, CENTROID, AXIS, N_GAMMA, TRIED, PHE_FACE = (
     0, 1, 2, 5, 8, 11, 12, 15, 18, 19, 20,

@@ -15,7 +15,7 @@ import numpy as np
 
 from xecml.compiled import compiled, inner
 from xecml.geometry import FIDUCIAL_U, FIDUCIAL_V, INNER_RADIUS
-from xecml.simulation.crosssections import Floats
+from xecml.simulation.cascade.cross_sections import Floats
 
 SIGNAL, DECOUPLED, POINTS = 0, 1, 2
 MODELS = {"signal": SIGNAL, "decoupled": DECOUPLED, "points": POINTS}

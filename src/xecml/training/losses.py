@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,62 @@ def opening_angle(predicted: Tensor, true: Tensor) -> Tensor:
     difference = torch.sqrt((a - b).square().sum(1) + 1e-12)
     total = torch.sqrt((a + b).square().sum(1) + 1e-12)
     return 2 * torch.atan2(difference, total)
+
+
+class Compared(NamedTuple):
+    """Answers to B events and their truth, in physical units.
+
+    Attributes:
+        answer: (B, size); of classes the logarithms of their probabilities.
+        truth: (B, size); of classes (B, 1).
+        width: of the truth in training, (size,).
+        sigma: widths that the model predicts, (B, size), where it does.
+        beta: where a loss turns from square to linear, in widths.
+    """
+
+    answer: Tensor
+    truth: Tensor
+    width: Tensor
+    sigma: Tensor | None = None
+    beta: float = 1.0
+
+    @property
+    def difference(self) -> Tensor:
+        """Standardised, (B, size)."""
+        return (self.answer - self.truth) / self.width
+
+
+def _gaussian_nll(compared: Compared) -> Tensor:
+    assert compared.sigma is not None
+    return gaussian_nll(compared.difference, compared.sigma / compared.width)
+
+
+def _opening_angle(compared: Compared) -> Tensor:
+    vectors = (_vectors(x) if x.shape[1] == 2 else x for x in (compared.answer, compared.truth))
+    return opening_angle(*vectors)
+
+
+def _cross_entropy(compared: Compared) -> Tensor:
+    return F.nll_loss(compared.answer, compared.truth.long().squeeze(1), reduction="none")
+
+
+LOSSES: dict[str, Callable[[Compared], Tensor]] = {
+    "smooth_l1": lambda c: distance("smooth_l1", c.difference, c.beta),
+    "l1": lambda c: distance("l1", c.difference),
+    "mse": lambda c: distance("mse", c.difference),
+    "huber": lambda c: distance("huber", c.difference, c.beta),
+    "gaussian_nll": _gaussian_nll,
+    "opening_angle": _opening_angle,
+    "cross_entropy": _cross_entropy,
+}
+"""Losses (B,) of events by name; for which quantities each is, is an entry of the same name in `xecml.choices`."""
+
+
+def _vectors(angles: Tensor) -> Tensor:
+    """Unit vectors (B, 3) of theta, phi (B, 2) in degrees, as `xecml.geometry.direction_from_angles`."""
+    theta, phi = (angles * (torch.pi / 180)).unbind(1)
+    s = torch.sin(theta)
+    return torch.stack([-s * torch.cos(phi), s * torch.sin(phi), torch.cos(theta)], 1)
 
 
 class TaskBalance(nn.Module):

@@ -1,0 +1,1 @@
+"""Event files before use: branches, units, ranges, sensors, and which sensors are dead."""

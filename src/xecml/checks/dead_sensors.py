@@ -1,0 +1,116 @@
+"""Which sensors of a file are dead: by a list, by the file's own flags, or found by sight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml.checks.sensors import MIN_EVENTS_SENSOR, SensorSums
+from xecml.data import source
+from xecml.errors import InputError
+from xecml.events import INVALID, Chunk, valid_counts, valid_times
+from xecml.geometry import N_SENSORS
+from xecml.simulation.settings import read_dead_list
+
+Marks = NDArray[np.bool_]
+Origin = Literal["list", "branch", "automatic"]
+
+DEAD = "dead"
+"""Branch (4760,) of bool: what a file flags as dead."""
+
+
+@dataclass(frozen=True)
+class DeadSensors:
+    """Dead sensors of files.
+
+    Attributes:
+        origin: where they are known from.
+        by_file: mask (4760,) by path. Events that are flagged have their own in `dead`; beside files with flags, none
+            are dead in a file without.
+    """
+
+    origin: Origin
+    by_file: Mapping[str, Marks] = field(default_factory=dict)
+
+    def of_events(self, path: str, chunk: Chunk, events: int) -> Marks:
+        """Mask (events, 4760) of a chunk of a file.
+
+        Raises:
+            InputError: the file's flags have another shape.
+        """
+        flagged = self.origin == "branch" and DEAD in chunk
+        dead: NDArray[Any] = chunk[DEAD] if flagged else self.by_file.get(path, np.zeros(N_SENSORS, bool))
+        if dead.shape[-1:] != (N_SENSORS,):
+            raise InputError(f"{path}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags.")
+        return np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
+
+
+def dead_sensors(
+    paths: Sequence[str],
+    *,
+    dead_list: str | Path | None,
+    flagged: bool,
+    pair: tuple[str, str] = ("npho", "time"),
+    tree: str = "tree",
+    names: Mapping[str, str] | None = None,
+    chunk_events: int = 500,
+) -> DeadSensors | None:
+    """Dead sensors of a list; without one those that the files flag; without either those found by sight.
+
+    By sight dead are sensors never lit, or hot or always lit unlike their neighbours, file by file, for runs differ;
+    files of fewer than 100 events are looked at with all the others together. None if all are too few together.
+
+    Args:
+        paths: files and shards.
+        dead_list: text file, one id a line, # for comments.
+        flagged: whether files have a branch `dead`.
+        pair: branches of counts and times.
+        tree: name of the tree.
+        names: canonical branch name -> name in the files.
+        chunk_events: events in memory at a time.
+
+    Raises:
+        InputError: list or files are unusable.
+    """
+    if dead_list is not None:
+        listed = np.zeros(N_SENSORS, bool)
+        listed[list(read_dead_list(dead_list))] = True
+        return DeadSensors("list", dict.fromkeys(paths, listed))
+    if flagged:
+        return DeadSensors("branch")
+    together, by_file = SensorSums(*pair), dict[str, SensorSums]()
+    for path in paths:
+        by_file[path] = SensorSums(*pair)
+        here = source.names_here(path, tree, names)
+        for chunk in source.read([path], pair, tree=tree, names=here, chunk_events=chunk_events):
+            npho, time = (chunk[branch] for branch in pair)
+            measured = {pair[0]: valid_counts(npho), pair[1]: valid_times(npho, time)}
+            for sums in (together, by_file[path]):
+                sums.add(chunk, measured)
+    if together.n_events < MIN_EVENTS_SENSOR:
+        return None
+    whole = _found(together)
+    enough = {path: sums.n_events >= MIN_EVENTS_SENSOR for path, sums in by_file.items()}
+    return DeadSensors("automatic", {p: _found(sums) if enough[p] else whole for p, sums in by_file.items()})
+
+
+def without_dead(path: str, chunk: Chunk, dead: DeadSensors | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts and times of a chunk of a file; those of dead sensors not measured."""
+    npho, time = chunk["npho"], chunk["time"]
+    if dead is None:
+        return npho, time
+    gone = dead.of_events(path, chunk, len(npho))
+    return np.where(gone, np.float32(INVALID), npho), np.where(gone, np.float32(INVALID), time)
+
+
+def _found(sums: SensorSums) -> Marks:
+    """Mask (4760,) of sensors that are dead or hot."""
+    found, dead = sums.statistics(), np.zeros(N_SENSORS, bool)
+    dead[found.dead()] = True
+    dead[found.hot()] = True
+    return dead

@@ -1,0 +1,361 @@
+"""The command line: parse, import, call, show. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
+from xecml.cli.train import train
+from xecml.errors import InputError
+
+app = typer.Typer(
+    name="xec",
+    help="Reconstruct photons in the MEG II liquid-xenon detector with neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Reference(StrEnum):
+    """What residuals are taken to."""
+
+    truth = "truth"
+    reco = "reco"
+
+
+def main() -> None:
+    """Run the command line; whatever goes wrong is one sentence and a status, see `xecml.cli.failures`."""
+    from xecml.cli.failures import run
+
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    sys.exit(run(_command, debug="--debug" in sys.argv))
+
+
+def _command() -> None:
+    if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
+        raise InputError("An argument is empty, as an unset variable of a shell is; give it a value, or leave it out.")
+    app()
+
+
+# ------------------------------------------------------------------------------------------------------ simulate
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT.root", help="File to write.")],
+    events: Annotated[int, typer.Option("-n", "--events", min=1, help="Events to write.")],
+    seed: Seed = 0,
+    vertex: Annotated[str | None, typer.Option("--vertex", help="signal or decoupled.")] = None,
+    energy: Annotated[str | None, typer.Option("--energy", help="MeV: 52.8, or a range 15:60.")] = None,
+    dead: Annotated[float | None, typer.Option("--dead", min=0, max=1, help="Fraction of dead sensors.")] = None,
+    dead_list: Annotated[Path | None, typer.Option("--dead-list", help="Dead sensors, one id a line.")] = None,
+    pileup: Annotated[
+        float | None, typer.Option("--pileup", min=0, max=1, help="Fraction of events with a second photon.")
+    ] = None,
+    optics: Annotated[str | None, typer.Option("--optics", help="fast or montecarlo.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML of detector and response constants.")] = None,
+    chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate photons in the detector to a ROOT file."""
+    from xecml.events import number_of
+    from xecml.simulation.generate import simulate as run
+    from xecml.simulation.settings import load_settings, parse_energy, read_dead_list
+
+    flags: dict[str, Any] = {
+        "vertex": vertex, "dead_fraction": dead, "pileup_fraction": pileup, "optics": optics,
+        "energy_mev": parse_energy(energy) if energy is not None else None,
+        "dead_sensors": read_dead_list(dead_list) if dead_list else None,
+    }  # fmt: skip
+    chosen = {name: value for name, value in flags.items() if value is not None}
+    settings = load_settings(config, chosen)
+    options: dict[str, Any] = {"seed": seed, "jobs": jobs, "chunk": chunk, "settings_from": [config, dead_list]}
+    report = run(out, events, settings=settings, force=force, **options)
+    rate = report.events / report.seconds
+    values = {
+        "files": report.files,
+        "events": report.events,
+        "seconds": report.seconds,
+        "events_per_second": rate,
+    }
+    names = str(report.files[0]) if len(report.files) == 1 else f"{len(report.files)} files {report.files[0]} ..."
+    show(
+        as_json,
+        values,
+        f"Wrote {number_of(report.events)} to {names} in {report.seconds:.1f} s ({rate:.0f} events/s).",
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- check
+
+
+@app.command()
+def check(
+    files: Files,
+    tree: Tree = "tree",
+    pdf: Annotated[Path | None, typer.Option("--pdf", help="One page to look at: occupancy, distributions.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether files can be used: branches, units, dead and hot sensors. Exit status 1 if not."""
+    from xecml.checks.event_files import check_files
+
+    report = check_files(files, tree=tree)
+    if pdf is not None:
+        from xecml.figures.check_page import save_check
+
+        save_check(report, pdf, force=force)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        show_table("", ["", "", ""], [list(row) for row in report.rows()])
+    if not report.usable:
+        sys.exit(1)
+
+
+@app.command()
+def convert(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder of shards to write.")],
+    form: Annotated[str, typer.Option("--form", help="float32, or compact: 16 bits a value.")] = "float32",
+    tree: Tree = "tree",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Convert files to shards that are read from disk as they are; a stopped conversion goes on where it was."""
+    from dataclasses import asdict
+
+    from xecml.data.convert import convert as run
+    from xecml.events import number_of
+
+    report = run(files, out, form=form, tree=tree)
+    kept = f", {report.kept} of them kept from before" if report.kept else ""
+    show(
+        as_json,
+        asdict(report),
+        f"Wrote {number_of(report.events)} in {number_of(report.shards, 'shard')} to {out} "
+        f"({report.bytes / 1e6:.0f} MB{kept}).",
+    )
+
+
+app.command()(train)
+
+
+# ------------------------------------------------------------------------------- evaluate, export, predict, display
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint or exported model.")],
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder for table, plots and predictions.")],
+    others: Annotated[
+        list[Path] | None, typer.Option("--model", help="Another model or prediction file beside it.")
+    ] = None,
+    reference: Annotated[Reference, typer.Option("--reference", help="What to measure against.")] = Reference.truth,
+    dead_list: Annotated[
+        Path | None, typer.Option("--dead-list", help="Of a repair: sensors dead in the files; as for 'xec inpaint'.")
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
+    ] = None,
+    tree: Tree = "tree",
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
+    from xecml.inference.repairs import is_repair
+    from xecml.reports.model_evaluation import evaluate_files
+
+    if is_repair(checkpoint):
+        options: dict[str, Any] = {"others": others or [], "dead_list": dead_list, "max_events": events, "tree": tree}
+        options |= {"force": force}
+        _evaluate_repair(checkpoint, files, out, options, as_json)
+        return
+    if dead_list or events:
+        raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
+    report = evaluate_files(
+        checkpoint, files, out, others=others or [], reference=reference.value, tree=tree, force=force
+    )
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        for title, headers, rows in report.tables():
+            show_table(title, headers, rows)
+        if (right := report.evaluations[0].n_gamma_accuracy) is not None:
+            print(f"The number of photons is right in {100 * right:.3g} % of events.")
+        for warning in report.evaluations[0].warnings:
+            print(f"Warning: {warning}")
+        print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
+        if said := report.answered.line():
+            print(said)
+
+
+def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
+    from xecml.reports.repair_evaluation import evaluate_repairs
+
+    report, written = evaluate_repairs(checkpoint, files, out, **options)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+        return
+    for title, headers, rows in report.tables():
+        show_table(title, headers, rows)
+    print("Wrote " + ", ".join(map(str, written)) + ".")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
+    tasks: Annotated[str, typer.Option("--tasks", help="For example 'angle energy'; all by default.")] = "",
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export a checkpoint to one ONNX file, checked against PyTorch."""
+    from xecml.inference.export import export as run
+
+    report = run(checkpoint, out, tasks=tasks.replace(",", " ").split(), force=force)
+    worst = max(report.largest_difference.values())
+    show(
+        as_json,
+        {
+            "out": report.out,
+            "tasks": report.tasks,
+            "bytes": report.bytes,
+            "largest_difference": report.largest_difference,
+        },
+        f"Wrote {report.out} ({report.bytes / 1e6:.1f} MB; {', '.join(report.tasks)}); ONNX Runtime and PyTorch "
+        f"agree to {worst:.1e} of the target width at batch sizes {', '.join(map(str, report.largest_difference))}.",
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file.")],
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
+    tree: Tree = "tree",
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Predict files to a ROOT file with one tree, `predictions`."""
+    from xecml.events import number_of
+    from xecml.inference.predict import predict_files
+    from xecml.inference.trained_model import load_model
+
+    report = predict_files(load_model(model), files, out, tree=tree, model_path=model, force=force)
+    rate = report.events / report.seconds
+    values = {
+        "out": report.out,
+        "events": report.events,
+        "seconds": report.seconds,
+        "events_per_second": rate,
+        "answers": report.answered.as_dict(),
+    }
+    said = report.answered.line()
+    text = f"Wrote predictions of {number_of(report.events)} to {report.out} ({rate:.0f} events/s)."
+    show(as_json, values, f"{text}\n{said}" if said else text)
+
+
+@app.command()
+def inpaint(
+    repair: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Checkpoint of 'inpaint' or 'mae', ONNX file, or neighbour_mean, solid_angle, point_source.",
+        ),
+    ],
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
+    dead_list: Annotated[
+        Path | None,
+        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
+    ] = None,
+    tree: Tree = "tree",
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fill dead sensors of files; everything else passes unchanged."""
+    from xecml.events import number_of
+    from xecml.inference.inpaint import inpaint_files
+    from xecml.inference.repairs import load_repair
+
+    filler = load_repair(repair)
+    branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
+    report = inpaint_files(
+        filler,
+        files,
+        out,
+        dead_list=dead_list,
+        tree=tree,
+        branches=branches,
+        names=names,
+        repair_path=repair,
+        force=force,
+    )
+    known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
+    left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
+    empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
+    show(
+        as_json,
+        report.as_dict(),
+        ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
+        + f"Filled {number_of(report.filled, 'value')} of {number_of(len(report.sensors), 'sensor')} ({known}{empty}) "
+        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).",
+    )
+
+
+@app.command()
+def display(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="ROOT file.")],
+    event: Annotated[int, typer.Option("--event", min=0, help="Entry in the file, from 0.")],
+    out: Annotated[Path, typer.Option("--out", help="Picture to write: .pdf or .png.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Show this model's prediction too.")] = None,
+    tree: Tree = "tree",
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Draw an event unfolded over the six faces."""
+    from xecml.figures.event_display import display_event
+
+    display_event(file, event, out, model=model, tree=tree, force=force)
+    print(f"Wrote {out}.")
+
+
+# ---------------------------------------------------------------------------------------------------------- info
+
+
+@app.command()
+def info(
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
+    system: Annotated[bool, typer.Option("--system", help="Versions, processors, accelerators.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a file is, or what this machine is."""
+    from xecml.cli.info import describe_file, describe_system
+
+    if file is None and not system:
+        raise InputError("Name a file, or ask for --system.")
+    values = (describe_system() if system else {}) | (describe_file(file) if file else {})
+    show(as_json, values, lines(values))

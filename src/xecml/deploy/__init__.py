@@ -1,1 +1,0 @@
-"""Trained models on their way into the experiment."""

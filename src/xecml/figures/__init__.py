@@ -1,0 +1,1 @@
+"""Pictures: resolutions, repairs, single events, saliency, checks."""

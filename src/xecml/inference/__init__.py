@@ -1,0 +1,1 @@
+"""Trained models at work: load, predict, fill dead sensors, export. Needs no training code to run."""

@@ -1,0 +1,75 @@
+"""How many events a model answered, how many it could not, and how many on fewer sensors than it was trained on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml.data.coverage import Coverage, short_faces, short_times
+from xecml.events import TASKS, number_of
+from xecml.geometry import FACES
+
+
+class _Model(Protocol):
+    tasks: tuple[str, ...]
+
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]: ...
+
+
+class Answered:
+    """Numbers of events, summed over chunks.
+
+    Attributes:
+        events: all of them.
+        without_count: those without any valid count, of which nothing is answered.
+        without_time: those with a count, but without any valid time, of which the time is not answered.
+        few: those answered on fewer counts than the training sample had; `faces` (6,) has them by face.
+        few_times: those answered on fewer times.
+    """
+
+    def __init__(self) -> None:
+        self.events = self.without_count = self.without_time = self.few = self.few_times = 0
+        self.faces = np.zeros(len(FACES), np.int64)
+        self._times, self._usual = False, False
+
+    def add(self, found: Coverage, model: _Model) -> None:
+        """Add what was measured in a chunk that a model has answered."""
+        counted = found.counted()
+        short = short_faces(found, model.usual_sensors)
+        self.events += len(counted)
+        self.without_count += int((~counted).sum())
+        self.without_time += int((counted & ~found.n_timed.any(1)).sum())
+        self.few += int(short.any(1).sum())
+        self.few_times += int(short_times(found, model.usual_sensors).any(1).sum())
+        self.faces += short.sum(0)
+        self._times, self._usual = (
+            any(TASKS[task].needs == "time" for task in model.tasks),
+            bool(model.usual_sensors.any()),
+        )
+
+    def line(self) -> str:
+        """What a user must know, in one sentence; nothing where every event was answered on all that it should have."""
+        said = []
+        if self.without_count:
+            said.append(f"{self.without_count} not answered (no valid count)")
+        if self.without_time and self._times:
+            said.append(f"{self.without_time} without an answer for the time (no valid time)")
+        if self.few:
+            faces = ", ".join(f"{face} {n}" for face, n in zip(FACES, self.faces, strict=True) if n)
+            said.append(f"{self.few} answered on fewer sensors than the training had ({faces})")
+        if self.few_times:
+            said.append(f"{self.few_times} answered on fewer times than the training had")
+        return f"Of {number_of(self.events)}: {'; '.join(said)}." if said else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers for JSON; `few_...` are none where the model does not know what its training had."""
+        faces = {face: int(n) for face, n in zip(FACES, self.faces, strict=True) if n}
+        return {
+            "no_valid_count": self.without_count,
+            "no_valid_time": self.without_time,
+            "few_sensors": {"events": self.few, "faces": faces} if self._usual else None,
+            "few_times": self.few_times if self._usual else None,
+        }

@@ -1,0 +1,275 @@
+"""Fill the dead sensors of files of any size, in a stream: everything else passes unchanged."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import rootio
+from xecml.checks.dead_sensors import DEAD, Origin, dead_sensors
+from xecml.checks.sensors import MIN_EVENTS_SENSOR
+from xecml.data import source
+from xecml.errors import InputError
+from xecml.events import (
+    BRANCHES,
+    INVALID,
+    Chunk,
+    number_of,
+    photoelectrons,
+    read_counts,
+    relative_quantities,
+    valid_counts,
+    valid_times,
+)
+from xecml.geometry import N_SENSORS
+from xecml.inference.repairs import Repair
+from xecml.outputs import claim, making
+from xecml.progress import progress
+from xecml.rootio.treewriter import named_root
+
+Marks = NDArray[np.bool_]
+
+INPAINTED = "inpainted"
+"""Branch (4760,) of bool: what was filled."""
+RELATIVE = ("relative_npho", "relative_time")
+_LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class InpaintReport:
+    """What was filled.
+
+    Attributes:
+        out: the file written.
+        events: events in it.
+        origin: where the dead sensors were known from.
+        sensors: their ids, those of any event if they differ from event to event.
+        filled: sensors filled, summed over events.
+        not_filled: dead sensors that the repair had nothing to go by for; they are not measured.
+        left_out: branches of the input that could not be written: lists, and those under a name that another has.
+        seconds: time it took.
+    """
+
+    out: Path
+    events: int
+    origin: Origin
+    sensors: tuple[int, ...]
+    filled: int
+    not_filled: int
+    left_out: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return asdict(self) | {"out": str(self.out)}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is read of every file, by canonical names, and those of the output that are others."""
+
+    paths: list[str]
+    tree: str
+    branches: list[str]
+    left_out: tuple[str, ...]
+    pair: tuple[str, str]
+    total: int
+    chunk_events: int
+    names: list[dict[str, str]]
+
+    def chunks(self) -> Iterator[tuple[str, Chunk]]:
+        """Chunks with the file that they are of."""
+        for path, here in zip(self.paths, self.names, strict=True):
+            for chunk in source.read([path], self.branches, tree=self.tree, names=here, chunk_events=self.chunk_events):
+                yield path, chunk
+
+
+@making("inpaint")
+def inpaint_files(
+    repair: Repair,
+    files: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    dead_list: str | Path | None = None,
+    tree: str = rootio.DEFAULT_TREE,
+    branches: tuple[str, str] = ("npho", "time"),
+    names: Mapping[str, str] | None = None,
+    chunk_events: int = 500,
+    repair_path: str | Path | None = None,
+    force: bool = False,
+) -> InpaintReport:
+    """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
+
+    Dead are the sensors of the list; without one those that the files flag in a branch `dead`, event by event; without
+    either those found by sight, file by file. Live sensors pass bit for bit, in the types of `xecml.events.BRANCHES`.
+    An event that is dead as a whole stays as it is. `relative_npho`, `relative_time` and `nphe` follow where the input
+    has them: of a live sensor they change only where a filled one becomes the event's largest or earliest (a repair
+    that takes relative times leaves them on the clock of the live sensors).
+
+    Args:
+        repair: what fills.
+        files: ROOT files, globs, folders or shards, with the same branches.
+        out: ROOT file to write.
+        dead_list: text file, one id a line, # for comments.
+        tree: name of the tree, in and out.
+        branches: counts and times that the repair takes; the relative ones for a network trained on these.
+        names: canonical branch name -> name in the files, where they have it, and in the output as in the first file.
+        chunk_events: events in memory at a time.
+        repair_path: file that the repair comes from, which `out` must not be.
+        force: replace an existing file that this function did not make.
+
+    Raises:
+        InputError: input or output are unusable, sensors do not exist, all are dead, or too few events tell which are.
+    """
+    named_root(out)
+    started = clock.monotonic()
+    paths = source.expand(files)
+    claim([out], inputs=[repair_path, dead_list, *paths], force=force)
+    plan = _plan(paths, tree, branches, names or {}, chunk_events)
+    options: dict[str, Any] = {"pair": branches, "tree": tree, "names": names, "chunk_events": chunk_events}
+    dead = dead_sensors(plan.paths, dead_list=dead_list, flagged=DEAD in plan.branches, **options)
+    if dead is None:
+        raise InputError(
+            f"{plan.paths[0]} has {number_of(plan.total)}, too few to tell which sensors are dead; "
+            f"name them in a list, or give {MIN_EVENTS_SENSOR} events or more."
+        )
+    ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
+    with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:
+        for path, chunk in plan.chunks():
+            where = dead.of_events(path, chunk, len(chunk[branches[0]]))
+            whole = np.asarray(where.all(1))
+            lost += int(whole.sum())
+            where, not_filled = where & ~whole[:, None], not_filled + N_SENSORS * int(whole.sum())
+            arrays = _repaired(repair, chunk, where, branches)
+            writer.extend({plan.names[0].get(name, name): values for name, values in arrays.items()})
+            missing = int((where & ~read_counts(arrays[branches[0]])).sum())
+            filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
+            ever |= where.any(0)
+            bar.advance(len(where))
+        if lost == plan.total:
+            raise InputError(
+                f"All {N_SENSORS} sensors are dead in all events of {plan.paths[0]}; nothing is left to fill them from."
+            )
+    ids, seconds = tuple(np.flatnonzero(ever).tolist()), clock.monotonic() - started
+    return InpaintReport(Path(out), plan.total, dead.origin, ids, filled, not_filled, plan.left_out, seconds)
+
+
+# ------------------------------------------------------------------------------------------------------ the input
+
+
+def _plan(
+    paths: list[str],
+    tree: str,
+    pair: tuple[str, str],
+    names: Mapping[str, str],
+    chunk_events: int,
+) -> _Plan:
+    """Look at all files before any work: branches, and that they are the same in all."""
+    layouts, named = [], [source.names_here(path, tree, names) for path in paths]
+    for path, here in zip(paths, named, strict=True):
+        with source.open_events(path, tree, here) as reader:
+            layouts.append(_branches(reader, pair, here))
+    for path, (branches, _) in zip(paths, layouts, strict=True):
+        odd = sorted(branches.keys() ^ layouts[0][0].keys())
+        odd += [b for b, form in branches.items() if layouts[0][0].get(b, form) != form]
+        if odd:
+            raise InputError(f"{path} and {paths[0]} differ in {', '.join(odd)}; give files of the same branches.")
+    total = source.count_events(paths, tree)
+    if total == 0:
+        raise InputError(f"{paths[0]} holds no events; nothing was written.")
+    return _Plan(paths, tree, list(layouts[0][0]), layouts[0][1], pair, total, chunk_events, named)
+
+
+def _branches(
+    reader: source.Events, pair: tuple[str, str], names: Mapping[str, str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Forms (type and shape) of the branches that can be written, by canonical name, and names of the others."""
+    reader.arrays(pair, 0, 0)
+    canonical = {name: branch for branch, name in names.items()}
+    forms, left_out = {}, []
+    # what stands under a usual name beside the branch that serves in its place
+    shadowed = names.keys() & reader.in_file
+    left_out += sorted(shadowed)
+    present = {canonical.get(name, name) for name in reader.in_file - shadowed}
+    for branch in sorted({*present, *pair}):
+        if branch not in {*BRANCHES, DEAD, INPAINTED} and reader.is_jagged(branch):
+            left_out.append(branch)
+            continue
+        try:
+            # where a file does not say so, lists of different lengths show as soon as some events are read
+            values = reader.arrays([branch], 0, min(_LOOKED_AT, reader.n_events))[branch]
+        except InputError:
+            if branch in {*BRANCHES, DEAD, INPAINTED}:
+                raise
+            values = None
+        if values is None or values.dtype.kind not in "fiub":
+            left_out.append(branch)
+        else:
+            forms[branch] = (values.dtype, values.shape[1:])
+    return forms, tuple(left_out)
+
+
+# ----------------------------------------------------------------------------------------------------- the output
+
+
+def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) -> Chunk:
+    """All branches of a chunk with dead sensors filled, and the mask of what was."""
+    answers = repair.fill(chunk[pair[0]], chunk[pair[1]], dead)
+    # whatever the repair does to live sensors, they pass
+    filled: Chunk = {b: _take(chunk[b], values, dead) for b, values in zip(pair, answers, strict=True)}
+    if pair == RELATIVE:
+        filled |= _absolute(chunk, filled, dead)
+        filled["relative_npho"] = _to_the_largest(chunk["relative_npho"], filled["relative_npho"])
+    if "nphe" in chunk and "npho" in filled:
+        n = filled["npho"]
+        filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
+    if pair != RELATIVE:
+        filled |= _relative(chunk, filled)
+    inpainted = dead & read_counts(filled[pair[0]])
+    if INPAINTED in chunk:
+        inpainted |= chunk[INPAINTED].astype(bool)
+    return chunk | filled | {INPAINTED: inpainted}
+
+
+def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[Any]:
+    """`after` where asked for, else `before`, in the type of `before`."""
+    return np.where(where, np.asarray(after).astype(before.dtype), before)
+
+
+def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]]) -> Chunk:
+    """The relative branches of the input: as they were, but for values that come out otherwise than before."""
+    if not set(RELATIVE) & chunk.keys():
+        return {}
+    before, after = (relative_quantities(of["npho"], of["time"], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
+    pairs = zip(RELATIVE, before, after, strict=True)
+    return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in chunk}
+
+
+def _to_the_largest(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+    """Relative counts on the scale of the event's largest one, in events where it is another than before."""
+    old, new = (np.where(valid_counts(n), n, 0).max(1, keepdims=True) for n in (before, after))
+    changed = (new != old) & (new > 0) & valid_counts(after)
+    return _take(after, after / np.where(new > 0, new, 1), changed)
+
+
+def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks) -> Chunk:
+    """Photons and seconds from filled relative quantities, on the scale and the clock of the event's live sensors."""
+    if not {"npho", "time"} <= chunk.keys():
+        return {}
+    n, t, rn, rt = (chunk[b].astype(np.float64) for b in ("npho", "time", *RELATIVE))
+    counted = valid_counts(n) & valid_counts(rn) & ~dead
+    timed = counted & valid_times(n, t) & valid_times(rn, rt)
+    scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
+    begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
+    npho, time = filled["relative_npho"], filled["relative_time"]
+    ok, clocked = read_counts(npho), valid_times(npho, time)
+    return {
+        "npho": _take(chunk["npho"], np.where(ok, npho * scale[:, None], INVALID), dead),
+        "time": _take(chunk["time"], np.where(clocked, time + begin[:, None], INVALID), dead),
+    }

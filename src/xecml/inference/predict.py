@@ -1,0 +1,66 @@
+"""Predict files of any size to a ROOT file, in a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xecml import rootio
+from xecml.data import source
+from xecml.errors import InputError
+from xecml.inference.answered import Answered
+from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
+from xecml.inference.trained_model import Model
+from xecml.outputs import claim, making
+from xecml.progress import progress
+from xecml.rootio.treewriter import named_root
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a prediction run did."""
+
+    out: Path
+    events: int
+    seconds: float
+    tasks: tuple[str, ...]
+    answered: Answered
+
+
+@making("predict")
+def predict_files(
+    model: Model,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tree: str = rootio.DEFAULT_TREE,
+    model_path: str | Path | None = None,
+    force: bool = False,
+) -> Report:
+    """Write the prediction tree of all events of files to `out`, atomically; memory does not grow with the input.
+
+    Args:
+        model: what predicts.
+        files: event files.
+        out: ROOT file to write.
+        tree: name of the tree in the event files.
+        model_path: file that the model comes from, which `out` must not be.
+        force: replace an existing file that this function did not make.
+
+    Raises:
+        InputError: input or output are unusable, or there are no events.
+    """
+    named_root(out)
+    started = time.monotonic()
+    claim([out], inputs=[model_path, *files], force=force)
+    total = source.count_events(files, tree)
+    if total == 0:
+        raise InputError(f"{files[0]} holds no events; nothing was written.")
+    answered = Answered()
+    with rootio.TreeWriter(out, PREDICTION_TREE) as writer, progress(total, "predict") as bar:
+        for _, columns in predict_chunks(model, files, tree=tree, answered=answered):
+            writer.extend(columns)
+            bar.advance(len(columns["run"]))
+    return Report(Path(out), total, time.monotonic() - started, model.tasks, answered)

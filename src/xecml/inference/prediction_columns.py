@@ -1,0 +1,90 @@
+"""Answers of a model as the columns of a prediction tree, with the truth beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import geometry, rootio
+from xecml.data import source
+from xecml.data.coverage import Coverage, coverage
+from xecml.events import TASKS, Chunk
+from xecml.inference.answered import Answered
+from xecml.inference.trained_model import Model
+
+PREDICTION_TREE = "predictions"
+_EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
+RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
+"""Branches of reconstructed quantities by task."""
+
+
+def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
+    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ..."""
+    columns: Chunk = {}
+    for name, values in answers.items():
+        task = name.removeprefix("sigma_")
+        names = [("sigma_" if name != task else prefix) + column for column in TASKS[task].columns]
+        if len(names) == 1:
+            columns[names[0]] = np.asarray(values, np.float32)
+        else:
+            columns |= {name: np.ascontiguousarray(values[:, i], np.float32) for i, name in enumerate(names)}
+    return columns
+
+
+def true_columns(chunk: Mapping[str, NDArray[Any]], tasks: Sequence[str]) -> Chunk:
+    """Columns of truth for the tasks whose truth a chunk has, and the vertex and position where it has them."""
+    present = {task: chunk[TASKS[task].truth] for task in tasks if TASKS[task].truth in chunk}
+    columns = table_columns(present, prefix="true_")
+    return columns | {name: chunk[name] for name in _EXTRA_TRUTH if name in chunk}
+
+
+def predict_chunks(
+    model: Model,
+    files: str | Path | Sequence[str | Path],
+    *,
+    tree: str = rootio.DEFAULT_TREE,
+    chunk_events: int = 2048,
+    answered: Answered | None = None,
+) -> Iterator[tuple[Chunk, Chunk]]:
+    """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
+
+    Truth and reconstructed values of every quantity that the file has are carried along, whether the model predicts it
+    or not. `answered` counts what could not be answered.
+    """
+    truths = sorted({TASKS[task].truth for task in TASKS})
+    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
+    entry = 0
+    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
+    for path in source.expand(files):
+        for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
+            npho, time = (chunk[branch] for branch in model.branches)
+            answers, found = model.predict(npho, time), coverage(npho, time)
+            if answered is not None:
+                answered.add(found, model)
+            yield chunk, prediction_columns(chunk, answers, found, first=entry)
+            entry += len(npho)
+
+
+def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found: Coverage, *, first: int) -> Chunk:
+    """Columns of the prediction tree for a chunk and its answers; of a file without numbers, events count from `first`.
+
+    Numbers, sensors with a valid count and with a valid time, answers, truth and reconstructed values of every quantity
+    that the chunk has, and the opening angle in degrees.
+    """
+    events = len(found.n_timed)
+    columns: Chunk = {
+        "run": chunk.get("run", np.zeros(events, np.int32)),
+        "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
+        "n_valid": found.n_valid.sum(1, dtype=np.int32),
+        "n_timed": found.n_timed.sum(1, dtype=np.int32),
+        **table_columns(answers),
+        **true_columns(chunk, list(TASKS)),
+        **table_columns({t: chunk[b] for t, b in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),
+    }
+    if "angle" in answers and "emiAng" in chunk:
+        columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)
+    return columns

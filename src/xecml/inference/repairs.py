@@ -1,0 +1,137 @@
+"""Trained networks as repairs of dead sensors, raw values in, raw values out: from checkpoints and from ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from xecml import geometry
+from xecml.config import RELATIVE_BRANCHES
+from xecml.conventional.repairs import METHODS, ConventionalRepair, dead_of_events
+from xecml.errors import InputError
+from xecml.events import branch_names
+from xecml.files import mode_of, regular_file
+from xecml.inference.checkpoint_reading import restored
+from xecml.inference.checkpoint_schema import understood
+from xecml.inference.onnx_files import RepairMetadata, open_onnx
+from xecml.models import cpu
+from xecml.models.original.checkpoints import check_readable, recognise
+from xecml.models.rebuild.autoencoder import Autoencoder
+from xecml.models.rebuild.filler import Filler
+from xecml.models.rebuild.inpainter import Inpainter
+from xecml.models.weight_files import read
+
+KINDS = ("mae", "inpaint")
+_BATCH = 128
+_HIDDEN = 60_000
+"""Dead sensors in a batch, which bound its memory; more only in a single event."""
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+class Repair(Protocol):
+    """Anything that fills dead sensors."""
+
+    def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
+
+
+class NetworkRepair:
+    """An autoencoder's or inpainter's averaged weights, ready to fill dead sensors."""
+
+    def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
+        data = content["config"]["data"]
+        self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
+        self.network = network
+        roots = content["config"]["training"].get("count_scale") == "sqrt"
+        absolute = self.branches[0] not in RELATIVE_BRANCHES
+        self.filler = Filler(network, absolute=absolute, roots=roots).eval()
+        self.content = content
+
+    @torch.no_grad()
+    def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+        """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
+
+        def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
+            counts, times = self.filler(torch.from_numpy(n), torch.from_numpy(t), torch.from_numpy(d))
+            return counts.numpy(), times.numpy()
+
+        return _in_batches(some, npho, time, dead)
+
+
+class OnnxRepair:
+    """An exported autoencoder or inpainter, run by ONNX Runtime."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.session, said = open_onnx(path)
+        if not isinstance(said, RepairMetadata):
+            raise InputError(
+                f"{path} predicts physical quantities and fills no sensors; export an 'inpaint' checkpoint."
+            )
+        self.branches, self.names = said.pair, said.names
+
+    def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+        """See `NetworkRepair`."""
+
+        def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
+            names = ["npho_filled", "time_filled"]
+            counts, times = self.session.run(names, {"npho": n, "time": t, "dead": d})
+            return counts, times
+
+        return _in_batches(some, npho, time, dead)
+
+
+def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
+    n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+    if n.ndim != 2 or n.shape[1] != geometry.N_SENSORS or t.shape != n.shape:
+        raise InputError(f"npho has shape {n.shape}; it must be (events, {geometry.N_SENSORS}), and time as npho.")
+    d = dead_of_events(dead, len(n))
+    counts, times, first, number = n.copy(), t.copy(), 0, d.sum(1)
+    while first < len(n):
+        fits = int(np.searchsorted(np.cumsum(number[first : first + _BATCH]), _HIDDEN, side="right"))
+        last = min(first + max(fits, 1), len(n))
+        counts[first:last], times[first:last] = some(n[first:last], t[first:last], np.array(d[first:last]))
+        first = last
+    return counts, times
+
+
+def load_repair(name: str | Path) -> Repair:
+    """A repair by its name: a checkpoint of `inpaint` or `mae`, an exported one, or a conventional method.
+
+    Raises:
+        InputError: no such file or method, or a model that fills nothing.
+    """
+    if str(name) in METHODS:
+        return ConventionalRepair(str(name))
+    path = Path(name)
+    if mode_of(path, "model") is None:
+        raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(METHODS)}.")
+    regular_file(path, "model")
+    if path.suffix == ".onnx":
+        return OnnxRepair(path)
+    cpu.keep_memory()
+    file = read(path)
+    if recognise(file) is not None:
+        check_readable(file, path)
+        raise InputError(f"{path} is of the original layout and fills no sensors; train 'inpaint' first.")
+    content = understood(file, path)
+    if content["kind"] not in KINDS:
+        raise InputError(
+            f"{path} is a checkpoint of '{content['kind']}', which fills no sensors; train 'inpaint' first."
+        )
+    network = restored(content, path)
+    assert isinstance(network, Autoencoder | Inpainter)
+    return NetworkRepair(network, content)
+
+
+def is_repair(path: str | Path) -> bool:
+    """Whether a file is a checkpoint or an exported model that fills sensors and predicts no physical quantities."""
+    regular_file(path, "model")
+    if Path(path).suffix == ".onnx":
+        return isinstance(open_onnx(path)[1], RepairMetadata)
+    file = read(path)
+    return recognise(file) is None and understood(file, path)["kind"] in KINDS

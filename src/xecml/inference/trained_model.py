@@ -1,0 +1,200 @@
+"""Trained models as functions of raw arrays, from checkpoints and from exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from xecml import geometry
+from xecml.data.coverage import coverage, short_faces, short_times
+from xecml.errors import InputError
+from xecml.events import TASKS, branch_names
+from xecml.files import regular_file
+from xecml.inference.checkpoint_reading import restored
+from xecml.inference.checkpoint_schema import understood
+from xecml.inference.onnx_files import PredictionMetadata, open_onnx
+from xecml.models import cpu
+from xecml.models.normalise import validity
+from xecml.models.original.checkpoints import load_original, recognise
+from xecml.models.original.network import OriginalModel
+from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
+from xecml.models.weight_files import read
+
+_BATCH = 256
+
+
+class Model(Protocol):
+    """A trained model, wherever it comes from."""
+
+    tasks: tuple[str, ...]
+    branches: tuple[str, str]
+    """Branches that hold its counts and times."""
+    names: dict[str, str]
+    """Canonical branch name -> name in the files, where it was trained on others."""
+    truth_means: dict[str, float]
+    """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
+
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """What the training sample had (4, 6), as `xecml.data.coverage.usual`; zeros where it is not known."""
+
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`.
+
+        `sigma_<task>` stands beside tasks that the model predicts a width for. An event without any valid count is
+        answered by NaN in everything, one without any valid time by NaN in `timing`.
+        """
+
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Faces (B, 6) on which events (B, 4760) have fewer counts, or times, than the training sample's events had.
+
+        In the order of `xecml.geometry.FACES`; see `xecml.data.coverage`. Times are looked at where they are given.
+        Nothing is marked by a model of a file that does not say what its training sample had.
+        """
+
+
+class TorchModel:
+    """A checkpoint's averaged weights, ready to predict."""
+
+    def __init__(self, network: Regressor | OriginalModel, content: Mapping[str, Any]) -> None:
+        self.network = network.eval()
+        self.content = content
+        self.tasks = network.tasks
+        data = content["config"]["data"]
+        self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
+        self.truth_means = {
+            column: float(mean)
+            for task in self.tasks
+            if len(TASKS[task].columns) == TASKS[task].size and task != "n_gamma"
+            for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
+        }
+
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """See `Model`."""
+        return self.network.get_buffer(SENSORS_SEEN).numpy()
+
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """See `Model`."""
+        return _few_sensors(npho, time, self.usual_sensors)
+
+    @torch.no_grad()
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """See `Model`."""
+        n, t = (torch.from_numpy(a) for a in _inputs(npho, time))
+        if not len(n):
+            return _of_no_event(self.network.outputs())
+        parts = []
+        for start in range(0, len(n), _BATCH):
+            a, b = n[start : start + _BATCH], t[start : start + _BATCH]
+            parts.append(self.network(a, b, *validity(a, b)))
+        return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
+
+
+class OnnxModel:
+    """An exported file, run by ONNX Runtime."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.session, said = open_onnx(path)
+        if not isinstance(said, PredictionMetadata):
+            raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
+        self.metadata = self.session.metadata
+        self.tasks: tuple[str, ...] = tuple(said.tasks)
+        self._outputs = list(self.session.outputs)
+        self.branches, self.names = said.pair, said.names
+        self.truth_means = said.truth_means
+        self._sensors_seen = said.sensors_seen
+
+    @property
+    def usual_sensors(self) -> NDArray[np.float32]:
+        """See `Model`."""
+        said = self._sensors_seen
+        return np.zeros((4, len(geometry.FACES)), np.float32) if said is None else np.array(said, np.float32)
+
+    def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """See `Model`."""
+        return _few_sensors(npho, time, self.usual_sensors)
+
+    def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
+        """See `Model`."""
+        n, t = _inputs(npho, time)
+        if not len(n):  # which the graph itself refuses
+            return _of_no_event(self._outputs)
+        parts = []
+        for start in range(0, len(n), _BATCH):
+            feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
+            parts.append(self.session.run(self._outputs, feed))
+        answers = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
+        # graphs that say what their training had say NaN themselves; those before them said a number
+        return answers if self._sensors_seen is not None else _only_of_measured(answers, n, t)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a checkpoint (`.pth`) or an exported model (`.onnx`).
+
+    Raises:
+        InputError: missing, damaged, of another kind, version or geometry.
+    """
+    regular_file(path, "model")
+    if Path(path).suffix == ".onnx":
+        return OnnxModel(path)
+    cpu.keep_memory()
+    file = read(path)
+    if recognise(file) is not None:
+        return _original(file, path)
+    content = understood(file, path)
+    if content["kind"] != "regress":
+        raise InputError(
+            f"{path} is a checkpoint of '{content['kind']}', which predicts no physical quantities; train a regression "
+            f"from it with: xec train regress --resume_from {path}"
+        )
+    network = restored(content, path)
+    assert isinstance(network, Regressor)
+    return TorchModel(network, content)
+
+
+def _original(content: Mapping[str, Any], path: str | Path) -> TorchModel:
+    """A model of the replaced system; it takes relative counts and times."""
+    network = load_original(path, content)
+    if not isinstance(network, OriginalModel):
+        raise InputError(
+            f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."
+        )
+    return TorchModel(network, {"config": {"data": {"npho_branch": "relative_npho", "time_branch": "relative_time"}}})
+
+
+def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+    for name, array in (("npho", n), ("time", t)):
+        if array.ndim != 2 or array.shape[1] != geometry.N_SENSORS or array.shape != n.shape:
+            raise InputError(
+                f"{name} has shape {array.shape}; it must be (events, {geometry.N_SENSORS}), as the counts."
+            )
+    return n, t
+
+
+def _only_of_measured(
+    answers: dict[str, NDArray[Any]], npho: NDArray[np.float32], time: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """The answers with NaN where nothing was measured, as a model of this version gives them."""
+    known = answerable(answers, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
+    for name, values in answers.items():
+        values[~known[name].numpy()] = np.nan
+    return answers
+
+
+def _few_sensors(npho: ArrayLike, time: ArrayLike | None, usual: NDArray[np.float32]) -> NDArray[np.bool_]:
+    found = coverage(*_inputs(npho, npho if time is None else time))
+    short = short_faces(found, usual)
+    return short if time is None else short | short_times(found, usual)
+
+
+def _of_no_event(names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Answers by name to no event: arrays (0, size), or (0,) for scalars."""
+    sizes = {name: TASKS[name.removeprefix("sigma_")].size for name in names}
+    return {name: np.empty((0, size) if size > 1 else 0, np.float32) for name, size in sizes.items()}

@@ -1,0 +1,1 @@
+"""Encoders and their parts: from counts and times of all sensors to what an event is."""

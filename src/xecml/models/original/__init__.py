@@ -1,0 +1,1 @@
+"""The replaced system: its network, and files of it."""

@@ -1,0 +1,263 @@
+"""What a finished training leaves besides its checkpoints: predictions, resolutions, saliency, worst events, exports.
+
+One reading of the validation files serves all of it. What fails is named in one line and costs nothing else: a
+training of days does not end in a traceback because of a plot.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import rootio
+from xecml.config import Config
+from xecml.data import source
+from xecml.data.coverage import coverage
+from xecml.errors import InputError
+from xecml.evaluation.tables import Columns
+from xecml.events import TASKS, Chunk, branch_names
+from xecml.figures import resolution_pages
+from xecml.figures.event_display import display_event
+from xecml.figures.reweighted_sample import save_reweighting
+from xecml.figures.saliency import Saliency, saliency, save_face_weights, save_saliency
+from xecml.figures.worst_events import Event, EventLosses, WorstEvents, save_worst
+from xecml.files import atomic_path
+from xecml.inference.checkpoint_reading import load as load_checkpoint
+from xecml.inference.export import export
+from xecml.inference.prediction_columns import PREDICTION_TREE, prediction_columns
+from xecml.inference.trained_model import TorchModel, load_model
+from xecml.outputs import making, may_replace
+from xecml.progress import progress
+from xecml.training.loop import Result
+from xecml.training.metrics_logging import add_artifacts
+
+MOST_EVENTS = 20_000
+"""Validation events that are looked at: they give a resolution to half a percent of itself."""
+SALIENCY_EVENTS = 128
+"""Of these the derivatives are taken; each costs as much as a training step for every answer."""
+WORST_EVENTS = 5
+_CHUNK = 1024
+_EXTRA = ("run", "event", "xyzTruth", "xyzVTX")
+
+Writer = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model says of validation events.
+
+    Attributes:
+        table: columns of the prediction tree, truth included.
+        npho: counts (at most `SALIENCY_EVENTS`, 4760) of the first events.
+        time: their times, seconds.
+        worst: events of the highest loss, the worst first.
+    """
+
+    table: Columns
+    npho: NDArray[np.float32]
+    time: NDArray[np.float32]
+    worst: list[Event]
+
+
+def write_finished(recipe: Config, result: Result, run_name: str, *, force: bool = False) -> list[Path]:
+    """Write the artifacts of a run beside its checkpoints; what fails is named in one line and costs nothing else.
+
+    Args:
+        recipe: of the run.
+        result: of its training.
+        run_name: part of the files' names.
+        force: replace files of these names that no training made.
+
+    Returns:
+        The files written; none for a run that a signal stopped, or by any but the first of several processes.
+    """
+    if result.stopped is not None or not result.first_process:
+        return []
+    more: dict[str, Callable[[Path], object]] = {}
+    if (reweighting := result.reweighting) is not None:
+        more["reweighting.pdf"] = lambda out: save_reweighting(reweighting, out)
+    if recipe.export.onnx:
+        more[Path(recipe.export.onnx).name] = lambda out: export(result.best, out)
+    if result.kind == "regress":
+        return write_artifacts(result.best, recipe, result.folder, run_name=run_name, more=more, force=force)
+    examples = sorted(result.folder.glob("mae_predictions_epoch_*.root"), key=lambda path: path.stat().st_mtime)
+    if examples:
+        more["rebuilt_event.png"] = lambda out: display_event(str(examples[-1]), 0, out)
+    return write_more(result.best, result.folder, more, force=force)
+
+
+def write_artifacts(
+    checkpoint: Path,
+    config: Config,
+    folder: Path,
+    *,
+    run_name: str,
+    most_events: int = MOST_EVENTS,
+    more: Mapping[str, Writer] | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write a regression's artifacts to its folder, and copy them to its MLflow run.
+
+    Args:
+        checkpoint: whose averaged weights predict.
+        config: the recipe; its validation files are read.
+        folder: of the run.
+        run_name: part of the files' names.
+        most_events: number of validation events looked at, taken from all files alike.
+        more: further files by name and what writes them, such as an export.
+        force: replace files of these names that no training made.
+
+    Returns:
+        The files written; what could not be written is named on standard error.
+    """
+    writers: dict[str, Writer] = {}
+    run_id = None
+    try:
+        model = _checkpoint(checkpoint)
+        run_id = model.content.get("run_id")
+        writers = _writers(model, predict_validation(model, config, most_events=most_events), run_name)
+    except Exception as error:  # whatever it is, the training before it is not lost
+        _left_out("predictions and plots", error)
+    return _write(folder, writers | dict(more or {}), run_id, force=force)
+
+
+def write_more(checkpoint: Path, folder: Path, more: Mapping[str, Writer], *, force: bool = False) -> list[Path]:
+    """Write files by name to a run's folder, and copy them to the checkpoint's MLflow run; returns those written."""
+    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"), force=force)
+
+
+def _write(folder: Path, writers: Mapping[str, Writer], run_id: str | None, *, force: bool) -> list[Path]:
+    written = [folder / name for name, write in writers.items() if _written(folder / name, write, force=force)]
+    if run_id:
+        add_artifacts(run_id, written)
+    return written
+
+
+def _checkpoint(path: Path) -> TorchModel:
+    model = load_model(path)
+    if not isinstance(model, TorchModel) or "loss_state" not in model.content:
+        raise InputError(f"{path} is not the checkpoint of a training; name one to describe it.")
+    return model
+
+
+def _written(path: Path, write: Writer, *, force: bool) -> bool:
+    try:
+        with making("train"):
+            if not force:
+                may_replace(path)
+            write(path)
+    except Exception as error:  # libraries that draw and export raise what they like
+        _left_out(path.name, error)
+        return False
+    return True
+
+
+def _left_out(what: str, error: Exception) -> None:
+    why = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    print(f"{what} left out: {why}", file=sys.stderr, flush=True)
+
+
+def _writers(model: TorchModel, seen: Validation, run_name: str) -> dict[str, Writer]:
+    """Files by name, and what writes each."""
+
+    @cache
+    def looked_at() -> Saliency:
+        return saliency(model, seen.npho, seen.time)
+
+    writers: dict[str, Writer] = {
+        f"predictions_{task}.csv": partial(write_csv, table=seen.table, task=task) for task in model.tasks
+    }
+    writers |= {
+        f"validation_results_{run_name}.root": lambda path: rootio.write(path, seen.table, tree=PREDICTION_TREE),
+        f"resolution_profile_{run_name}.pdf": lambda path: resolution_pages.save_resolution_plots(
+            path, {run_name: seen.table}, title="validation"
+        ),
+        f"saliency_profile_{run_name}.pdf": lambda path: save_saliency(path, looked_at(), title=run_name),
+        f"face_weights_{run_name}.pdf": lambda path: save_face_weights(path, looked_at(), title=run_name),
+    }
+    for place, event in enumerate(seen.worst, 1):
+        name = f"worst_event_{place}_{run_name}.pdf"
+        writers[name] = partial(save_worst, event=event, place=place, title=f"{run_name}: ")
+    return writers
+
+
+# ---------------------------------------------------------------------------------------- reading and predicting
+
+
+def predict_validation(model: TorchModel, config: Config, *, most_events: int = MOST_EVENTS) -> Validation:
+    """Predict a recipe's validation files in one reading, in a stream.
+
+    Raises:
+        InputError: the files cannot be read, or hold no events.
+    """
+    losses, worst = EventLosses(model, config), WorstEvents(WORST_EVENTS)
+    parts: list[Chunk] = []
+    inputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    kept = 0
+    data = config.data
+    branches, names = branch_names(data.npho_branch, data.time_branch, data.branches)
+    for chunk in _chunks(config, branches, names, most_events):
+        npho, time = (chunk[name] for name in branches)
+        answers = model.predict(npho, time)
+        columns = prediction_columns(chunk, answers, coverage(npho, time), first=sum(len(p["run"]) for p in parts))
+        worst.add(losses(chunk, answers, branches), npho, time, columns)
+        parts.append(columns)
+        if kept < SALIENCY_EVENTS:
+            inputs.append((npho[: SALIENCY_EVENTS - kept].copy(), time[: SALIENCY_EVENTS - kept].copy()))
+            kept += len(inputs[-1][0])
+    if not parts:
+        raise InputError(f"{config.data.val_path} holds no events; name validation files with events.")
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    table = {name: np.concatenate([part[name] for part in parts]) for name in shared}
+    npho, time = (np.concatenate(arrays) for arrays in zip(*inputs, strict=True))
+    return Validation(table, npho, time, worst.events)
+
+
+def _chunks(config: Config, branches: tuple[str, str], names: Mapping[str, str], most_events: int) -> Iterator[Chunk]:
+    """Chunks of the validation files, of every file the same share."""
+    files, tree = source.expand(config.data.val_path), config.data.tree_name
+    total = source.count_events(files, tree)
+    share = min(1.0, most_events / max(total, 1))
+    optional = (*_EXTRA, *sorted({task.truth for task in TASKS.values()}))
+    with progress(math.ceil(share * total), "artifacts") as bar:
+        for path in files:
+            left = math.ceil(share * source.count_events(path, tree))
+            for chunk in source.read(
+                path, branches, tree=tree, chunk_events=min(_CHUNK, max(left, 1)), names=names, optional=optional
+            ):
+                part = {name: values[:left] for name, values in chunk.items()}
+                left -= len(part[branches[0]])
+                yield part
+                bar.advance(len(part[branches[0]]))
+                if left <= 0:
+                    break
+
+
+# ----------------------------------------------------------------------------------------------------- CSV
+
+
+def write_csv(path: str | Path, table: Columns, task: str) -> None:
+    """Write a task's predictions as CSV, atomically: run, event, then true_, pred_ and sigma_ columns.
+
+    Parts of a vector in one column are named as ROOT does, `pred_emiVec[0]`. Digits are those that a float32 needs.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    wanted = [prefix + c for prefix in ("true_", "pred_", "sigma_") for c in TASKS[task].columns]
+    flat: dict[str, NDArray[Any]] = {name: table[name] for name in ("run", "event")}
+    for name in (name for name in wanted if name in table):
+        values = table[name]
+        flat |= {name: values} if values.ndim == 1 else {f"{name}[{i}]": v for i, v in enumerate(values.T)}
+    formats = ["%d" if values.dtype.kind in "iu" else "%.9g" for values in flat.values()]
+    rows = np.stack([values.astype(np.float64) for values in flat.values()], 1)
+    with atomic_path(path) as temporary:
+        np.savetxt(temporary, rows, fmt=formats, delimiter=",", header=",".join(flat), comments="")

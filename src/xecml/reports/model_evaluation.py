@@ -1,0 +1,198 @@
+"""Evaluate a model on files: predictions, numbers and plots in one folder, trivial predictors beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xecml import rootio
+from xecml.data import source
+from xecml.errors import InputError
+from xecml.evaluation import metrics
+from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
+from xecml.events import TASKS, Chunk
+from xecml.figures import resolution_pages
+from xecml.files import atomic_path
+from xecml.inference.answered import Answered
+from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
+from xecml.inference.trained_model import Model, load_model
+from xecml.outputs import claim, making, mark
+from xecml.progress import Progress, progress
+
+Reference = Literal["truth", "reco"]
+CONSTANT = "mean of training truth"
+CENTROID = "light centroid"
+_ENOUGH = 20
+"""Events with light and truth in each half of a sample, for the centroid to be corrected."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation: the model first, then other models, then trivial predictors; and the files written."""
+
+    evaluations: list[metrics.Evaluation]
+    files: dict[str, Path]
+    answered: Answered
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "evaluations": [e.as_dict() for e in self.evaluations],
+            "answers": self.answered.as_dict(),
+            "files": {name: str(path) for name, path in self.files.items()},
+        }
+
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Tables to read: title, headers, rows; all depths together, then each bin of depth that has events."""
+        model = self.evaluations[0]
+        filled = [depth for depth, events in model.events.items() if events]
+        return [(model.title(depth), *metrics.summary(self.evaluations, depth)) for depth in filled]
+
+
+@making("evaluate")
+def evaluate_files(
+    model_path: str | Path,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    others: Sequence[str | Path] = (),
+    reference: Reference = "truth",
+    tree: str = rootio.DEFAULT_TREE,
+    force: bool = False,
+) -> Report:
+    """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
+
+    Args:
+        model_path: checkpoint or exported model.
+        files: event files.
+        out: folder for the results.
+        others: further models (`.pth`, `.onnx`) or prediction files (`.root`) to stand beside it.
+        reference: measure against truth or against reconstructed quantities.
+        tree: name of the tree in the event files.
+        force: replace existing files that this function did not make.
+
+    Raises:
+        InputError: unusable models or files, or files without the reference.
+    """
+    if reference not in PREFIX:
+        raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
+    folder = Path(out)
+    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
+    claim(written.values(), inputs=[model_path, *others, *files], force=force)
+    model = load_model(model_path)
+    _need_reference(model, files, tree, reference)
+    total = source.count_events(files, tree)
+    # names are those of files; two models of one name are told apart by their folder
+    names = _distinct([Path(model_path), *map(Path, others)])
+    # what cannot be opened is found before the work
+    opened = [read_table(other) if Path(other).suffix == ".root" else load_model(other) for other in others]
+    with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
+        table, centroid = _predict(model, files, tree, bar, answered := Answered())
+        tables: dict[str, Columns] = {names[0]: table}
+        for name, other in zip(names[1:], opened, strict=True):
+            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar)[0]
+    if not quantities(table, reference):
+        raise InputError(_nothing(table, answered, files, reference))
+    tables |= _trivial(model, table, centroid)
+    results = metrics.compare(tables, reference=reference)
+    evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
+    rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
+    sample = ", ".join(Path(str(f)).name for f in files)
+    resolution_pages.save_resolution_plots(
+        written["resolution.pdf"], tables, reference=reference, evaluations=evaluations, title=f"{names[0]} on {sample}"
+    )
+    report = Report(evaluations, written, answered)
+    with atomic_path(written["evaluation.json"]) as temporary:
+        content = {"made_by": mark()} | report.as_dict()
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return report
+
+
+_NO_REFERENCE = {
+    "truth": "{} has no true value of what the model predicts",
+    "reco": "{} has no reconstructed value of what the model predicts",
+}
+
+
+def _need_reference(model: Model, files: Sequence[str | Path], tree: str, reference: Reference) -> None:
+    """Refuse files without any branch to measure against, before anything is predicted."""
+    if model.tasks == ("n_gamma",):
+        raise InputError("The model predicts the number of photons alone, which has no resolution; use 'xec predict'.")
+    of_task = {
+        task: [TASKS[task].truth] if reference == "truth" else [b for b in [TASKS[task].reconstructed] if b]
+        for task in TASKS
+    }
+    # directions are compared as angles, whichever way they are given
+    of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]
+    wanted = sorted({branch for task in model.tasks for branch in of_task[task]})
+    for path in source.expand(files):
+        with source.open_events(path, tree, source.names_here(path, tree, model.names)) as reader:
+            if any(reader.has(branch) for branch in wanted):
+                return
+    need = f"it needs {' or '.join(wanted)}" if wanted else f"there is none of {', '.join(model.tasks)}"
+    hint = "to predict them use 'xec predict'" + (
+        ", and to measure against reconstructed values --reference reco" if reference == "truth" else ""
+    )
+    raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} ({need}); {hint}.")
+
+
+def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], reference: Reference) -> str:
+    """Why there is nothing to measure although there are branches to measure against."""
+    if answered.without_count == answered.events:
+        return f"No event of {files[0]} has a valid count, so that none is answered; look at it with 'xec check'."
+    why = " ".join(impossible(table, reference))
+    missing = f"{_NO_REFERENCE[reference].format(files[0])} in any event that was answered"
+    return f"{missing}{f' ({why})' if why else ''}; look at it with 'xec check'."
+
+
+def _predict(
+    model: Model, files: Sequence[str | Path], tree: str, bar: Progress, answered: Answered | None = None
+) -> tuple[Columns, NDArray[np.float64]]:
+    """Prediction table of all events, and the light centroids (N, 2) in cm."""
+    parts: list[Chunk] = []
+    centroids = []
+    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered):
+        parts.append(columns)
+        centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
+        bar.advance(len(columns["run"]))
+    if not parts:
+        raise InputError(f"{files[0]} holds no events; name files with events.")
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}, np.concatenate(centroids)
+
+
+def _trivial(model: Model, table: Columns, centroid: NDArray[np.float64]) -> dict[str, Columns]:
+    """Predictors that know nothing: the training sample's mean, and the corrected centroid of the light."""
+    tables = {}
+    if model.truth_means:
+        tables[CONSTANT] = metrics.constant_table(table, model.truth_means)
+    if {"true_u", "true_v"} <= table.keys():
+        truth = np.stack([column(table, name) for name in ("true_u", "true_v")], 1)
+        known = np.isfinite(np.concatenate([centroid, truth], 1).sum(1))
+        if min(known[half::2].sum() for half in (0, 1)) >= _ENOUGH:
+            tables[CENTROID] = metrics.centroid_table(table, _cross_fitted(centroid, truth))
+    return tables
+
+
+def _cross_fitted(centroid: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centroids corrected linearly, each half of the events with the coefficients of the other half."""
+    corrected = np.empty_like(centroid)
+    for half in (0, 1):
+        coefficients = metrics.fit_linear(centroid[half::2], truth[half::2])
+        corrected[1 - half :: 2] = metrics.apply_linear(coefficients, centroid[1 - half :: 2])
+    return corrected
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """Short names of files that differ from one another."""
+    for parts in range(1, 8):
+        names = ["/".join(p.parts[-parts:]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"The same model is named twice: {paths[0]}.")

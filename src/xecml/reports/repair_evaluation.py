@@ -1,0 +1,123 @@
+"""Evaluate a repair on undamaged files: table, plots and a picture of a repaired event, conventional ones beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xecml import rootio
+from xecml.checks.dead_sensors import DEAD, DeadSensors, dead_sensors, without_dead
+from xecml.config import RELATIVE_BRANCHES
+from xecml.conventional.repairs import METHODS, live_sensors
+from xecml.data import source
+from xecml.data.damage import draw_damage
+from xecml.errors import InputError
+from xecml.evaluation.repair_errors import EXPECTED, RepairReport, compare_repairs
+from xecml.figures.repair_pages import draw_repaired_event, save_repaired_event, save_repairs
+from xecml.files import atomic_path
+from xecml.inference.repairs import Repair, is_repair, load_repair
+from xecml.inference.trained_model import Model, load_model
+from xecml.outputs import claim, making, mark
+
+_PICTURES = 1
+
+
+@making("evaluate")
+def evaluate_repairs(
+    checkpoint: str | Path,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    others: Sequence[str | Path] = (),
+    dead_list: str | Path | None = None,
+    max_events: int | None = None,
+    tree: str = rootio.DEFAULT_TREE,
+    force: bool = False,
+) -> tuple[RepairReport, list[Path]]:
+    """Damage events, repair them, and write `repair.json`, `repair.pdf` and a picture of the first event.
+
+    Args:
+        checkpoint: of `inpaint` or `mae`, or its exported form.
+        files: undamaged events; simulated with expected counts, the comparison is free of each sensor's own noise.
+            Sensors that are dead in them, by list, flags or sight, are left out of all.
+        out: folder for the results.
+        others: further repairs, and a regression model for the effect on its resolutions.
+        dead_list: text file of sensors that are dead in the files, one id a line.
+        max_events: no more than these; all by default.
+        tree: name of the tree.
+        force: replace existing files that this function did not make.
+
+    Returns:
+        The report, and the files written.
+
+    Raises:
+        InputError: unusable models or files.
+    """
+    folder = Path(out)
+    written = [folder / "repair.json", folder / "repair.pdf"]
+    pictures = [folder / f"repaired_event_{event}.png" for event in range(_PICTURES)]
+    claim(written + pictures, inputs=[checkpoint, *others, dead_list, *files], force=force)
+    repairs: dict[str, Repair] = {name: load_repair(name) for name in METHODS}
+    repairs[Path(checkpoint).stem] = load_repair(checkpoint)
+    model: Model | None = None
+    for other in others:
+        if str(other) in METHODS:
+            continue  # stands there already
+        if is_repair(other):
+            repairs[_distinct(Path(other), repairs)] = load_repair(other)
+        elif model is None:
+            model = load_model(other)
+        else:
+            raise InputError(f"{other} is a second regression; give one, whose resolutions are looked at.")
+    names: dict[str, str] = getattr(repairs[Path(checkpoint).stem], "names", {})
+    for name, repair in repairs.items():
+        if getattr(repair, "branches", ("npho",))[0] in RELATIVE_BRANCHES:
+            raise InputError(f"{name} fills relative counts, which say nothing in photons; train one on npho and time.")
+    paths = source.expand(files)
+    flagged = any(_has(path, tree, names, DEAD) for path in paths)
+    dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)
+    report = compare_repairs(paths, repairs, model=model, dead=dead, max_events=max_events, tree=tree, names=names)
+    with atomic_path(written[0]) as temporary:
+        temporary.write_text(json.dumps({"made_by": mark()} | report.as_dict(), indent=1), encoding="utf-8")
+    save_repairs(report, written[1])
+    return report, written + _pictures(paths, tree, names, dead, repairs, folder)
+
+
+def _has(path: str, tree: str, names: Mapping[str, str], branch: str) -> bool:
+    with source.open_events(path, tree, source.names_here(path, tree, names)) as reader:
+        return reader.has(branch)
+
+
+def _distinct(path: Path, taken: dict[str, Repair]) -> str:
+    """A short name that is not yet taken."""
+    return path.stem if path.stem not in taken else "/".join(path.parts[-2:])
+
+
+def _pictures(
+    files: Sequence[str],
+    tree: str,
+    names: Mapping[str, str],
+    dead: DeadSensors | None,
+    repairs: dict[str, Repair],
+    folder: Path,
+) -> list[Path]:
+    """Draw the first event with 10 % of its sensors dead in blocks."""
+    path = next(path for path in files if source.count_events(path, tree))
+    here = source.names_here(path, tree, names)
+    options: dict[str, Any] = {"tree": tree, "names": here, "chunk_events": _PICTURES, "optional": (EXPECTED, DEAD)}
+    chunk = next(source.read([path], ["npho", "time"], **options))
+    npho, time = without_dead(path, chunk, dead)
+    lost = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
+    truth = chunk.get(EXPECTED, npho)
+    filled = {name: repair.fill(npho, time, lost)[0] for name, repair in repairs.items()}
+    paths = []
+    for event in range(len(npho)):
+        shown = {name: np.where(lost[event], values[event], truth[event]) for name, values in filled.items()}
+        figure = draw_repaired_event(truth[event], lost[event], shown, title=f"event {event}, 10 % dead in blocks")
+        paths.append(folder / f"repaired_event_{event}.png")
+        save_repaired_event(figure, paths[-1])
+    return paths

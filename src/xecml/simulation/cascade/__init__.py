@@ -1,0 +1,1 @@
+"""The electromagnetic cascade of a photon in liquid xenon, and in what lies before it."""

@@ -1,0 +1,1 @@
+"""Scintillation light from the cascade's deposits to the sensors."""

@@ -1,0 +1,1 @@
+"""The simulation held against published numbers and against light traced photon by photon."""

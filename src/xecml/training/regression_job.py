@@ -1,0 +1,284 @@
+"""The regression job's own part: its model from a recipe, its loss, its validation metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xecml import geometry, resolution
+from xecml.config import Config, TaskConfig
+from xecml.data.batch import Batch, full
+from xecml.data.coverage import Coverage, coverage, usual
+from xecml.errors import InputError
+from xecml.events import TASKS
+from xecml.models.build import build_regressor
+from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable, any_of
+from xecml.training import losses
+from xecml.training.losses import TaskBalance
+from xecml.training.processes.devices import gather_objects
+
+_FIT_EVENTS = 20_000
+"""Training events from which means, widths and anchors are fitted."""
+
+
+class Regression:
+    """The job that learns physical quantities from their truth; see `xecml.training.job.Job`."""
+
+    kind = "regress"
+    hides = False
+
+    def __init__(self, config: Config) -> None:
+        self.model = build_regressor(config)
+        self.tasks = list(self.model.tasks)
+        self.loss = RegressionLoss(config)
+        self.step = TrainingStep(self.model, self.loss)
+        self.aim = ", ".join(self.tasks)
+
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
+        """Fit means, widths and anchors of the targets."""
+        fit_targets(self.model, batches, keep_features=keep_features)
+
+    def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
+        """Leave the batch as it is."""
+        return batch
+
+    def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+        """Validation loss, biases and resolutions."""
+        return validate(cast(Regressor, model), self.loss, batches, fabric)
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """The physics of an epoch in one line."""
+
+        def said(name: str, digits: int) -> str:
+            value = metrics[name]
+            return f"{value:.{digits}f}" if math.isfinite(value) else "-"  # of a single event there is no width
+
+        parts = []
+        if "angle" in self.tasks:
+            parts.append(f"opening angle {said('val_resolution_deg', 2)} deg")
+        if "uvwFI" in self.tasks:
+            parts.append("u v w " + " ".join(said(f"{c}_s68_mm", 2) for c in "uvw") + " mm")
+        if "energy" in self.tasks:
+            parts.append(f"energy {said('energy_s68_MeV', 3)} MeV")
+        if "timing" in self.tasks:
+            parts.append(f"time {said('timing_s68_ps', 0)} ps")
+        return ", ".join(parts)
+
+    def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
+        """Write nothing: predictions come with the artifacts of the run."""
+        return None
+
+
+@torch.no_grad()
+def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
+    """Fit what the model keeps as buffers (means, widths, anchors, usual sensors) on the first training events.
+
+    Raises:
+        InputError: nothing was measured that a task can be learnt from, or a target has zero width.
+    """
+    features, light_times, truth, seen = [], [], [], 0
+    codes: list[Tensor] = []
+    counted: list[Tensor] = []
+    clocked: list[Tensor] = []
+    found: list[Coverage] = []
+    model.eval()
+    for batch in batches:
+        counted.append(any_of(batch.valid))
+        clocked.append(any_of(batch.timed))
+        found.append(coverage(batch.npho.numpy(), batch.time.numpy()))
+        # the code of an encoder that has learnt nothing is not worth a fit
+        if model.linear_path and keep_features:
+            code, look = model.encoder(*batch.inputs())
+            codes.append(full(code))
+        else:
+            look = model.encoder.look(*batch.inputs())
+        features.append(look.features)
+        light_times.append(look.light_time)
+        # buffers of the stream are used again: what stays is a copy
+        truth.append({task: y.clone() for task, y in batch.truth.items()})
+        seen += len(batch)
+        if seen >= _FIT_EVENTS:
+            break
+    some, timed = torch.cat(counted), torch.cat(clocked)
+    for task in model.tasks:
+        if not bool((timed if TASKS[task].needs == "time" else some).any()):
+            raise InputError(f"No training event has {_needed(task)}, so that '{task}' cannot be learnt; {_MEND}.")
+    if int(some.sum()) < 2:
+        raise InputError("There is a single training event, of which nothing can be learnt; name files with more.")
+    model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
+    model.fit_targets(
+        torch.cat(features)[some],
+        torch.cat(light_times)[some],
+        {task: torch.cat([t[task] for t in truth])[some] for task in model.tasks},
+        codes=torch.cat(codes)[some] if codes else None,
+        keep_features=keep_features,
+        timed=timed[some],
+    )
+
+
+class TrainingStep(nn.Module):
+    """Model and loss as one module, so that gradients of both are shared between processes."""
+
+    def __init__(self, model: Regressor, loss: RegressionLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and its parts by name."""
+        answers = self.model(*batch.inputs())
+        known = known_events(self.model.tasks, batch)
+        with torch.autocast(batch.npho.device.type, enabled=False):
+            total, parts = self.loss(self.model, answers | known, batch)
+        return total, {f"loss_{task}": value for task, value in parts.items()}
+
+
+class RegressionLoss(nn.Module):
+    """Weighted sum over tasks of losses on standardised differences; a module, since the weights may be learned.
+
+    Args:
+        config: names the loss, beta and weight of each task, and whether the balance is learned.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.tasks = config.tasks.enabled()
+        weights = {name: task.weight for name, task in self.tasks.items()}
+        self.balance = TaskBalance(weights, learned=config.loss_balance == "auto")
+
+    def forward(
+        self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and the loss of each task: means over its events with their weights.
+
+        Args:
+            model: whose target widths count.
+            answers: of the model; where `known_<task>` (B,) stands beside them, all other events weigh nothing.
+            batch: the events; their weights have mean 1 over the whole sample.
+        """
+        parts = {}
+        for name, task in self.tasks.items():
+            loss = self._of(name, task, model, answers, batch)
+            known = answers.get(f"known_{name}")
+            if known is not None:  # not a weight of zero: in use such an answer is NaN
+                loss = torch.where(known, loss, 0.0)
+            parts[name] = (loss * batch.weight).mean()
+        return self.balance(parts), parts
+
+    def _of(self, name: str, task: TaskConfig, model: Regressor, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Losses (B,) of a task's events."""
+        answer = _log_probabilities(answers, name) if TASKS[name].is_class else answers[name]
+        sigma = answers.get(f"sigma_{name}")
+        compared = losses.Compared(
+            answer.reshape(len(batch), -1),
+            batch.truth[name],
+            model.get_buffer(f"{name}_width"),
+            sigma if sigma is None else sigma.reshape(len(batch), -1),
+            task.loss_beta,
+        )
+        return losses.LOSSES[task.loss_fn](compared)
+
+
+def known_events(tasks: Sequence[str], batch: Batch) -> dict[str, Tensor]:
+    """For `RegressionLoss`: `known_<task>`, events (B,) in which something was measured for a task."""
+    return {f"known_{t}": mask for t, mask in answerable(tasks, batch.valid, batch.timed).items()}
+
+
+def _log_probabilities(answers: Mapping[str, Tensor], task: str) -> Tensor:
+    """Log probabilities of classes, from logits in training and from probabilities otherwise."""
+    if f"logits_{task}" in answers:
+        return functional.log_softmax(answers[f"logits_{task}"], 1)
+    return answers[task].clamp_min(1e-12).log()
+
+
+def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Bias and resolution of every quantity, in the units physicists quote (deg, MeV, ps, mm).
+
+    Names end in the unit, but for the biases and rms of theta and phi, which are in degrees.
+
+    Args:
+        answers: task to (N, size), physical units; NaN is left out.
+        truth: the same.
+    """
+    metrics: dict[str, float] = {}
+    for task in (t for t in answers if t in truth):
+        info = TASKS[task]
+        if info.is_class:
+            told = np.isfinite(answers[task]).all(1)
+            right = answers[task][told].argmax(1) == truth[task][told, 0]
+            metrics[f"{task}_accuracy"] = float(right.mean()) if len(right) else math.nan
+            continue
+        if info.kind == "vector":
+            opening = geometry.opening_angle(answers[task], truth[task])
+            metrics[f"{task}_opening_68_deg"] = resolution.containment(opening, replicas=0).q68
+            continue
+        difference = (answers[task].astype(np.float64) - truth[task]) * info.plot_scale
+        if info.kind == "angles":
+            difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
+        for i, column in enumerate(info.columns):
+            f = resolution.figures_of_merit(difference[:, i], replicas=0, with_peak=False)
+            unit = f"_{info.plot_unit}" if info.plot_unit else ""
+            if info.kind == "angles":  # these three under the names that they have always had
+                metrics |= {f"{column}_bias": f.bias, f"{column}_rms": f.rms, f"{column}_skew": f.skew}
+            else:
+                metrics[f"{column}_bias{unit}"] = f.bias
+            metrics[f"{column}_s68{unit}"] = f.s68
+    if "angle" in answers:
+        opening = geometry.opening_angle(answers["angle"], truth["angle"])
+        metrics["val_resolution_deg"] = resolution.containment(opening, replicas=0).q68
+    return metrics
+
+
+@torch.no_grad()
+def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+    """Validation loss and physics metrics over the batches of all processes, each event with the same weight.
+
+    Events in which nothing was measured take no part, nor in the time those without any time.
+
+    Raises:
+        InputError: no event is left for a task.
+    """
+    model.eval()
+    loss.eval()
+    sums, numbers = dict.fromkeys(model.tasks, 0.0), dict.fromkeys(model.tasks, 0)
+    answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
+    truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
+    for batch in batches:
+        on_device = batch.to(fabric.device)
+        predicted = model(*on_device.inputs())
+        known = known_events(model.tasks, on_device)
+        _, parts = loss(model, predicted | known, on_device)
+        for task in model.tasks:
+            sums[task] += float(parts[task]) * len(batch)
+            numbers[task] += int(known[f"known_{task}"].sum())
+            answers[task].append(predicted[task].reshape(len(batch), -1).cpu().numpy())
+            # buffers of the stream are used again: what stays is a copy
+            truth[task].append(batch.truth[task].numpy().copy())
+    mine = (sums, numbers, *({t: np.concatenate(v) for t, v in part.items()} for part in (answers, truth)))
+    shares = gather_objects(fabric, mine)
+    means = {}
+    for task in model.tasks:
+        if not (number := sum(share[1][task] for share in shares)):
+            raise InputError(f"No validation event has {_needed(task)}, so that '{task}' cannot be judged; {_MEND}.")
+        means[task] = sum(share[0][task] for share in shares) / number
+    # it is linear in the losses of the tasks, so that it may be taken of their means
+    total = loss.balance({task: torch.tensor(mean, device=fabric.device) for task, mean in means.items()})
+    joined = [{t: np.concatenate([share[i][t] for share in shares]) for t in model.tasks} for i in (2, 3)]
+    values = {"loss": float(total)} | {f"loss_{task}": mean for task, mean in means.items()}
+    return values | resolution_metrics(joined[0], joined[1])
+
+
+_MEND = "name files that have some, or switch the task off"
+
+
+def _needed(task: str) -> str:
+    """What an event must have for a task to be learnt from it."""
+    return "a valid time" if TASKS[task].needs == "time" else "a valid count"

@@ -1,0 +1,222 @@
+"""What a training starts from: nothing, its own checkpoint, the encoder of another, or an original model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from xecml.config import RELATIVE_BRANCHES, Config
+from xecml.errors import InputError
+from xecml.events import TASKS
+from xecml.inference.checkpoint_reading import averaged_weights, load_exactly
+from xecml.inference.checkpoint_schema import check_run, understood
+from xecml.models.networks.reference import ReferenceEncoder
+from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
+from xecml.models.original.checkpoints import check_readable, load_original, recognise
+from xecml.models.original.network import OriginalModel, OriginalViews
+from xecml.models.regressor import Regressor
+from xecml.models.weight_files import check_finite, check_weights, read
+from xecml.training.weight_average import WeightAverage
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a training begins.
+
+    Attributes:
+        resumed: content of the checkpoint that is gone on from; none where the epoch is 1.
+        encoder_given: whether the encoder came from elsewhere, and keeps its constants.
+        line: what was taken and left, in one line; empty for a start from nothing.
+        targets_given: whether means, widths and anchors of the targets came too, and are not to be fitted.
+    """
+
+    resumed: dict[str, Any] | None
+    encoder_given: bool
+    line: str
+    targets_given: bool = False
+
+
+def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> Start:
+    """Load into a model what the checkpoint that its recipe names has for it.
+
+    Of `checkpoint.resume_from`, the same job with the same tasks is gone on with, or gives its weights alone; of
+    anything else, and of `training.mae_checkpoint`, the encoder is taken, exactly or not at all. A model of the
+    original layout gives its encoder, and its trained heads where the job has them too; fitting the targets then keeps
+    their answers.
+
+    Raises:
+        InputError: unusable checkpoint, or one that does not fit; names the keys or layers.
+    """
+    resumed = config.checkpoint.resume_from
+    path = resumed or config.training.mae_checkpoint
+    if path is None:
+        return Start(None, False, "")
+    file = read(path)
+    if recognise(file) is not None:
+        return _from_original(model, file, path)
+    content = understood(file, path)
+    _check_inputs(config, content, path)
+    same = resumed is not None and content["kind"] == kind and content.get("tasks", []) == tasks
+    if same and not config.checkpoint.weights_only:
+        check_run(content, path)
+        load_exactly(model, content["model_state"], path, "the configured model")
+        at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
+        average = "average" if content.get("ema_state") else "average from the weights, since it has none"
+        return Start(
+            content, True, f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.", True
+        )
+    weights = averaged_weights(content)
+    if same:
+        load_exactly(model, weights, path, "the configured model")
+        return Start(None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.", True)
+    encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
+    if not encoder:
+        raise InputError(f"{path} ({content['kind']}) has no encoder; start from a regression or an autoencoder.")
+    load_exactly(model.get_submodule("encoder"), encoder, path, "the configured encoder")
+    left = sorted({name.split(".")[0] for name in weights if not name.startswith("encoder.")})
+    return Start(
+        None,
+        True,
+        f"Took the encoder ({len(encoder)} tensors) of {path}{_source(content)}; left {', '.join(left) or 'nothing'}; "
+        "epoch 1, a new optimizer, heads from scratch.",
+    )
+
+
+def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
+    """Refuse what no shape of a weight would show: an encoder for other inputs, or another grid of the outer face."""
+    ours, theirs, differ = config.model_dump(mode="json"), content["config"], list[str]()
+    weights = averaged_weights(content)
+    keys = ["data.npho_branch", "data.time_branch", "normalization.npho_scheme"]
+    if config.model.preset == "reference" and config.model.outer_mode == "finegrid":
+        keys.append("model.outer_fine_pool")
+    for key in keys:
+        section, _, name = key.partition(".")
+        if name not in theirs.get(section, {}):  # a key that its version did not have
+            continue
+        own, other = ours[section][name], theirs[section][name]
+        # the names of branches may differ, what is in them may not
+        what = [value in RELATIVE_BRANCHES if section == "data" else value for value in (own, other)]
+        if what[0] != what[1]:
+            differ.append(f"{key} is {own} here and {other} there")
+    for name in RELATIVE_DEFAULTS:
+        given, found = getattr(config.normalization, name), weights.get(f"encoder.normaliser.{name}")
+        if given is None or found is None:  # a constant that the recipe leaves open is the file's
+            continue
+        if found.numel() == 1 and float(found) != float(torch.tensor(given)):
+            differ.append(f"normalization.{name} is {given:g} here and {float(found):g} there")
+    if differ:
+        raise InputError(f"{path} was trained for other inputs: {'; '.join(differ)}. Set these keys as in the file.")
+
+
+def restore(
+    saved: dict[str, Any],
+    path: str,
+    optimizer: torch.optim.Optimizer,
+    groups: list[dict[str, Any]],
+    loss: nn.Module,
+    average: WeightAverage,
+) -> None:
+    """Put optimizer, loss and average back to where a checkpoint has them; rates of groups are the recipe's.
+
+    Raises:
+        InputError: the recipe has other groups of weights, or another loss.
+    """
+    # loading overwrites what the groups say, and what they say is the recipe's; the rate is chosen in every step
+    own = [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups]
+    try:
+        _check_moments(saved["optimizer_state"], groups, path)
+        optimizer.load_state_dict(saved["optimizer_state"])
+        loss.load_state_dict(saved["loss_state"])
+    except (_OtherGroupsError, RuntimeError) as error:
+        raise InputError(
+            f"{path} trained other weights (model.freeze_encoder, training.encoder_lr_scale or a loss was changed); "
+            "keep these keys to go on, or begin anew from its weights with checkpoint.weights_only=true."
+        ) from error
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group |= values
+    check_finite(saved["loss_state"], path)
+    load_exactly(average.module, averaged_weights(saved), path, "the configured model")
+    average.updates = saved["ema_updates"] if saved.get("ema_state") else 0
+
+
+class _OtherGroupsError(Exception):
+    """An optimizer had other groups of weights."""
+
+
+def _check_moments(saved: dict[str, Any], groups: list[dict[str, Any]], path: str) -> None:
+    """See that moments are numbers in the shapes of their weights, since a step trusts them."""
+    ours, theirs = ([group["params"] for group in all_of] for all_of in (groups, saved["param_groups"]))
+    if [len(group) for group in ours] != [len(group) for group in theirs]:
+        raise _OtherGroupsError
+    weights = dict(zip(chain(*theirs), chain(*ours), strict=True))
+    for number, moments in saved["state"].items():
+        named = {f"optimizer_state.{number}.{name}": moment for name, moment in moments.items()}
+        check_finite(check_weights(named, path, "optimizer_state"), path)
+        shape = weights[number].shape
+        if {n: m.shape for n, m in moments.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise InputError(
+                f"{path} is damaged: 'optimizer_state.{number}' does not fit its weights; begin anew from its weights "
+                "with checkpoint.weights_only=true."
+            )
+
+
+def _from_original(model: nn.Module, content: Mapping[str, Any], path: str) -> Start:
+    """Load the encoder of a file of the original layout, and its heads where they serve."""
+    check_readable(content, path)
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, ReferenceEncoder) or not isinstance(encoder.views, OriginalViews):
+        raise InputError(f"{path} is of the original layout; set model.layout=original to go on from it.")
+    constants = _set_by_hand(encoder.normaliser)
+    found = load_original(path, content, normalization=constants, outer_fine_pool=encoder.views.outer_fine_pool)
+    other = found.encoder if isinstance(found, OriginalModel) else found
+    assert isinstance(other, ReferenceEncoder)
+    load_exactly(encoder, other.state_dict(), path, "the configured encoder")
+    _same_grid(encoder, other, path)
+    heads = _take_heads(model, found, path) if isinstance(model, Regressor) else []
+    fresh = [task for task in getattr(model, "tasks", ()) if task not in heads]
+    taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (original layout)"
+    scratch = f", heads of {', '.join(fresh)} from scratch" if fresh else ""
+    return Start(None, True, f"{taken}; epoch 1, a new optimizer{scratch}.")
+
+
+def _set_by_hand(normaliser: Normaliser) -> dict[str, float]:
+    """Constants of a recipe that are not defaults; they go before those of a file."""
+    values = {name: float(normaliser.get_buffer(name)) for name in RELATIVE_DEFAULTS}
+    defaults = [{n: float(torch.tensor(v)) for n, v in d.items()} for d in (RELATIVE_DEFAULTS, ABSOLUTE_DEFAULTS)]
+    return {name: value for name, value in values.items() if all(value != d[name] for d in defaults)}
+
+
+def _same_grid(ours: ReferenceEncoder, theirs: ReferenceEncoder, path: str) -> None:
+    """The fine grid has no weights that could fail to fit, so its pooling is compared by itself."""
+    sizes = [e.views.grid for e in (ours, theirs) if isinstance(e.views, OriginalViews)]
+    if ours.views.outer_mode == "finegrid" and sizes[0] != sizes[1]:
+        raise InputError(
+            f"{path} has an outer grid of {sizes[1]} cells and the recipe one of {sizes[0]}; set model.outer_fine_pool "
+            "as in the file."
+        )
+
+
+def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path: str) -> list[str]:
+    """Load the trained heads of the model's tasks; a single-task file's has another form and stays behind."""
+    if not isinstance(found, OriginalModel):
+        return []
+    heads = {task: dict(found.heads[task].state_dict()) for task in model.tasks if task in found.trained_heads}
+    taken = [task for task, weights in heads.items() if weights.keys() == model.heads[task].state_dict().keys()]
+    for task in taken:
+        own, weights = model.heads[task].state_dict(), heads[task]
+        # what says how sure a head is was not there
+        for name in list(weights)[-2:] if task in model.with_sigma else ():
+            weights[name] = torch.cat([weights[name], own[name][TASKS[task].size :]])
+        load_exactly(model.heads[task], weights, path, f"the configured head of {task}")
+    model.trained_heads = frozenset(taken)
+    return taken
+
+
+def _source(content: dict[str, Any]) -> str:
+    averaged = "averaged weights" if content.get("ema_state") else "weights, since it has no average"
+    return f" ({content['kind']} of {', '.join(content.get('tasks', [])) or 'no task'}; {averaged})"
