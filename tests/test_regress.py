@@ -12,11 +12,12 @@ import torch
 from lightning_fabric import Fabric
 
 from tests.conftest import point_sources
+from tests.test_models import ALL, inputs
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.networks.compact import tiny
-from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
+from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser
 from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.recipes import load_config
 from xecml.training.regression_job import (
@@ -29,13 +30,6 @@ from xecml.training.regression_job import (
 )
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
-ALL = ("angle", "energy", "timing", "uvwFI")
-Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def inputs(npho: np.ndarray, time: np.ndarray) -> Inputs:
-    n, t = torch.from_numpy(npho), torch.from_numpy(time)
-    return n, t, *validity(n, t)
 
 
 @pytest.fixture(scope="module")
