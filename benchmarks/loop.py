@@ -35,7 +35,7 @@ from xecml.training import loop, setup
 from xecml.training.processes import devices
 from xecml.training.regression_job import Regression
 
-RECIPE = Path(__file__).parents[1] / "configs" / "regress.yaml"
+RECIPE = "regress"
 COUNTED_EPOCH = 2
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining.py MAE_CHECKPOINT TRAIN.root VAL.root --labels 500 2000 10000 --seeds 3
 
-Both arms make the same steps on the same events with the same recipe (configs/finetune.yaml), mirror images included; a
+Both arms make the same steps on the same events with the same recipe (finetune), mirror images included; a
 seed chooses events, weights and order. From scratch the encoder learns at the full rate, and there is no linear path,
 which would have nothing to start from. The table gives 68 % resolutions on the validation file, mean and spread over
 seeds.
@@ -24,7 +24,7 @@ from xecml.files import atomic_path
 from xecml.recipes import load_config
 from xecml.training import loop
 
-RECIPE = Path(__file__).parents[1] / "configs" / "finetune.yaml"
+RECIPE = "finetune"
 SCRATCH = ("model.linear_path=false", "training.encoder_lr_scale=1")
 BRANCHES = ("npho", "time", "emiAng", "energyTruth", "timeTruth", "uvwTruth", "run", "event")
 FIGURES = {

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from xecml import rootio
-from xecml.conventional.repairs import METHODS, ConventionalRepair
+from xecml.choices import REPAIRS
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.data.damage import draw_damage
 from xecml.simulation import generate
 from xecml.simulation.settings import make_settings
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     for vertex in ("signal", "decoupled"):
         npho, times, expected = simulated(vertex)
-        for method in METHODS:
+        for method in REPAIRS:
             report(vertex, method, npho, times, expected, options)
 
 

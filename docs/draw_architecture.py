@@ -39,7 +39,7 @@ FLOWS = {
     "networks": "xecml.models.regressor.Regressor",
     "trained\nmodels": "xecml.inference.trained_model.Model",
     "predictions": "xecml.inference.prediction_columns.prediction_columns",
-    "repairs": "xecml.inference.repairs.Repair",
+    "repairs": "xecml.inference.repair_models.Repair",
     "tables": "xecml.evaluation.tables.Columns",
     "figures": "matplotlib.figure.Figure",
 }
@@ -47,7 +47,7 @@ OTHER_NAMES = {
     "xecml.events.Chunk": ("TreeWriter", "TreeReader", "rootio"),
     "xecml.inference.trained_model.Model": ("load_model", "TorchModel", "OnnxModel"),
     "xecml.models.regressor.Regressor": ("Autoencoder", "Inpainter", "build_model"),
-    "xecml.inference.repairs.Repair": ("load_repair", "NetworkRepair", "ConventionalRepair"),
+    "xecml.inference.repair_models.Repair": ("load_repair", "NetworkRepair", "ConventionalRepair"),
     "xecml.data.batch.Batch": ("EventStream",),
     "xecml.inference.prediction_columns.prediction_columns": ("PREDICTION_TREE", "predict_chunks", "table_columns"),
     "xecml.evaluation.tables.Columns": ("read_table", "QUANTITIES"),

@@ -22,7 +22,7 @@ from xecml.inference import checkpoint_reading
 from xecml.models.build import build_model, normaliser
 from xecml.training import checkpoint_writing, loop, setup
 from xecml.training.processes import devices as of_fabric
-from xecml.training.processes.place import place_of
+from xecml.training.processes.rank import place_of
 from xecml.training.regression_job import RegressionLoss
 
 BASE = (

@@ -11,16 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from xecml.choices import LOSSES, MASK_PATTERNS, PRESETS
+from xecml.choices import LOSSES, MASK_PATTERNS, PRESETS, REPAIRS
 from xecml.config import AugmentationConfig, Config
-from xecml.conventional.repairs import METHODS
 from xecml.data import masks
 from xecml.data.augment import CHANGES, Augmentation
 from xecml.events import BRANCHES, TASKS
-from xecml.inference.repairs import load_repair
-from xecml.models.build import ENCODERS
+from xecml.inference.repair_models import load_repair
 from xecml.recipes import describe
-from xecml.training import losses
 
 ROOT = Path(__file__).parents[1]
 MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -45,8 +42,8 @@ def test_the_picture_is_of_todays_code(script: Any, tmp_path: Path) -> None:
 
 def test_every_room_is_drawn_and_described(script: Any) -> None:
     rooms = {path.name for path in (ROOT / "src" / "xecml").iterdir() if (path / "__init__.py").exists()}
-    assert rooms - {"cluster", "rootio"} == {*script.ROOMS} - {"ground floor"}
-    for room in rooms - {"cluster"}:
+    assert rooms - {"cluster", "rootio", "recipes"} == {*script.ROOMS} - {"ground floor"}
+    for room in rooms - {"cluster", "recipes"}:
         assert f"| `{room}/` |" in MAP, room
 
 
@@ -76,13 +73,14 @@ def test_files_and_names_of_the_map_exist() -> None:
 
 
 def test_registries_have_their_counterparts() -> None:
-    assert LOSSES.keys() == losses.LOSSES.keys()
-    assert set(PRESETS) == ENCODERS.keys()
+    for name, choice in {**LOSSES, **PRESETS, **REPAIRS}.items():
+        assert callable(choice.does), name
+        assert choice.meaning, name
     assert tuple(MASK_PATTERNS) == masks.PATTERNS
     keys = {field.name for field in fields(Augmentation)}
     assert AugmentationConfig.model_fields.keys() == keys - {"channel_dropout", "relative"}
     assert {key for switches in CHANGES for key in switches} <= keys
-    for name in METHODS:
+    for name in REPAIRS:
         assert load_repair(name).method == name  # type: ignore[attr-defined]
 
 

@@ -16,7 +16,7 @@ from xecml.checks.event_files import CheckReport, check_files
 from xecml.data.convert import convert
 from xecml.errors import InputError
 from xecml.events import INVALID, relative_quantities
-from xecml.figures import detector
+from xecml.figures import unfolded_detector
 from xecml.figures.check_page import draw_check, save_check
 from xecml.figures.style import drawable
 
@@ -321,7 +321,7 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
     np.testing.assert_allclose(squares.get_array(), report.sensors.occupancy[lit[lit < 4092]])
     np.testing.assert_allclose(circles.get_array(), report.sensors.occupancy[lit[lit >= 4092]])
     crosses = figure.subfigs[0].axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(crosses, detector.places()[dead])
+    np.testing.assert_allclose(crosses, unfolded_detector.places()[dead])
     titles = [axes.get_title() for axes in figure.subfigs[1].axes]
     assert titles[:2] == ["normalised npho", "normalised time"]
     assert "uvwTruth w [cm]" in titles
@@ -334,7 +334,7 @@ def test_the_page_shows_occupancy_findings_and_distributions(tmp_path: Path, hea
 
 
 def test_the_page_of_files_of_any_name(few: Columns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "draw_sensors", lambda *_: None)
+    monkeypatch.setattr(unfolded_detector, "draw_sensors", lambda *_: None)
     names = [f"{name}.root" for name in ("$x_{$", "日本", "a\nb", os.fsdecode(b"\xff"))]
     for name in names:
         rootio.write(tmp_path / name, few, tree="$t_{$")

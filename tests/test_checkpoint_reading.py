@@ -24,7 +24,7 @@ from xecml.models import weight_files
 from xecml.models.build import build_model
 from xecml.recipes import load_config
 from xecml.training import checkpoint_writing
-from xecml.training.resume import restore, start
+from xecml.training.starting_points import restore, start
 from xecml.training.weight_average import WeightAverage
 
 LAYER = "encoder.window.0.weight"

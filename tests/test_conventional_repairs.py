@@ -13,8 +13,9 @@ from scipy.spatial.distance import cdist
 
 from tests.conftest import point_sources
 from xecml import geometry
-from xecml.conventional import neighbours, pointsource, repairs, solidangles
-from xecml.conventional.repairs import METHODS, ConventionalRepair, live_sensors
+from xecml.choices import REPAIRS
+from xecml.conventional import dead_sensor_estimates, neighbours, pointsource, solidangles
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair, live_sensors
 from xecml.errors import InputError
 from xecml.events import INVALID, PDE_SIPM, QE_PMT, photoelectrons
 
@@ -80,7 +81,7 @@ def test_solid_angles_of_all_sensors_are_those_of_their_areas() -> None:
 # --------------------------------------------------------------------------------------------- sums and fit
 
 
-@pytest.mark.parametrize("radius", [neighbours.RADIUS, repairs.NEAR_RADIUS])
+@pytest.mark.parametrize("radius", [neighbours.RADIUS, dead_sensor_estimates.NEAR_RADIUS])
 def test_neighbour_sums_are_sums_over_the_faces_neighbours(radius: float) -> None:
     rng = np.random.default_rng(0)
     values, live, dead = rng.uniform(0, 1e4, (3, 4760)), scattered((3, 4760), 0.9), scattered((3, 4760), 0.1, 4)
@@ -123,7 +124,7 @@ def test_neighbour_mean_is_the_mean_of_live_neighbours() -> None:
     npho[0, ~dead[0] & (FACE == 0)] = 30.0
     found = np.zeros(npho.shape)
     live = live_sensors(npho, dead)
-    found[dead] = repairs.neighbour_mean(npho, dead, live)
+    found[dead] = dead_sensor_estimates.neighbour_mean(npho, dead, live)
     assert found[dead & (FACE == 0)] == pytest.approx(30)
     assert found[dead & (FACE != 0)] == pytest.approx(70)
 
@@ -137,7 +138,7 @@ def test_solid_angle_is_exact_for_light_of_solid_angles() -> None:
     _, _, npho = point_light()
     dead = scattered(npho.shape)
     errors = {}
-    for method in METHODS:
+    for method in REPAIRS:
         filled, _ = ConventionalRepair(method).fill(npho, np.full(npho.shape, 1e-8, np.float32), dead)
         bright = dead & (npho > 300)
         errors[method] = np.sqrt(np.mean((filled[bright] / npho[bright] - 1) ** 2))
@@ -154,7 +155,7 @@ def test_the_mean_serves_where_neighbours_have_little_light() -> None:
     dead = np.zeros(npho.shape, bool)
     dead[:, 4200] = True
     live = live_sensors(npho, dead)
-    found = repairs.solid_angle(npho, dead, live, pointsource.fit_point_source(npho, live))
+    found = dead_sensor_estimates.solid_angle(npho, dead, live, pointsource.fit_point_source(npho, live))
     assert found == pytest.approx(1.0)
 
 
@@ -172,7 +173,7 @@ def test_better_ways_are_better() -> None:
     expected, npho = scattered_light()
     dead = scattered(npho.shape)
     rmse = {}
-    for method in METHODS:
+    for method in REPAIRS:
         filled, _ = ConventionalRepair(method).fill(npho, np.full(npho.shape, 1e-8, np.float32), dead)
         rmse[method] = np.sqrt(np.mean((filled - expected)[dead & (expected > 100)] ** 2))
     assert rmse["solid_angle"] < 0.5 * rmse["neighbour_mean"]
@@ -183,7 +184,7 @@ def test_a_dead_face_is_filled_by_the_point_alone() -> None:
     expected, npho = scattered_light()
     dead = FACE == 1
     time = np.full(npho.shape, 1e-8, np.float32)
-    for method in METHODS:
+    for method in REPAIRS:
         filled, times = ConventionalRepair(method).fill(npho, time, dead)
         if method == "point_source":
             lit = expected[:, dead] > 100
@@ -219,7 +220,7 @@ def test_times_of_less_than_a_photoelectron_are_not_measured() -> None:
     assert np.array_equal(np.unique(photoelectrons(np.ones(4760))), [PDE_SIPM, QE_PMT])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", REPAIRS)
 def test_live_sensors_pass_bit_for_bit_and_events_do_not_mix(method: Any) -> None:
     chunk = point_sources(30, seed=9)
     npho, time = chunk["npho"].copy(), chunk["time"].copy()

@@ -11,7 +11,7 @@ from tests.conftest import point_sources
 from xecml import geometry
 from xecml.data.coverage import Coverage, coverage, short_faces, short_times, usual
 from xecml.events import INVALID, relative_quantities, valid_counts, valid_times
-from xecml.inference.answered import Answered
+from xecml.inference.answer_counts import Answered
 
 Columns = dict[str, np.ndarray]
 

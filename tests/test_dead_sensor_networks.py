@@ -12,16 +12,17 @@ from tests.conftest import point_sources
 from xecml.errors import InputError
 from xecml.events import INVALID, photoelectrons, valid_times
 from xecml.geometry import face_codes, positions
-from xecml.inference import repairs
+from xecml.inference import repair_models
 from xecml.inference.export import export
-from xecml.inference.repairs import NetworkRepair, OnnxRepair, is_repair, load_repair
+from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import load_model
 from xecml.models.rebuild.filler import Filler, around_on_face, mean_of_roots, untruncated_mean
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training import loop
 
 pytestmark = pytest.mark.slow
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 @pytest.fixture(scope="module", params=["mae", "inpaint"])
@@ -84,7 +85,7 @@ def test_many_dead_sensors_go_in_smaller_batches(trained, events, monkeypatch) -
     npho, time, dead = (x[:20] for x in events)
     repair = load_repair(trained)
     whole = repair.fill(npho, time, dead)
-    monkeypatch.setattr(repairs, "_HIDDEN", 700)
+    monkeypatch.setattr(repair_models, "_HIDDEN", 700)
     assert_alike(repair.fill(npho, time, dead), whole)
 
 

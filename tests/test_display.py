@@ -18,7 +18,7 @@ from xecml.data.convert import convert
 from xecml.errors import InputError
 from xecml.evaluation.tables import truth_columns
 from xecml.events import INVALID, relative_quantities
-from xecml.figures import detector, event_display
+from xecml.figures import event_display, unfolded_detector
 from xecml.figures.event_display import display_event
 from xecml.figures.style import drawable
 
@@ -32,9 +32,9 @@ def events() -> Columns:
 
 @pytest.fixture(scope="module")
 def figure(events: Columns) -> Figure:
-    truth = detector.values_of(truth_columns(events), 0)
+    truth = unfolded_detector.values_of(truth_columns(events), 0)
     prediction = {"pred_u": truth["u"] + 1.0, "pred_v": truth["v"], "pred_w": truth["w"], "pred_energy": 0.05}
-    return detector.draw_event(
+    return unfolded_detector.draw_event(
         events["npho"][0], events["time"][0], truth=truth, prediction=prediction, title="run 11, event 0"
     )
 
@@ -52,7 +52,7 @@ def drawn(figure: Figure, panel: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_faces_are_placed_without_overlap() -> None:
     """Sensors of different faces are apart, those of a face as far apart as they really are."""
-    places = {f: detector.unfold(f, geometry.positions()[geometry.face_sensors(f)]) for f in geometry.FACES}
+    places = {f: unfolded_detector.unfold(f, geometry.positions()[geometry.face_sensors(f)]) for f in geometry.FACES}
     everything = np.concatenate(list(places.values()))
     assert np.abs(everything[:, 1]).max() < 119
     for a, b in itertools.combinations(geometry.FACES, 2):
@@ -67,7 +67,7 @@ def test_faces_are_placed_without_overlap() -> None:
 
 def test_orientation_is_as_the_axes_say() -> None:
     def place(face: str, u: float, v: float, w: float) -> np.ndarray:
-        return detector.unfold(face, geometry.xyz_from_uvw([u, v, w]))
+        return unfolded_detector.unfold(face, geometry.xyz_from_uvw([u, v, w]))
 
     np.testing.assert_allclose(place("inner", 5.0, -20.0, 3.0), [5.0, -20.0])
     assert place("us", -34, 0, 5)[0] < -40
@@ -96,7 +96,7 @@ def test_every_sensor_is_drawn_once(figure: Figure, events: Columns) -> None:
 @pytest.mark.parametrize("event", range(8))
 def test_the_hot_spot_is_at_the_true_position(events: Columns, event: int) -> None:
     """Of the inner face: the brightest sensor stands within two pitches of the true (u, v) in the picture."""
-    picture = detector.draw_event(events["npho"][event], events["time"][event])
+    picture = unfolded_detector.draw_event(events["npho"][event], events["time"][event])
     centres, values = drawn(picture, 0)
     inner = np.abs(centres[:, 0]) < 34
     inner &= np.abs(centres[:, 1]) < 72
@@ -130,7 +130,7 @@ def test_the_header_tells_truth_prediction_and_difference(figure: Figure, events
 
 
 def test_phi_differences_wrap() -> None:
-    header = detector.draw_event(
+    header = unfolded_detector.draw_event(
         np.full(4760, 5.0), np.zeros(4760), truth={"phi": 179.0}, prediction={"phi": -179.5}
     ).get_suptitle()
     assert "+1.50 deg" in header
@@ -139,32 +139,32 @@ def test_phi_differences_wrap() -> None:
 @pytest.mark.slow
 def test_an_event_is_drawn_and_written_quickly(tmp_path: Path, events: Columns) -> None:
     start = time.process_time()
-    picture = detector.draw_event(events["npho"][1], events["time"][1])
-    detector.save_event(picture, tmp_path / "e.pdf")
+    picture = unfolded_detector.draw_event(events["npho"][1], events["time"][1])
+    unfolded_detector.save_event(picture, tmp_path / "e.pdf")
     assert time.process_time() - start < 6  # of this process alone; measured 1 s
-    detector.save_event(picture, tmp_path / "e.png")
+    unfolded_detector.save_event(picture, tmp_path / "e.png")
     assert (tmp_path / "e.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
-    again = detector.draw_event(events["npho"][1], events["time"][1])
-    detector.save_event(again, tmp_path / "f.pdf")
+    again = unfolded_detector.draw_event(events["npho"][1], events["time"][1])
+    unfolded_detector.save_event(again, tmp_path / "f.pdf")
     assert (tmp_path / "e.pdf").read_bytes() == (tmp_path / "f.pdf").read_bytes()
 
 
 def test_other_formats_and_shapes_are_refused(tmp_path: Path, figure: Figure) -> None:
     with pytest.raises(InputError, match=r"ends in \.pdf or \.png"):
-        detector.save_event(figure, tmp_path / "e.gif")
+        unfolded_detector.save_event(figure, tmp_path / "e.gif")
     with pytest.raises(InputError, match="An event has 4760 counts and times"):
-        detector.draw_event(np.ones((2, 4760)), np.ones((2, 4760)))
+        unfolded_detector.draw_event(np.ones((2, 4760)), np.ones((2, 4760)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dark_and_relative_events_are_drawn() -> None:
-    dark = detector.draw_event(np.full(4760, INVALID), np.full(4760, INVALID))
+    dark = unfolded_detector.draw_event(np.full(4760, INVALID), np.full(4760, INVALID))
     dark.draw_without_rendering()
     assert "0 of 4760 sensors with light" in dark.get_suptitle()
     npho = point_sources(1, seed=5)["npho"][0]
     relative = np.where(npho < 9e9, npho / npho[npho < 9e9].max(), INVALID)
-    picture = detector.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
+    picture = unfolded_detector.draw_event(relative, np.where(npho < 9e9, 1e-9, INVALID))
     picture.draw_without_rendering()
     assert "relative to the largest" in picture.get_suptitle()
 
@@ -178,7 +178,7 @@ STRANGE = ("日本😀", "$x_{$", "$a$", "a\nb\tc", "_a", os.fsdecode(b"\xff\xfe
 @pytest.fixture
 def no_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures without their sensors, which take the time."""
-    monkeypatch.setattr(detector, "draw_sensors", lambda *_: None)
+    monkeypatch.setattr(unfolded_detector, "draw_sensors", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_sensors")
@@ -206,7 +206,7 @@ def test_files_of_any_name_are_drawn(events: Columns, name: str, tmp_path: Path)
     ],
 )
 def test_names_are_one_line_of_what_fonts_hold(name: str, shown: str) -> None:
-    figure = detector.draw_event(np.full(4760, 5.0), np.zeros(4760), title=name)
+    figure = unfolded_detector.draw_event(np.full(4760, 5.0), np.zeros(4760), title=name)
     assert drawable(figure).get_suptitle().splitlines()[0] == shown
     figure.draw_without_rendering()
 

@@ -57,7 +57,7 @@ def test_the_whole_way(folder: Path, xec: Xec) -> None:
         assert made["events"] == events
     assert xec.json("check", folder / "test.root")["usable"] is True
     paths = ("--train_path", folder / "train.root", "--val_path", folder / "val.root")
-    xec("train", "regress", "--config", ROOT / "configs" / "tiny.yaml", *paths, "--epochs", 3, "--name", "run",
+    xec("train", "regress", "--config", "tiny", *paths, "--epochs", 3, "--name", "run",
         "--set", f"checkpoint.save_dir={folder}")  # fmt: skip
     best = folder / "run" / "checkpoint_best.pth"
     report = xec.json("evaluate", best, folder / "test.root", "--out", folder / "evaluation")
@@ -117,7 +117,7 @@ def test_bad_files_fail_the_check(tmp_path: Path, xec: Xec) -> None:
 def test_bad_input_is_one_sentence_and_status_two(tmp_path: Path, xec: Xec, sample: Path) -> None:
     (tmp_path / "text.root").write_text("text")
     rootio.write(tmp_path / "none.root", {"npho": np.ones((3, 4760), np.float32)})
-    tiny = ("--config", ROOT / "configs" / "tiny.yaml")
+    tiny = ("--config", "tiny")
     test = sample / "test.root"
     for command, message in (
         (("check", tmp_path / "missing.root"), "No such file"),

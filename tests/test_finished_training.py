@@ -18,6 +18,7 @@ from xecml.figures.worst_events import EventLosses, WorstEvents
 from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.reports import finished_training
 from xecml.training import loop
 
@@ -29,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 def recipe(sample: Path, out: Path, *settings: str) -> Config:

@@ -34,7 +34,7 @@ ROOMS = (
     "models.rebuild models.original",
     "models",
     "inference",
-    "training.processes.place training.processes.peers training.processes.devices",
+    "training.processes.rank training.processes.peers training.processes.devices",
     "training",
     "evaluation",
     "figures",

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tests.conftest import point_sources
 from xecml import rootio
-from xecml.conventional.repairs import ConventionalRepair
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.errors import InputError
 from xecml.events import INVALID, photoelectrons, relative_quantities
 from xecml.inference.inpaint import inpaint_files

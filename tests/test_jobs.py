@@ -18,10 +18,11 @@ from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.inference import checkpoint_reading
 from xecml.recipes import JOBS, load_config
+from xecml.recipes.shipped import shipped
 from xecml.training import checkpoint_writing, loop
 from xecml.training.rebuilding_job import RebuildingStep
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 def recipe(job: str, sample: Path, out: Path, *settings: str) -> Config:

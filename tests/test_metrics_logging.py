@@ -11,6 +11,7 @@ import pytest
 
 from xecml.errors import InputError
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training import loop
 from xecml.training.metrics_logging import MetricsFile, Tracker, add_artifacts
 
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 NOBODY = "http://127.0.0.1:9"
 """An address that refuses connections."""
 

@@ -29,7 +29,7 @@ Columns = dict[str, np.ndarray]
 def fitted() -> TorchModel:
     """A model of energy and time whose anchors alone speak: fitted, and not trained."""
     off = [f"tasks.{task}.enabled=false" for task in ("angle", "uvwFI")]
-    config = load_config(Path(__file__).parents[1] / "configs" / "tiny.yaml", off)
+    config = load_config("tiny", off)
     events = point_sources(400, seed=61)
     n, t = (torch.from_numpy(events[name]) for name in ("npho", "time"))
     truth = {task: torch.from_numpy(events[TASKS[task].truth]).reshape(-1, 1) for task in ("energy", "timing")}

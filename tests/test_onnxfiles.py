@@ -18,7 +18,7 @@ from xecml.cli.info import describe_file
 from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.inference import onnx_files
-from xecml.inference.repairs import OnnxRepair, is_repair
+from xecml.inference.repair_models import OnnxRepair, is_repair
 from xecml.inference.trained_model import load_model
 
 SCALES = {"npho_scale": 1000.0, "npho_scale2": 4.08, "time_scale": 1e-7, "time_shift": -0.46, "sentinel": -5.0}

@@ -18,7 +18,7 @@ from xecml import geometry, rootio
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import INVALID, TASKS, relative_quantities
-from xecml.inference.repairs import load_repair
+from xecml.inference.repair_models import load_repair
 from xecml.models.build import build_regressor
 from xecml.models.networks.reference import ReferenceEncoder
 from xecml.models.normalise import RELATIVE_DEFAULTS, Normaliser, validity
@@ -26,7 +26,7 @@ from xecml.models.original.checkpoints import describe, load_original, recognise
 from xecml.models.original.network import OriginalModel, OriginalViews, coarse_map, hex_neighbours, original
 from xecml.recipes import load_config
 from xecml.training import loop
-from xecml.training.resume import start
+from xecml.training.starting_points import start
 
 State = dict[str, torch.Tensor]
 TABLES = {"top_hex_indices": [73], "bottom_hex_indices": [73], "hex_edge_index": [3, 431]}

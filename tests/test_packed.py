@@ -12,7 +12,7 @@ from tests.conftest import point_sources
 from tests.rootbytes import pack_mantissa, pack_range, write_packed
 from xecml import rootio
 from xecml.checks.event_files import check_files
-from xecml.conventional.repairs import ConventionalRepair
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.data.stream import EventStream
 from xecml.events import INVALID, valid_counts, valid_times
 from xecml.inference.inpaint import inpaint_files

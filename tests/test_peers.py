@@ -14,10 +14,10 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from xecml.errors import InputError
 from xecml.recipes import load_config
-from xecml.training.processes import peers, together
+from xecml.training.processes import launch, peers
 from xecml.training.processes.devices import check_devices
 from xecml.training.processes.peers import Peers, listen
-from xecml.training.processes.place import SRUN, TORCHRUN, Place, place_of
+from xecml.training.processes.rank import SRUN, TORCHRUN, Place, place_of
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_port_in_use_is_named() -> None:
 
 
 def test_a_child_that_ends_at_once_is_noticed() -> None:
-    children = together._Children()
+    children = launch._Children()
     children.running.append(subprocess.Popen(["false"], stdin=subprocess.PIPE, text=True))
     children.running[0].wait()
     with pytest.raises(InputError, match="Process 1 ended with status 1 before the training began"):
@@ -150,7 +150,7 @@ def test_an_error_of_the_first_is_said_once(ended: list[int]) -> None:
     [meeting.result() for meeting in meetings]
     error = InputError("No such file: a.root; check the path.")
     threading.Timer(0.1, members[0].fail, [error]).start()
-    assert together._said_by_first(members[1], error)
+    assert launch._said_by_first(members[1], error)
     members[1].fail(error)
 
 

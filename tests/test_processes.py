@@ -21,13 +21,14 @@ from xecml.config import Config
 from xecml.errors import InputError
 from xecml.inference import checkpoint_reading
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training import loop
 from xecml.training.epoch_metrics import Watch
-from xecml.training.processes import together
+from xecml.training.processes import launch
 from xecml.training.processes.devices import make_fabric
 
 pytestmark = pytest.mark.slow
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 # trains, and leaves the loss of every step of every process
 SCRIPT = """
@@ -258,7 +259,7 @@ def test_a_recipe_starts_its_processes_from_python(files: Path, tmp_path: Path) 
 
 def test_a_killed_process_ends_the_others(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children: list[subprocess.Popen[str]] = []
-    start, advance = together._start, Watch.step
+    start, advance = launch._start, Watch.step
 
     def starting(*given: Any, **named: Any) -> subprocess.Popen[str]:
         children.append(start(*given, **named))
@@ -268,7 +269,7 @@ def test_a_killed_process_ends_the_others(files: Path, tmp_path: Path, monkeypat
         children[0].kill()
         advance(self, norm)
 
-    monkeypatch.setattr(together, "_start", starting)
+    monkeypatch.setattr(launch, "_start", starting)
     monkeypatch.setattr(Watch, "step", killing)
     with pytest.raises(InputError, match=r"Process 1 of 2 ended without a word; it was killed.* this one ends too\."):
         loop.train(recipe(files, tmp_path, "training.epochs=100"), name="run", quiet=True)

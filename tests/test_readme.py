@@ -17,10 +17,10 @@ README = ROOT / "README.md"
 
 # the same commands at a size for tests
 SMALLER = {
-    "configs/regress.yaml": "configs/tiny.yaml --tasks 'angle energy'",
-    "configs/mae.yaml": "configs/tiny.yaml",
-    "configs/finetune.yaml": "configs/tiny.yaml --epochs 1 --tasks energy",
-    "configs/inpaint.yaml": "configs/tiny.yaml --epochs 1",
+    "--config regress": "--config tiny --tasks 'angle energy'",
+    "--config mae": "--config tiny",
+    "--config finetune": "--config tiny --epochs 1 --tasks energy",
+    "--config inpaint": "--config tiny --epochs 1",
     "-n 20000": "-n 320 --config quick.yaml",
     "-n 2000": "-n 128 --config quick.yaml",
     "--jobs 2": "--jobs 1",
@@ -41,7 +41,6 @@ def python_blocks() -> list[str]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "quick.yaml").write_text("map_quality: quick\n")
     return folder
 

@@ -17,13 +17,13 @@ from xecml.models.networks.quick_look import QuickLook
 from xecml.models.networks.reference import TOKENS
 from xecml.models.normalise import validity
 from xecml.models.rebuild.decoders import LightDecoder, ReferenceDecoder, sensor_cells
-from xecml.models.rebuild.ground import Rebuilt, Truth
 from xecml.models.rebuild.head import Asked
 from xecml.models.rebuild.head_of_hot_spot import HotSpotHead, window_sensors
 from xecml.models.rebuild.head_of_nearest import NearestHead, pair_features
 from xecml.models.rebuild.inpainter import Inpainter
 from xecml.models.rebuild.point_light import PointSource, cartesian
 from xecml.models.rebuild.point_sum import sum_of_solid_angles
+from xecml.models.rebuild.sensor_targets import Rebuilt, Truth
 from xecml.recipes import load_config
 from xecml.training.rebuilding_job import ErrorSums, Rebuilding, RebuildingLoss, answer_and_truth
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from xecml.models.networks.compact import tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser
 from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training.regression_job import (
     Regression,
     RegressionLoss,
@@ -29,7 +29,7 @@ from xecml.training.regression_job import (
     validate,
 )
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tests.conftest import point_sources
 from xecml import geometry, rootio
 from xecml.checks.dead_sensors import dead_sensors
-from xecml.conventional.repairs import ConventionalRepair
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.data.damage import block_table, draw_damage
 from xecml.errors import InputError
 from xecml.evaluation.repair_errors import NO_REPAIR, FillErrors, RepairReport, compare_repairs

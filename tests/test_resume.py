@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from xecml.inference import checkpoint_reading
+from xecml.recipes.shipped import shipped
 
 pytestmark = pytest.mark.slow
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 # a process that trains and is killed at once after its n-th saving
 KILLED = """

@@ -19,9 +19,10 @@ from xecml.geometry import FACES, N_SENSORS, face_codes
 from xecml.inference.trained_model import TorchModel
 from xecml.models.build import build_regressor
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training.regression_job import fit_targets
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 class Known(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import point_sources
 from tests.test_check import Columns, check, dark, messages
 from xecml import geometry
-from xecml.checks.sensors import SensorStatistics
+from xecml.checks.sensor_occupancy import SensorStatistics
 from xecml.events import INVALID
 
 

@@ -11,7 +11,7 @@ import pytest
 from xecml.simulation.cascade import cross_sections as xs
 from xecml.simulation.cascade.elastic import CHARGE_RADIUS, elastic_tables, hard_deflection, inverse_transport_path
 from xecml.simulation.validation import report
-from xecml.simulation.validation.cascade import (
+from xecml.simulation.validation.shower_against_penelope import (
     Check,
     SlabShowers,
     coefficient_checks,

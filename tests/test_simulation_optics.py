@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from xecml import geometry
-from xecml.simulation.light import lightmap, lightmap_making
+from xecml.simulation.light import lightmap, map_making
 from xecml.simulation.light.clusters import cluster, new_clusters
 from xecml.simulation.light.direct import DIRECT, SCATTERED, TIME, direct_light, point_light, rectangle_solid_angle
 from xecml.simulation.light.indirect import indirect_light
@@ -27,7 +27,7 @@ from xecml.simulation.light.lightmap import (
     map_name,
     save_map,
 )
-from xecml.simulation.light.lightmap_making import Quality, one_column, unfold
+from xecml.simulation.light.map_making import Quality, one_column, unfold
 from xecml.simulation.light.optics import (
     N_SENSORS,
     N_SIPM,
@@ -43,7 +43,14 @@ from xecml.simulation.light.optics import (
 )
 from xecml.simulation.light.photons import new_counters, raster, sensor_at, trace_point
 from xecml.simulation.validation.cramer_rao import counts, derivatives, limits, time_limit
-from xecml.simulation.validation.light import Comparison, Light, compare, light_checks, point_deposits, shower_deposits
+from xecml.simulation.validation.optics_against_photons import (
+    Comparison,
+    Light,
+    compare,
+    light_checks,
+    point_deposits,
+    shower_deposits,
+)
 
 OPTICS = Optics()
 SIPM = np.arange(N_SENSORS) < N_SIPM
@@ -245,7 +252,7 @@ def test_shipped_map_is_the_one_that_would_be_built() -> None:
     assert path.stat().st_size < 10e6
     quality = QUALITIES["standard"]
     stored = load_map(path, quality)
-    where = lightmap_making.places(quality.lattice)
+    where = map_making.places(quality.lattice)
     for place in where.quarter[[3, 60, 100, 200]]:
         new = one_column(OPTICS, Quality(quality.nodes, quality.lattice, 40_000), int(place), seed=5)[0]
         old = stored.share[:, place]
@@ -256,7 +263,7 @@ def test_shipped_map_is_the_one_that_would_be_built() -> None:
 
 def test_map_survives_its_file(tmp_path: Path) -> None:
     quality = QUALITIES["quick"]
-    quarter = len(lightmap_making.places(quality.lattice).quarter)
+    quarter = len(map_making.places(quality.lattice).quarter)
     columns = np.random.default_rng(1).normal(size=(3, math.prod(quality.nodes), quarter)).astype(np.float32)
     save_map(tmp_path / "map.npz", columns)
     stored = load_map(tmp_path / "map.npz", quality)
@@ -265,8 +272,8 @@ def test_map_survives_its_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(stored.square, whole[2], rtol=8e-3, atol=1.2e-2)
 
 
-@pytest.mark.parametrize("smoothing", [lightmap_making.SIPM_SMOOTHING, lightmap_making.PMT_SMOOTHING])
-def test_smoothing_keeps_light_and_takes_noise(smoothing: lightmap_making.Smoothing) -> None:
+@pytest.mark.parametrize("smoothing", [map_making.SIPM_SMOOTHING, map_making.PMT_SMOOTHING])
+def test_smoothing_keeps_light_and_takes_noise(smoothing: map_making.Smoothing) -> None:
     """Counts of a known smooth light come back closer to it than they were."""
     rng = np.random.default_rng(2)
     shape = (10, 16, 12)
@@ -276,7 +283,7 @@ def test_smoothing_keeps_light_and_takes_noise(smoothing: lightmap_making.Smooth
     points = 2e6
     counted = rng.poisson(light * points) / points
     sums = np.stack([counted, counted * distance, counted * distance**2])
-    smooth = lightmap_making.smoothed(sums, volume, near, distance, points, smoothing)
+    smooth = map_making.smoothed(sums, volume, near, distance, points, smoothing)
     bright = light * points > 5
     assert smooth[0].sum() == pytest.approx(light.sum(), rel=0.03)
     before, after = (np.abs(values / light - 1)[bright].mean() for values in (counted, smooth[0]))

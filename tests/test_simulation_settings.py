@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from xecml.errors import InputError
+from xecml.recipes.shipped import shipped
 from xecml.simulation.settings import OpticsSettings, ResponseSettings, SimulationSettings, load_settings, make_settings
 
 
 def test_shipped_settings_are_the_defaults() -> None:
-    """configs/simulation.yaml shows every setting with its default."""
-    path = Path(__file__).parents[1] / "configs" / "simulation.yaml"
+    """The shipped settings show every setting with its default."""
+    path = shipped()["simulation"].path
     assert load_settings(path) == SimulationSettings()
     written = yaml.safe_load(path.read_text())
     assert written.keys() == SimulationSettings.model_fields.keys()

@@ -21,12 +21,13 @@ from xecml.inference.trained_model import load_model
 from xecml.models.build import build_regressor
 from xecml.models.ridge import Ridges
 from xecml.recipes import load_config
+from xecml.recipes.shipped import shipped
 from xecml.training import checkpoint_writing, loop, losses, regression_job
 from xecml.training.learning_rate import learning_rate, parameter_groups
 from xecml.training.losses import distance as loss_per_event
 from xecml.training.weight_average import WeightAverage
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+TINY = shipped()["tiny"].path
 
 
 def recipe(sample: Path, out: Path, *settings: str) -> Config:
@@ -264,7 +265,7 @@ def test_checkpoints_of_another_versions_network_are_one_sentence(run: loop.Resu
 
 def test_gaussian_likelihood_is_lowest_at_the_true_width() -> None:
     d = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)) * 2
-    values = {s: float(losses.gaussian_nll(d, torch.full_like(d, s)).mean()) for s in (1.0, 2.0, 4.0)}
+    values = {s: float(losses.negative_log_likelihood(d, torch.full_like(d, s)).mean()) for s in (1.0, 2.0, 4.0)}
     assert values[2.0] == pytest.approx(0.5 + np.log(2), abs=0.05)
     assert values[2.0] < min(values[1.0], values[4.0])
 
@@ -272,7 +273,7 @@ def test_gaussian_likelihood_is_lowest_at_the_true_width() -> None:
 def test_opening_angle_loss_is_the_angle_and_has_gradients_everywhere() -> None:
     a = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]], requires_grad=True)
     b = torch.tensor([[1.0, 0, 0], [0, 2, 0], [-1, 0, 0]])
-    angle = losses.opening_angle(a, b)
+    angle = losses.angle_between(a, b)
     torch.testing.assert_close(angle, torch.tensor([0, np.pi / 2, np.pi], dtype=torch.float32), atol=1e-5, rtol=0)
     angle.sum().backward()
     assert a.grad is not None

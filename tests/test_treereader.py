@@ -15,7 +15,7 @@ from tests.rootbytes import halves, write_pieces
 from xecml import rootio
 from xecml.checks.event_files import check_files
 from xecml.cli.info import describe_file
-from xecml.conventional.repairs import ConventionalRepair
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.data.convert import convert
 from xecml.data.stream import EventStream
 from xecml.errors import InputError

@@ -233,7 +233,7 @@ def _cell(beside: dict[str, float] | None) -> str:
 
 def main(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demonstration.")] = Path("artifacts/demo"),
-    recipe: Annotated[Path, typer.Option("--config", help="Recipe to train.")] = Path("configs/demo.yaml"),
+    recipe: Annotated[Path, typer.Option("--config", help="Recipe to train.")] = Path("demo"),
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores for the simulation.")] = 2,
 ) -> None:
     """Simulate, train, evaluate, export, predict and draw."""

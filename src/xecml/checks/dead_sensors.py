@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml.checks.sensors import MIN_EVENTS_SENSOR, SensorSums
+from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR, SensorSums
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import INVALID, Chunk, valid_counts, valid_times

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xecml.checks.distributions import Distribution, Distributions
 from xecml.checks.rules import RULES, Finding, Marks, Rule, Severity, listing
-from xecml.checks.sensors import MIN_EVENTS_SENSOR, SensorStatistics, SensorSums, sensor_findings
+from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR, SensorStatistics, SensorSums, sensor_findings
 from xecml.data.source import Events, expand, open_events
 from xecml.errors import InputError
 from xecml.events import (

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from xecml import __version__
+from xecml.choices import REPAIRS
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 from xecml.cli.train import train
 from xecml.errors import InputError
@@ -20,10 +22,14 @@ app = typer.Typer(
     name="xec",
     help="Reconstruct photons in the MEG II liquid-xenon detector with neural networks.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"max_content_width": 120},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+recipes_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(recipes_app, name="recipes")
 
 
 class Reference(StrEnum):
@@ -48,6 +54,27 @@ def _command() -> None:
     app()
 
 
+def _recipe_names() -> list[str]:
+    from xecml.recipes.shipped import shipped
+
+    return list(shipped())
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"xec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Reconstruct photons in the MEG II liquid-xenon detector with neural networks."""
+
+
 # ------------------------------------------------------------------------------------------------------ simulate
 
 
@@ -64,7 +91,9 @@ def simulate(
         float | None, typer.Option("--pileup", min=0, max=1, help="Fraction of events with a second photon.")
     ] = None,
     optics: Annotated[str | None, typer.Option("--optics", help="fast or montecarlo.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML of detector and response constants.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of detector and response constants, or 'simulation'.")
+    ] = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
     force: Force = False,
@@ -180,7 +209,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
-    from xecml.inference.repairs import is_repair
+    from xecml.inference.repair_models import is_repair
     from xecml.reports.model_evaluation import evaluate_files
 
     if is_repair(checkpoint):
@@ -281,7 +310,7 @@ def inpaint(
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="Checkpoint of 'inpaint' or 'mae', ONNX file, or neighbour_mean, solid_angle, point_source.",
+            help=f"Checkpoint of 'inpaint' or 'mae', ONNX file, or {', '.join(REPAIRS)}.",
         ),
     ],
     files: Files,
@@ -298,7 +327,7 @@ def inpaint(
     """Fill dead sensors of files; everything else passes unchanged."""
     from xecml.events import number_of
     from xecml.inference.inpaint import inpaint_files
-    from xecml.inference.repairs import load_repair
+    from xecml.inference.repair_models import load_repair
 
     filler = load_repair(repair)
     branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
@@ -342,7 +371,41 @@ def display(
     print(f"Wrote {out}.")
 
 
-# ---------------------------------------------------------------------------------------------------------- info
+# ------------------------------------------------------------------------------------------------- recipes, info
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
+    """List the recipes and settings that are shipped: --config takes each by its name."""
+    if context.invoked_subcommand is not None:
+        return
+    from xecml.recipes.shipped import shipped
+
+    if as_json:
+        print(json.dumps({one.name: {"meaning": one.meaning, "usage": one.usage} for one in shipped().values()}))
+        return
+    show_table("", ["name", "for", ""], [[o.name, f"xec {o.command}", o.meaning] for o in shipped().values()])
+    print("Use one by its name (--config regress); 'xec recipes copy regress' writes one to edit.")
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name that 'xec recipes' lists.", autocompletion=_recipe_names)
+    ],
+    to: Annotated[
+        Path | None, typer.Argument(metavar="TO", help="File or folder to write to; by default NAME.yaml here.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a shipped recipe to a file, to edit it."""
+    from xecml.recipes.shipped import copy_recipe, shipped
+
+    out = copy_recipe(name, to, force=force)
+    usage = shipped()[name].usage.replace(f"--config {name}", f"--config {out}")
+    show(as_json, {"out": out, "usage": usage}, f"Wrote {out}; use it with: {usage}")
 
 
 @app.command()

@@ -27,7 +27,9 @@ class Job(StrEnum):
 
 def train(
     job: Annotated[Job | None, typer.Argument(help="What to train.", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Recipe, YAML.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Recipe: a YAML file, or a name that 'xec recipes' lists.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=V", help="Set any key of the recipe.")
     ] = None,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xecml.checks.dead_sensors import DEAD, DeadSensors, without_dead
 from xecml.config import RELATIVE_BRANCHES
-from xecml.conventional.repairs import live_sensors
+from xecml.conventional.dead_sensor_estimates import live_sensors
 from xecml.data import source
 from xecml.data.damage import PATTERNS, Pattern, draw_damage
 from xecml.errors import InputError
@@ -28,7 +28,7 @@ from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
 from xecml.events import INVALID, TASKS, Chunk, measured, photoelectrons, relative_quantities, valid_times
 from xecml.geometry import FACES, face_codes
 from xecml.inference.prediction_columns import table_columns, true_columns
-from xecml.inference.repairs import Repair
+from xecml.inference.repair_models import Repair
 from xecml.inference.trained_model import Model
 from xecml.progress import progress
 from xecml.resolution import Floats, s68, without_nan

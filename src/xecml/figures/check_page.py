@@ -17,9 +17,9 @@ from matplotlib.figure import Figure, SubFigure
 from xecml.checks.distributions import Distribution
 from xecml.checks.event_files import CheckReport
 from xecml.checks.rules import NORMALISED_RANGE
-from xecml.checks.sensors import SensorStatistics
+from xecml.checks.sensor_occupancy import SensorStatistics
 from xecml.events import number_of
-from xecml.figures import detector
+from xecml.figures import unfolded_detector
 from xecml.figures.style import COLOURS, MAP, STYLE, named, save_figure
 from xecml.geometry import Floats
 from xecml.outputs import claim, making
@@ -74,16 +74,16 @@ def _headline(report: CheckReport) -> list[str]:
 def _draw_detector(figure: SubFigure, sensors: SensorStatistics) -> None:
     left, right = figure.subplots(1, 2)
     lit = sensors.occupancy > 0
-    detector.draw_sensors(
+    unfolded_detector.draw_sensors(
         left, sensors.occupancy, lit, Normalize(0, 1), MAP, "share of events in which the sensor has a count"
     )
     counts = np.nan_to_num(sensors.mean_count)
     scale = LogNorm(*_decades(counts[lit])) if lit.any() else LogNorm(1, 10)
-    detector.draw_sensors(right, counts, lit, scale, "viridis", f"mean valid {sensors.branch}")
+    unfolded_detector.draw_sensors(right, counts, lit, scale, "viridis", f"mean valid {sensors.branch}")
     dead, hot = sensors.dead(), sensors.hot()
     for axes in (left, right):
         for ids, marker, colour in ((dead, "x", COLOURS[1]), (hot, "o", COLOURS[3])):
-            places = detector.places()[ids]
+            places = unfolded_detector.places()[ids]
             axes.plot(*places.T, ls="", marker=marker, mfc="none", ms=6, color=colour, zorder=5)
     left.set_title(f"hatched: never lit; crosses: {len(dead)} dead; rings: {len(hot)} hot sensors", loc="left")
 

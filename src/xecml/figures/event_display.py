@@ -10,8 +10,8 @@ from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
-from xecml.figures.detector import draw_event, save_event
 from xecml.figures.rebuilt_event import BRANCHES, draw_rebuilt
+from xecml.figures.unfolded_detector import draw_event, save_event
 from xecml.inference.prediction_columns import table_columns, true_columns
 from xecml.inference.trained_model import load_model
 from xecml.outputs import claim, making

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml.events import valid_counts, valid_times
-from xecml.figures.detector import draw_sensors
 from xecml.figures.style import STYLE, named
+from xecml.figures.unfolded_detector import draw_sensors
 
 KINDS = ("truth", "masked", "pred", "err")
 BRANCHES = tuple(f"{kind}_{channel}" for kind in KINDS for channel in ("npho", "time"))

@@ -19,8 +19,8 @@ from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair_errors import Case, RepairReport, light_labels
 from xecml.evaluation.tables import QUANTITIES
 from xecml.events import number_of, valid_counts
-from xecml.figures.detector import draw_sensors
 from xecml.figures.style import COLOURS, STYLE, drawable, metadata, named, save_figure
+from xecml.figures.unfolded_detector import draw_sensors
 from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS
 

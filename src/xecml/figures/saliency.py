@@ -22,8 +22,8 @@ from torch import Tensor
 
 from xecml.errors import InputError
 from xecml.events import TASKS, number_of
-from xecml.figures.detector import draw_sensors
 from xecml.figures.style import COLOURS, MAP, STYLE, drawable, metadata, named, save_figure
+from xecml.figures.unfolded_detector import draw_sensors
 from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS, face_codes
 from xecml.inference.trained_model import TorchModel

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xecml.config import Config
 from xecml.data.batch import Batch, validity
 from xecml.events import TASKS, Chunk
-from xecml.figures.detector import draw_event, save_event
+from xecml.figures.unfolded_detector import draw_event, save_event
 from xecml.inference.trained_model import TorchModel
 from xecml.models.regressor import Regressor
 from xecml.training.regression_job import RegressionLoss, known_events

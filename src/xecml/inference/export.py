@@ -21,7 +21,7 @@ from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
-from xecml.inference.repairs import NetworkRepair, OnnxRepair, is_repair, load_repair
+from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.checks.dead_sensors import DEAD, Origin, dead_sensors
-from xecml.checks.sensors import MIN_EVENTS_SENSOR
+from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import (
@@ -28,7 +28,7 @@ from xecml.events import (
     valid_times,
 )
 from xecml.geometry import N_SENSORS
-from xecml.inference.repairs import Repair
+from xecml.inference.repair_models import Repair
 from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.rootio.treewriter import named_root

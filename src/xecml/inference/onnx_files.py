@@ -86,7 +86,7 @@ class PredictionMetadata(Metadata):
     tasks: Annotated[list[TaskName], Json]
     truth_means: Annotated[dict[Text, float], Json]
     sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=4, max_length=4)] | None, Json] = None
-    """shares of sensors by face that training events had, see `xecml.inference.answered`; none in older files"""
+    """shares of sensors by face that training events had, see `xecml.inference.answer_counts`; none in older files"""
 
     @field_validator("tasks")
     @classmethod

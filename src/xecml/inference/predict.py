@@ -10,7 +10,7 @@ from pathlib import Path
 from xecml import rootio
 from xecml.data import source
 from xecml.errors import InputError
-from xecml.inference.answered import Answered
+from xecml.inference.answer_counts import Answered
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model
 from xecml.outputs import claim, making

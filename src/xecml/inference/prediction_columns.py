@@ -13,7 +13,7 @@ from xecml import geometry, rootio
 from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
 from xecml.events import TASKS, Chunk
-from xecml.inference.answered import Answered
+from xecml.inference.answer_counts import Answered
 from xecml.inference.trained_model import Model
 
 PREDICTION_TREE = "predictions"

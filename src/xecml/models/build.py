@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from xecml.choices import PRESETS
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
 from xecml.models.networks import compact
@@ -54,10 +55,17 @@ def build_encoder(config: Config) -> nn.Module:
             outer_fine_pool=options.outer_fine_pool,
             drop_path=options.drop_path_rate,
         )
-    return ENCODERS[options.preset](config, inputs)
+    encoder: nn.Module = PRESETS[options.preset].does(config, inputs)
+    return encoder
 
 
-def _reference(config: Config, inputs: Normaliser) -> nn.Module:
+def compact_encoder(config: Config, inputs: Normaliser) -> nn.Module:
+    """An encoder of `xecml.models.networks.compact`, by the preset's name."""
+    return compact.PRESETS[config.model.preset](inputs, drop_path=config.model.drop_path_rate)
+
+
+def reference_encoder(config: Config, inputs: Normaliser) -> nn.Module:
+    """The reference encoder."""
     options = config.model
     return reference(
         inputs,
@@ -68,18 +76,6 @@ def _reference(config: Config, inputs: Normaliser) -> nn.Module:
         event_time=config.data.time_branch not in RELATIVE_BRANCHES,
         drop_path=options.drop_path_rate,
     )
-
-
-def _compact(name: str) -> Callable[[Config, Normaliser], nn.Module]:
-    make = compact.PRESETS[name]
-    return lambda config, inputs: make(inputs, drop_path=config.model.drop_path_rate)
-
-
-ENCODERS: dict[str, Callable[[Config, Normaliser], nn.Module]] = {
-    **{name: _compact(name) for name in compact.PRESETS},
-    "reference": _reference,
-}
-"""Encoders by the names of `xecml.choices.PRESETS`, made from a recipe and its input transform."""
 
 
 def build_model(config: Config, job: str = "regress") -> nn.Module:

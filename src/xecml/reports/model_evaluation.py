@@ -19,7 +19,7 @@ from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantit
 from xecml.events import TASKS, Chunk
 from xecml.figures import resolution_pages
 from xecml.files import atomic_path
-from xecml.inference.answered import Answered
+from xecml.inference.answer_counts import Answered
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, load_model
 from xecml.outputs import claim, making, mark

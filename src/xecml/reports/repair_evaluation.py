@@ -11,15 +11,16 @@ import numpy as np
 
 from xecml import rootio
 from xecml.checks.dead_sensors import DEAD, DeadSensors, dead_sensors, without_dead
+from xecml.choices import REPAIRS
 from xecml.config import RELATIVE_BRANCHES
-from xecml.conventional.repairs import METHODS, live_sensors
+from xecml.conventional.dead_sensor_estimates import live_sensors
 from xecml.data import source
 from xecml.data.damage import draw_damage
 from xecml.errors import InputError
 from xecml.evaluation.repair_errors import EXPECTED, RepairReport, compare_repairs
 from xecml.figures.repair_pages import draw_repaired_event, save_repaired_event, save_repairs
 from xecml.files import atomic_path
-from xecml.inference.repairs import Repair, is_repair, load_repair
+from xecml.inference.repair_models import Repair, is_repair, load_repair
 from xecml.inference.trained_model import Model, load_model
 from xecml.outputs import claim, making, mark
 
@@ -61,11 +62,11 @@ def evaluate_repairs(
     written = [folder / "repair.json", folder / "repair.pdf"]
     pictures = [folder / f"repaired_event_{event}.png" for event in range(_PICTURES)]
     claim(written + pictures, inputs=[checkpoint, *others, dead_list, *files], force=force)
-    repairs: dict[str, Repair] = {name: load_repair(name) for name in METHODS}
+    repairs: dict[str, Repair] = {name: load_repair(name) for name in REPAIRS}
     repairs[Path(checkpoint).stem] = load_repair(checkpoint)
     model: Model | None = None
     for other in others:
-        if str(other) in METHODS:
+        if str(other) in REPAIRS:
             continue  # stands there already
         if is_repair(other):
             repairs[_distinct(Path(other), repairs)] = load_repair(other)

@@ -13,10 +13,10 @@ import numpy as np
 
 from xecml.compiled import compiled, inner
 from xecml.geometry import INNER_RADIUS
+from xecml.simulation.cascade.coefficient_tables import CascadeTables
 from xecml.simulation.cascade.cross_sections import Floats
 from xecml.simulation.cascade.material import CONVERTS, LOST, PASSES, forget_front, front_thickness, through_material
 from xecml.simulation.cascade.particles import Vector
-from xecml.simulation.cascade.tables import CascadeTables
 from xecml.simulation.cascade.transport import CALORIMETER, FRONTED, new_buffers, photon_coefficient, shower
 from xecml.simulation.light.clusters import Clusters, cluster, new_clusters
 from xecml.simulation.light.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light

@@ -19,7 +19,7 @@ from xecml.progress import progress
 from xecml.rootio.treewriter import named_root
 from xecml.simulation import blocks, truth
 from xecml.simulation.branches import Arrays, Pieces, branches
-from xecml.simulation.cascade.tables import cascade_tables
+from xecml.simulation.cascade.coefficient_tables import cascade_tables
 from xecml.simulation.dead import dead_mask
 from xecml.simulation.light.lightmap import light_map
 from xecml.simulation.light.optics import near_field, sensor_table

@@ -28,6 +28,7 @@ from xecml.limits import (
     first_problem,
     shown,
 )
+from xecml.recipes.shipped import find
 from xecml.simulation.light.optics import Optics
 from xecml.yamlfile import read_yaml
 
@@ -319,7 +320,7 @@ def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None
     """Read settings from a YAML file, if any.
 
     Args:
-        path: YAML file with the names of `SimulationSettings`.
+        path: YAML file with the names of `SimulationSettings`, or the name of a shipped one.
         changes: values that take precedence; `energy` may be used for `energy_mev`.
 
     Raises:
@@ -328,6 +329,7 @@ def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None
     later = {"energy_mev" if k == "energy" else k: v for k, v in (changes or {}).items()}
     if path is None:
         return make_settings(later, "the command line")
+    path = find(path, "simulate")
     values, lines = read_yaml(path, "settings file", "names and values, such as 'vertex: signal'")
     # what the command line changed has no line
     lines = {key: line for key, line in lines.items() if key not in later}

@@ -20,9 +20,9 @@ from xecml.training import checkpoint_writing
 from xecml.training.epoch_metrics import Clock, Sums
 from xecml.training.metrics_logging import check_places, failures_told
 from xecml.training.processes.devices import check_devices, mean_over_processes
+from xecml.training.processes.launch import together
 from xecml.training.processes.peers import Peers
-from xecml.training.processes.place import Place, place_of
-from xecml.training.processes.together import together
+from xecml.training.processes.rank import Place, place_of
 from xecml.training.run import Run
 from xecml.training.setup import begin, score_of
 from xecml.training.stopping import Stopped, StopRequest
@@ -97,12 +97,14 @@ def train(
         finish(run, peers, ended)
     best = run.best_path if run.best_path.exists() else run.last_path
     seconds = time.monotonic() - started
-    return Result(run.folder, best, run.at.metrics, seconds, run.stopped, run.reweighting, kind, run.first_process)
+    return Result(
+        run.folder, best, run.position.metrics, seconds, run.stopped, run.reweighting, kind, run.first_process
+    )
 
 
 def run_epochs(run: Run, stop: StopRequest) -> str:
     """All epochs that are left; returns why there are no more, if that is not their number."""
-    options, saving, at = run.config.training, run.config.checkpoint, run.at
+    options, saving, at = run.config.training, run.config.checkpoint, run.position
     while at.epoch <= options.epochs:
         clock = train_epoch(run, stop)
         if run.stopped:
@@ -138,7 +140,7 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
 
 def train_epoch(run: Run, stop: StopRequest) -> Clock:
     """The batches of an epoch that are left, up to a stop."""
-    fabric, at, options = run.fabric, run.at, run.config.training
+    fabric, at, options = run.fabric, run.position, run.config.training
     every, world, batches = run.config.checkpoint.save_every_steps, fabric.world_size, run.training.n_batches
     run.job.step.train()
     clock, due = Clock(), False
@@ -179,7 +181,7 @@ def train_epoch(run: Run, stop: StopRequest) -> Clock:
 
 def prepared(run: Run, batch: Batch) -> Batch:
     """A batch as the step wants it: augmented, with hidden sensors where the job hides some, on the device."""
-    at, seed, rank = run.at, run.config.training.seed, run.fabric.global_rank
+    at, seed, rank = run.position, run.config.training.seed, run.fabric.global_rank
     place = run.place_of_batches
     number = at.batch_in_epoch * run.fabric.world_size + rank
     moved = run.augment(batch.to(place), step_generator(seed, at.epoch, number, place))
@@ -190,15 +192,15 @@ def prepared(run: Run, batch: Batch) -> Batch:
 def training_metrics(run: Run, clock: Clock) -> dict[str, Any]:
     """Numbers of the training part of an epoch, under the names they are logged by."""
     run.watch.look()
-    reduced = run.at.sums.all_reduced(lambda value: mean_over_processes(run.fabric, value))
-    found = {"epoch": run.at.epoch, "train/lr": run.rate_at(run.training.n_batches - 1)}
+    reduced = run.position.sums.all_reduced(lambda value: mean_over_processes(run.fabric, value))
+    found = {"epoch": run.position.epoch, "train/lr": run.rate_at(run.training.n_batches - 1)}
     found |= {f"train/{k}": v for k, v in reduced.means().items()}
     return found | clock.system(run.fabric.world_size) | memory_metrics(run.fabric.device)
 
 
 def judge(run: Run, found: dict[str, Any], valued: dict[str, float]) -> bool:
     """Compare a validation with the best one, and say how the epoch went; whether it is the best so far."""
-    at, score = run.at, score_of(valued, run.config.checkpoint.best_metric)
+    at, score = run.position, score_of(valued, run.config.checkpoint.best_metric)
     run.watch.validation(valued["loss"], at.epoch)
     improved = score < at.best
     at.best, at.since_best = (score, 0) if improved else (at.best, at.since_best + run.config.training.validate_every)

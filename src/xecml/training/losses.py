@@ -1,8 +1,11 @@
-"""Losses on standardised differences, event by event, and the balance of several tasks."""
+"""Losses on standardised differences, event by event, and the balance of several tasks.
+
+The losses that a task may have are functions of `Compared`, entries of `xecml.choices.LOSSES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -39,12 +42,12 @@ def distance(name: str, difference: Tensor, beta: float = 1.0) -> Tensor:
     return loss.mean(1)
 
 
-def gaussian_nll(difference: Tensor, sigma: Tensor) -> Tensor:
+def negative_log_likelihood(difference: Tensor, sigma: Tensor) -> Tensor:
     """Negative log likelihood of standardised differences (B, size) under widths (B, size) -> (B,), less a constant."""
     return (0.5 * (difference / sigma).square() + torch.log(sigma)).mean(1)
 
 
-def opening_angle(predicted: Tensor, true: Tensor) -> Tensor:
+def angle_between(predicted: Tensor, true: Tensor) -> Tensor:
     """Angle in radians between vectors (B, 3) -> (B,), with a gradient at zero and at pi too.
 
     From the tangent of half the angle (Kahan 2006): the arc cosine of a dot product loses its digits at small angles.
@@ -79,30 +82,41 @@ class Compared(NamedTuple):
         return (self.answer - self.truth) / self.width
 
 
-def _gaussian_nll(compared: Compared) -> Tensor:
+def smooth_l1(compared: Compared) -> Tensor:
+    """Losses (B,): square near zero, linear beyond `beta`."""
+    return distance("smooth_l1", compared.difference, compared.beta)
+
+
+def huber(compared: Compared) -> Tensor:
+    """Losses (B,): `beta` times `smooth_l1`."""
+    return distance("huber", compared.difference, compared.beta)
+
+
+def l1(compared: Compared) -> Tensor:
+    """Losses (B,): the absolute difference."""
+    return distance("l1", compared.difference)
+
+
+def mse(compared: Compared) -> Tensor:
+    """Losses (B,): the squared difference."""
+    return distance("mse", compared.difference)
+
+
+def gaussian_nll(compared: Compared) -> Tensor:
+    """Losses (B,): the negative log likelihood under the predicted widths."""
     assert compared.sigma is not None
-    return gaussian_nll(compared.difference, compared.sigma / compared.width)
+    return negative_log_likelihood(compared.difference, compared.sigma / compared.width)
 
 
-def _opening_angle(compared: Compared) -> Tensor:
+def opening_angle(compared: Compared) -> Tensor:
+    """Losses (B,): the angle in radians between directions, given as angles in degrees or as vectors."""
     vectors = (_vectors(x) if x.shape[1] == 2 else x for x in (compared.answer, compared.truth))
-    return opening_angle(*vectors)
+    return angle_between(*vectors)
 
 
-def _cross_entropy(compared: Compared) -> Tensor:
+def cross_entropy(compared: Compared) -> Tensor:
+    """Losses (B,) of classes."""
     return F.nll_loss(compared.answer, compared.truth.long().squeeze(1), reduction="none")
-
-
-LOSSES: dict[str, Callable[[Compared], Tensor]] = {
-    "smooth_l1": lambda c: distance("smooth_l1", c.difference, c.beta),
-    "l1": lambda c: distance("l1", c.difference),
-    "mse": lambda c: distance("mse", c.difference),
-    "huber": lambda c: distance("huber", c.difference, c.beta),
-    "gaussian_nll": _gaussian_nll,
-    "opening_angle": _opening_angle,
-    "cross_entropy": _cross_entropy,
-}
-"""Losses (B,) of events by name; for which quantities each is, is an entry of the same name in `xecml.choices`."""
 
 
 def _vectors(angles: Tensor) -> Tensor:

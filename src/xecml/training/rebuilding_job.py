@@ -20,8 +20,8 @@ from xecml.data.masks import Masking
 from xecml.events import INVALID
 from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.rebuild.autoencoder import Autoencoder
-from xecml.models.rebuild.ground import CHANNELS, Ground, Rebuilt, Truth, hide
 from xecml.models.rebuild.inpainter import Inpainter
+from xecml.models.rebuild.sensor_targets import CHANNELS, Ground, Rebuilt, Truth, hide
 from xecml.simulation.settings import read_dead_list
 from xecml.training import losses
 from xecml.training.losses import TaskBalance

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xecml import geometry, resolution
+from xecml.choices import LOSSES
 from xecml.config import Config, TaskConfig
 from xecml.data.batch import Batch, full
 from xecml.data.coverage import Coverage, coverage, usual
@@ -153,6 +154,7 @@ class RegressionLoss(nn.Module):
         self.tasks = config.tasks.enabled()
         weights = {name: task.weight for name, task in self.tasks.items()}
         self.balance = TaskBalance(weights, learned=config.loss_balance == "auto")
+        self.losses = {name: LOSSES[task.loss_fn].does for name, task in self.tasks.items()}
 
     def forward(
         self, model: Regressor, answers: Mapping[str, Tensor], batch: Batch
@@ -184,7 +186,8 @@ class RegressionLoss(nn.Module):
             sigma if sigma is None else sigma.reshape(len(batch), -1),
             task.loss_beta,
         )
-        return losses.LOSSES[task.loss_fn](compared)
+        loss: Tensor = self.losses[name](compared)
+        return loss
 
 
 def known_events(tasks: Sequence[str], batch: Batch) -> dict[str, Tensor]:

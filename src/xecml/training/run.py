@@ -20,7 +20,7 @@ from xecml.training.job import Job
 from xecml.training.learning_rate import learning_rate
 from xecml.training.metrics_logging import Tracker
 from xecml.training.processes.devices import random_states, restore_random_state
-from xecml.training.resume import restore
+from xecml.training.starting_points import restore
 from xecml.training.weight_average import WeightAverage
 
 
@@ -74,7 +74,7 @@ class Run:
         average: of the weights.
         augment: changes events of training.
         watch: looks for losses and gradients that are no numbers.
-        at: where the run stands.
+        position: where the run stands.
         tracker: where numbers go; none in other processes than the first.
         stopped: the signal that ends the run before its time.
         quiet: print nothing.
@@ -94,7 +94,7 @@ class Run:
     average: WeightAverage
     augment: Augmentation
     watch: Watch
-    at: Position = field(default_factory=Position)
+    position: Position = field(default_factory=Position)
     tracker: Tracker | None = None
     stopped: str | None = None
     quiet: bool = False
@@ -126,7 +126,7 @@ class Run:
 
     def epochs_done(self, batch: int) -> float:
         """Epochs, with the fraction of this one, before a batch of it."""
-        return self.at.epoch - 1 + batch / self.training.n_batches
+        return self.position.epoch - 1 + batch / self.training.n_batches
 
     def rate_at(self, batch: int) -> float:
         """Learning rate of a batch of this epoch."""
@@ -159,7 +159,7 @@ class Run:
             "ema_updates": self.average.updates,
             "optimizer_state": self.optimizer.state_dict(),
             "random_states": random_states(self.fabric),
-            **self.at.save(),
+            **self.position.save(),
             "data_fingerprint": self.training.fingerprint,
             "reweighting": self.reweighting.state() if self.reweighting else None,
             "run_name": self.name,
@@ -174,14 +174,14 @@ class Run:
         """
         restore(saved, path, self.optimizer, self.groups, self.job.loss, self.average)
         restore_random_state(self.fabric, saved["random_states"])
-        self.at = Position.restore(saved)
-        if self.at.batch_in_epoch and saved["data_fingerprint"] != self.training.fingerprint:
+        self.position = Position.restore(saved)
+        if self.position.batch_in_epoch and saved["data_fingerprint"] != self.training.fingerprint:
             raise InputError(
-                f"{path} stands at batch {self.at.batch_in_epoch} of an epoch of other data, batches or processes; "
-                "resume with the same, or from a checkpoint of a finished epoch."
+                f"{path} stands at batch {self.position.batch_in_epoch} of an epoch of other data, batches or "
+                "processes; resume with the same, or from a checkpoint of a finished epoch."
             )
-        if self.at.batch_in_epoch > self.training.n_batches:
+        if self.position.batch_in_epoch > self.training.n_batches:
             raise InputError(
-                f"{path} is damaged: it stands at batch {self.at.batch_in_epoch} of {self.training.n_batches}; use "
-                "another checkpoint of this run."
+                f"{path} is damaged: it stands at batch {self.position.batch_in_epoch} of {self.training.n_batches}; "
+                "use another checkpoint of this run."
             )

@@ -30,8 +30,8 @@ from xecml.training.processes import devices
 from xecml.training.processes.peers import Peers
 from xecml.training.rebuilding_job import Rebuilding
 from xecml.training.regression_job import Regression
-from xecml.training.resume import start
 from xecml.training.run import Run
+from xecml.training.starting_points import start
 from xecml.training.weight_average import WeightAverage
 
 
@@ -103,7 +103,7 @@ def begin(
     if first_process:
         checkpoint_writing.take_over(folder, config.checkpoint.resume_from if given.resumed else None)
         tracker = run.tracker = tracker_of(
-            config, folder, run.at.epoch, name, given.resumed["run_id"] if given.resumed else None
+            config, folder, run.position.epoch, name, given.resumed["run_id"] if given.resumed else None
         )
         peers.at_forced_end.append(lambda: tracker.close("FAILED"))
     run.say(announcement(config, job, training, validation, folder, fabric))

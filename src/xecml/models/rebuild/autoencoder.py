@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch, full
-from xecml.models.rebuild.ground import Ground, Rebuilt, hide
 from xecml.models.rebuild.point_light import PointLight
+from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch, full, was_read
-from xecml.models.rebuild.ground import Ground, Rebuilt, hide
 from xecml.models.rebuild.head import Asked, Head
+from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
 

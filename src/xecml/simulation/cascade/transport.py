@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from xecml.compiled import compiled, inner
+from xecml.simulation.cascade.coefficient_tables import CascadeTables
 from xecml.simulation.cascade.cross_sections import (
     BREMS_CUT,
     DELTA_CUT,
@@ -49,7 +50,6 @@ from xecml.simulation.cascade.particles import (
     particle,
     push,
 )
-from xecml.simulation.cascade.tables import CascadeTables
 from xecml.simulation.volume import inside_calorimeter
 
 __all__ = ["CALORIMETER", "FRONTED", "MAX_DEPOSITS", "SLAB", "new_buffers", "photon_coefficient", "shower"]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from xecml import geometry
 from xecml.files import atomic_path, cache_dir
-from xecml.simulation.light.lightmap_making import Quality, build, unfold
+from xecml.simulation.light.map_making import Quality, build, unfold
 from xecml.simulation.light.optics import Floats32, Optics
 
 _FORMAT = 8

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from xecml.simulation.cascade import cross_sections as xs
 from xecml.simulation.cascade.cross_sections import Floats
 from xecml.simulation.light.optics import N_SENSORS, N_SIPM
-from xecml.simulation.validation import cascade as cascade
-from xecml.simulation.validation.cascade import SlabShowers
-from xecml.simulation.validation.light import Comparison
+from xecml.simulation.validation import shower_against_penelope as shower
+from xecml.simulation.validation.optics_against_photons import Comparison
+from xecml.simulation.validation.shower_against_penelope import SlabShowers
 
 _REFERENCE = {"color": "black", "marker": "o", "linestyle": "none", "label": "reference"}
 
@@ -53,19 +53,19 @@ def _coefficients() -> Figure:
         photons.plot(E, values / xs.DENSITY, linewidth=1, label=name)
         total += values / xs.DENSITY
     photons.plot(E, total, "k", label="total")
-    _points(photons, cascade.ATTENUATION)
+    _points(photons, shower.ATTENUATION)
     photons.set_ylim(1e-4, 50)
     _ask(photons, "photon energy [MeV]", r"$\mu/\rho$ [cm$^2$/g]", log_x=True, log_y=True)
     T = np.geomspace(0.1, 150, 100)
     for positron in (False, True):
         loss = xs.collision_loss(T, positron=positron) / xs.DENSITY
         collision.plot(T, loss, label="positrons" if positron else "electrons")
-    _points(collision, cascade.COLLISION)
+    _points(collision, shower.COLLISION)
     _ask(collision, "kinetic energy [MeV]", r"collision loss [MeV cm$^2$/g]", log_x=True)
     radiative.plot(T, [xs.radiative_loss(t) / xs.DENSITY for t in T], label="electrons")
-    _points(radiative, cascade.RADIATIVE)
+    _points(radiative, shower.RADIATIVE)
     _ask(radiative, "kinetic energy [MeV]", r"radiative loss [MeV cm$^2$/g]", log_x=True, log_y=True)
-    for check in cascade.coefficient_checks():
+    for check in shower.coefficient_checks():
         ratio.errorbar(
             [check.name.split(" [")[0]], [check.ours / check.reference], yerr=check.tolerance / check.reference, fmt="o"
         )
@@ -77,17 +77,17 @@ def _coefficients() -> Figure:
 
 def _profiles(showers: Sequence[SlabShowers]) -> Figure:
     figure, (depth, radius, first, share) = _page("Photons on a slab of 38.5 cm")
-    centres = 0.5 * (cascade.DEPTH_EDGES[1:] + cascade.DEPTH_EDGES[:-1])
+    centres = 0.5 * (shower.DEPTH_EDGES[1:] + shower.DEPTH_EDGES[:-1])
     for sample in showers:
         label = f"{sample.energy:g} MeV"
-        depth.stairs(100 * sample.depth_profile / sample.depth_profile.sum(), cascade.DEPTH_EDGES, label=label)
+        depth.stairs(100 * sample.depth_profile / sample.depth_profile.sum(), shower.DEPTH_EDGES, label=label)
         inside = 100 * np.cumsum(sample.radius_profile)[:-1] / sample.radius_profile.sum()
-        radius.plot(cascade.RADIUS_EDGES[1:-1], inside, marker=".", label=label)
+        radius.plot(shower.RADIUS_EDGES[1:-1], inside, marker=".", label=label)
         found = sample.first[sample.first >= 0]
-        first.hist(found, bins=40, range=(0, cascade.DEPTH), density=True, histtype="step", label=label)
+        first.hist(found, bins=40, range=(0, shower.DEPTH), density=True, histtype="step", label=label)
         share.hist(sample.interacting, bins=60, range=(0.4, 1.0), density=True, histtype="step", label=label)
-    depth.plot(centres, cascade.DEPTH_SHARES, **_REFERENCE)  # type: ignore[arg-type]
-    _points(radius, cascade.RADIUS_SHARES)
+    depth.plot(centres, shower.DEPTH_SHARES, **_REFERENCE)  # type: ignore[arg-type]
+    _points(radius, shower.RADIUS_SHARES)
     first.plot(centres, np.exp(-centres / 5.47) / 5.47, "k--", linewidth=1, label="reference, 52.8 MeV")
     _ask(depth, "depth [cm]", "energy in 3.5 cm [%]")
     _ask(radius, "radius [cm]", "energy inside [%]", log_x=True)

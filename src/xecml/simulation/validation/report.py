@@ -19,9 +19,9 @@ from pathlib import Path
 
 from xecml.files import atomic_path
 from xecml.simulation.light.lightmap import light_map
-from xecml.simulation.validation import cascade as cascade
-from xecml.simulation.validation import light as light
-from xecml.simulation.validation.cascade import Check, SlabShowers
+from xecml.simulation.validation import optics_against_photons as optics
+from xecml.simulation.validation import shower_against_penelope as shower
+from xecml.simulation.validation.shower_against_penelope import Check, SlabShowers
 
 POINT_DEPTHS = (1.0, 2.0, 5.0, 10.0, 20.0)  # cm
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     showers = [] if options.optics else slabs(options.events, options.jobs)
     comparisons = compare_light(options.showers, 8.0 if options.optics else 4.0, options.jobs)
     checks = {} if options.optics else {"cascade": cascade_checks(showers)}
-    checks |= {f"light of {kind}": light.light_checks(result, kind) for kind, result in comparisons.items()}
+    checks |= {f"light of {kind}": optics.light_checks(result, kind) for kind, result in comparisons.items()}
     text = table(checks)
     write(options.out, checks, text, showers, comparisons)
     print(text)
@@ -51,28 +51,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 def slabs(events: int, jobs: int) -> list[SlabShowers]:
     """Showers in the slab at all energies; threads share the work."""
-    cascade.slab(1.0, 1)  # compiles before the threads start
+    shower.slab(1.0, 1)  # compiles before the threads start
     counts = {17.6: events // 2, 52.8: events, 130.0: events // 5}
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda E: cascade.slab(E, counts[E], seed=round(10 * E)), cascade.ENERGIES))
+        return list(
+            pool.map(
+                lambda E: shower.slab(E, counts[E], seed=round(10 * E)),
+                shower.ENERGIES,
+            )
+        )
 
 
 def cascade_checks(showers: list[SlabShowers]) -> list[Check]:
     """All checks of the cascade."""
-    checks = cascade.coefficient_checks()
+    checks = shower.coefficient_checks()
     for sample in showers:
-        checks += cascade.shower_checks(sample) if sample.energy == 52.8 else [cascade.deposit_check(sample)]
+        checks += shower.shower_checks(sample) if sample.energy == 52.8 else [shower.deposit_check(sample)]
     return checks
 
 
-def compare_light(showers: int, multiple: float, jobs: int) -> dict[str, light.Comparison]:
+def compare_light(showers: int, multiple: float, jobs: int) -> dict[str, optics.Comparison]:
     """Fast optics and traced photons, on showers and on points."""
     found = light_map(jobs=jobs)
-    real = {f"shower {k}": light.shower_deposits(k) for k in range(showers)}
-    points = {f"{w:g} cm": light.point_deposits(w) for w in POINT_DEPTHS}
+    real = {f"shower {k}": optics.shower_deposits(k) for k in range(showers)}
+    points = {f"{w:g} cm": optics.point_deposits(w) for w in POINT_DEPTHS}
     return {
-        "showers": light.compare(real, found, multiple=multiple, jobs=jobs),
-        "points": light.compare(points, found, multiple=2 * multiple, jobs=jobs),
+        "showers": optics.compare(real, found, multiple=multiple, jobs=jobs),
+        "points": optics.compare(points, found, multiple=2 * multiple, jobs=jobs),
     }
 
 
@@ -94,7 +99,7 @@ def write(
     checks: dict[str, list[Check]],
     text: str,
     showers: list[SlabShowers],
-    comparisons: dict[str, light.Comparison],
+    comparisons: dict[str, optics.Comparison],
 ) -> None:
     """Write the three files."""
     from xecml.simulation.validation.plots import draw

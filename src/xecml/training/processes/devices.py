@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.training.processes.peers import Peers, listen
-from xecml.training.processes.place import TORCHRUN, Environment, Place, place_of
+from xecml.training.processes.rank import TORCHRUN, Environment, Place, place_of
 
 _MOST_ANYWHERE = 8
 """Processes that any machine may be given, for a trial."""

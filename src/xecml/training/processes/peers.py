@@ -21,7 +21,7 @@ from typing import Any
 
 import xecml
 from xecml.errors import InputError
-from xecml.training.processes.place import OWN, Place
+from xecml.training.processes.rank import OWN, Place
 
 _BEAT_S = 2.0
 _SILENT_BEATS = 15

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from xecml import geometry
+from xecml.choices import REPAIRS
 from xecml.config import RELATIVE_BRANCHES
-from xecml.conventional.repairs import METHODS, ConventionalRepair, dead_of_events
+from xecml.conventional.dead_sensor_estimates import ConventionalRepair, dead_of_events
 from xecml.errors import InputError
 from xecml.events import branch_names
 from xecml.files import mode_of, regular_file
@@ -105,11 +106,11 @@ def load_repair(name: str | Path) -> Repair:
     Raises:
         InputError: no such file or method, or a model that fills nothing.
     """
-    if str(name) in METHODS:
+    if str(name) in REPAIRS:
         return ConventionalRepair(str(name))
     path = Path(name)
     if mode_of(path, "model") is None:
-        raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(METHODS)}.")
+        raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(REPAIRS)}.")
     regular_file(path, "model")
     if path.suffix == ".onnx":
         return OnnxRepair(path)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xecml.choices import REPAIRS
 from xecml.conventional.neighbours import RADIUS, neighbour_sums
 from xecml.conventional.pointsource import PointSource, fit_point_source
 from xecml.conventional.solidangles import light_shares, solid_angles
@@ -63,13 +64,14 @@ def live_sensors(npho: ArrayLike, dead: ArrayLike) -> Marks:
 # Estimates are flat: one for each dead sensor, in the order of np.nonzero(dead), so that npho[dead] = ... places them.
 
 
-def neighbour_mean(npho: ArrayLike, dead: Marks, live: Marks) -> Floats:
+def neighbour_mean(npho: ArrayLike, dead: Marks, live: Marks, source: PointSource | None = None) -> Floats:
     """Mean count of the live sensors within 20 cm on the same face.
 
     Args:
         npho: photons (N, 4760).
         dead: (N, 4760) sensors to estimate.
         live: (N, 4760) sensors to estimate them from; none of `dead`.
+        source: is of no use here.
 
     Returns:
         Photons of the dead sensors, flat; of the whole face where no neighbour lives, NaN where none of it does.
@@ -206,32 +208,12 @@ def neighbour_times(
 # ----------------------------------------------------------------------------------------------------- repair
 
 
-class Method(NamedTuple):
-    """A way to estimate counts.
-
-    Attributes:
-        estimate: photons of dead sensors, flat, from photons, dead and live sensors, and the point of light.
-        by_point: whether it goes by the fitted point of light; else there is none.
-    """
-
-    estimate: Callable[[ArrayLike, Marks, Marks, Any], Floats]
-    by_point: bool = True
-
-
-METHODS = {
-    "neighbour_mean": Method(lambda npho, dead, live, _: neighbour_mean(npho, dead, live), by_point=False),
-    "solid_angle": Method(solid_angle),
-    "point_source": Method(point_source),
-}
-"""Conventional repairs by name, on the command line and in comparisons."""
-
-
 @dataclass(frozen=True)
 class ConventionalRepair:
     """Fill dead sensors without learning.
 
     Attributes:
-        method: a name of `METHODS`.
+        method: a name of `xecml.choices.REPAIRS`.
 
     Raises:
         InputError: another method.
@@ -240,8 +222,8 @@ class ConventionalRepair:
     method: str
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"There is no repair '{self.method}'; choose one of {', '.join(METHODS)}.")
+        if self.method not in REPAIRS:
+            raise InputError(f"There is no repair '{self.method}'; choose one of {', '.join(REPAIRS)}.")
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Fill counts and times of dead sensors; live ones pass bit for bit.
@@ -265,9 +247,9 @@ class ConventionalRepair:
     def _estimates(self, npho: NDArray[Any], time: NDArray[Any], dead: Marks) -> tuple[Floats, Floats]:
         """Photons and seconds of the dead sensors of a few events, flat; 1e10 where there are none."""
         live = live_sensors(npho, dead)
-        method = METHODS[self.method]
+        method = REPAIRS[self.method]
         source = fit_point_source(npho, live) if method.by_point else None
-        counts = method.estimate(npho, dead, live, source)
+        counts = method.does(npho, dead, live, source)
         times = neighbour_times(npho, time, dead, live, source)
         known = np.isfinite(counts)
         efficiency = photoelectrons(np.ones(N_SENSORS))[np.nonzero(dead)[1]]

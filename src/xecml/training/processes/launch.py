@@ -1,6 +1,6 @@
 """Start the other processes of a machine, meet those of others, and end together, whatever ends one of them.
 
-    python -m xecml.training.processes.together
+    python -m xecml.training.processes.launch
 
 is what each process but the first runs; it reads what to do from its standard input, and the end of that is the end of
 the process that started it.
@@ -27,7 +27,7 @@ import xecml
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.training.processes.peers import Peers, listen
-from xecml.training.processes.place import OWN, TORCHRUN, Place
+from xecml.training.processes.rank import OWN, TORCHRUN, Place
 
 _END_S = 20.0
 """For the others to end by themselves."""
@@ -149,7 +149,7 @@ def _start(place: Place, config: Config, *, name: str, kind: str) -> subprocess.
     # the package is found wherever this process found it
     path = os.pathsep.join(filter(None, (str(Path(xecml.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     child = subprocess.Popen(
-        [sys.executable, "-m", "xecml.training.processes.together"],
+        [sys.executable, "-m", "xecml.training.processes.launch"],
         stdin=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},

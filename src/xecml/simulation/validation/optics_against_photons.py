@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from xecml import geometry
 from xecml.progress import progress
+from xecml.simulation.cascade.coefficient_tables import cascade_tables
 from xecml.simulation.cascade.cross_sections import Floats
-from xecml.simulation.cascade.tables import cascade_tables
 from xecml.simulation.cascade.transport import CALORIMETER, new_buffers, shower
 from xecml.simulation.light.clusters import cluster, new_clusters
 from xecml.simulation.light.direct import DIRECT, SCATTERED, SQUARE, TIME, direct_light
@@ -26,7 +26,7 @@ from xecml.simulation.light.indirect import indirect_light
 from xecml.simulation.light.lightmap import LightMap
 from xecml.simulation.light.optics import N_SENSORS, N_SIPM, PHOTONS_PER_MEV, Optics, near_field, sensor_table
 from xecml.simulation.light.photons import new_counters, raster, trace_point
-from xecml.simulation.validation.cascade import Check
+from xecml.simulation.validation.shower_against_penelope import Check
 
 GOALS = {"SiPM": 0.03, "PMT": 0.05}
 """Largest differences beyond statistics of sensors with over 300 photons."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from xecml.compiled import compiled
 from xecml.simulation.cascade import cross_sections as xs
+from xecml.simulation.cascade.coefficient_tables import CascadeTables, cascade_tables
 from xecml.simulation.cascade.cross_sections import Floats
-from xecml.simulation.cascade.tables import CascadeTables, cascade_tables
 from xecml.simulation.cascade.transport import SLAB, new_buffers, shower
 
 DEPTH = 38.5  # cm

@@ -1,4 +1,7 @@
-"""Recipes: a YAML file over the defaults of a job, settings over the file, checked at once; errors say where."""
+"""Recipes: a YAML file over the defaults of a job, settings over the file, checked at once; errors say where.
+
+The file is on disk, or one of those that are shipped, by its name.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError, nearest
 from xecml.limits import cut, error_key, error_reason, file_name, first_problem, shown
 from xecml.oldconfig import modernise
+from xecml.recipes.shipped import find
 from xecml.yamlfile import parse_value, read_yaml
 
 JOBS = ("regress", "mae", "inpaint")
@@ -45,7 +49,7 @@ def load_config(
     """Read a recipe and lay settings over it.
 
     Args:
-        path: YAML file; none for the defaults.
+        path: YAML file, or the name of a shipped one; none for the defaults.
         settings: `section.key=value` with the value in YAML.
         flags: `section.key` to value, laid over last; None values are skipped.
         job: whose defaults lie below the recipe.
@@ -55,6 +59,7 @@ def load_config(
     """
     if job not in JOBS:
         raise InputError(f"There is no job '{job}'; choose one of {', '.join(JOBS)}.")
+    path = find(path, "train") if path is not None else None
     tree, lines = read_yaml(path, "recipe", _EXAMPLE) if path is not None else ({}, {})
     # a section whose keys are all commented out
     tree = {key: {} if value is None and key in Config.model_fields else value for key, value in tree.items()}
