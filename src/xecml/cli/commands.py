@@ -203,6 +203,7 @@ def evaluate(
     events: Annotated[
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
+    depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
@@ -225,8 +226,10 @@ def evaluate(
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
-        for title, headers, rows in report.tables():
+        for title, headers, rows in report.tables(depths=depths):
             show_table(title, headers, rows)
+        if not depths:
+            print("--depths prints the same in bins of depth; the plots and evaluation.json have them in any case.")
         if (right := report.evaluations[0].n_gamma_accuracy) is not None:
             print(f"The number of photons is right in {100 * right:.3g} % of events.")
         for warning in report.evaluations[0].warnings:

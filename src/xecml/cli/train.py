@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a network as a recipe says."""
+    before = time.monotonic()
+
     from xecml.config import TasksConfig
     from xecml.recipes import describe, load_config, run_name
 
@@ -102,14 +105,16 @@ def train(
     from xecml.reports.finished_training import write_finished
     from xecml.training.loop import train as run
 
+    libraries = time.monotonic() - before
     result = run(recipe, name=called, kind=job.value, quiet=as_json, recipe_path=config, force=force)
     files = write_finished(recipe, result, called, force=force)
+    result.spent.add_before("libraries, recipe", libraries)
     if result.first_process:
         values = {
             "checkpoint": result.best, "stopped": result.stopped, "seconds": result.seconds,
-            "metrics": result.metrics, "artifacts": files,
+            "metrics": result.metrics, "artifacts": files, "seconds_by_part": result.spent.seconds,
         }  # fmt: skip
-        show(as_json, values, _last_line(result, len(files)))
+        show(as_json, values, "\n".join([*result.spent.lines(), _last_line(result, len(files))]))
     if result.stopped:
         raise typer.Exit(STOPPED)
 

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +18,8 @@ from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair_errors import Case, RepairReport, light_labels
 from xecml.evaluation.tables import QUANTITIES
 from xecml.events import number_of, valid_counts
-from xecml.figures.style import COLOURS, STYLE, drawable, metadata, named, save_figure
+from xecml.figures.style import COLOURS, STYLE, named, save_figure, save_pages
 from xecml.figures.unfolded_detector import draw_sensors
-from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS
 
 _MARKERS = "osD^vP"
@@ -34,12 +32,7 @@ def save_repairs(report: RepairReport, path: str | Path) -> None:
     Raises:
         InputError: another suffix, or the folder cannot be written.
     """
-    if Path(path).suffix.lower() != ".pdf":
-        raise InputError(f"Cannot write the comparison as {path}; choose a name that ends in .pdf.")
-    figures = [draw_errors(report), *([draw_effects(report)] if report.effects else [])]
-    with atomic_path(path) as temporary, mpl.rc_context(STYLE), PdfPages(temporary, metadata=metadata()) as pages:
-        for figure in figures:
-            pages.savefig(drawable(figure))
+    save_pages([draw_errors(report), *([draw_effects(report)] if report.effects else [])], path)
 
 
 def draw_errors(report: RepairReport) -> Figure:

@@ -14,7 +14,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -44,8 +43,7 @@ from xecml.evaluation.tables import (
     same_events,
 )
 from xecml.events import number_of
-from xecml.figures.style import COLOURS, MAP, STYLE, drawable, metadata, named, shortened
-from xecml.files import atomic_path
+from xecml.figures.style import COLOURS, MAP, STYLE, named, save_pages, shortened
 from xecml.resolution import Floats, Resolution
 
 _SYMBOL = {
@@ -61,6 +59,8 @@ _SYMBOL = {
 # columns on an axis: unit, and the scale to it from the unit of files
 _AXIS = {"theta": ("deg", 1.0), "phi": ("deg", 1.0), "energy": ("MeV", 1e3), "timing": ("ns", 1e9)}
 _CM, _PAGE_SIZE = ("cm", 1.0), (11.7, 10.2)
+_GRID = {"left": 0.07, "right": 0.945, "bottom": 0.06, "top": 0.89, "wspace": 0.3, "hspace": 0.34}
+"""Places of the nine parts of a quantity's page: found by hand, since finding them costs as much as drawing."""
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
 
 
@@ -84,13 +84,7 @@ def save_resolution_plots(
     Raises:
         InputError: the tables have no events or no quantity in common, or the path cannot be written.
     """
-    pages = 0
-    with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
-        for figure in resolution_figures(tables, reference=reference, evaluations=evaluations, title=title):
-            with mpl.rc_context(STYLE):
-                pdf.savefig(drawable(figure))
-            pages += 1
-    return pages
+    return save_pages(resolution_figures(tables, reference=reference, evaluations=evaluations, title=title), path)
 
 
 def resolution_figures(
@@ -116,8 +110,11 @@ def resolution_figures(
             yield _pulls_page(next(iter(common.values())), results[0], title)
 
 
-def _page(title: str, what: str, height: float = _PAGE_SIZE[1]) -> Figure:
+def _page(title: str, what: str, height: float = _PAGE_SIZE[1], *, placed: bool = False) -> Figure:
+    """An empty page; `placed`: whoever draws on it says where its parts lie."""
     figure = Figure(figsize=(_PAGE_SIZE[0], height))
+    if placed:
+        figure.set_layout_engine("none")
     figure.suptitle(f"{what}: {named(title, 150)}" if title else what)
     return figure
 
@@ -183,8 +180,8 @@ def _samples(quantity: str, tables: Mapping[str, Table], results: Sequence[Evalu
 def _quantity_page(quantity: str, tables: Mapping[str, Table], results: Sequence[Evaluation], title: str) -> Figure:
     what, reference = QUANTITIES[quantity], results[0].reference
     samples = _samples(quantity, tables, results)
-    figure = _page(title, f"Resolution of {what.label}")
-    axes = figure.subplots(3, 3)
+    figure = _page(title, f"Resolution of {what.label}", placed=True)
+    axes = figure.subplots(3, 3, gridspec_kw=_GRID)
     label = f"{_SYMBOL.get(quantity, quantity)} residual [{what.unit}]"
     _draw_core(axes[0, 0], samples, label, what.unit)
     _draw_tails(axes[0, 1], samples, label)
@@ -200,6 +197,8 @@ def _quantity_page(quantity: str, tables: Mapping[str, Table], results: Sequence
         profiles = [profile(s.table, quantity, against, reference=reference) for s in samples]
         part.set(xlabel=_axis_label(against, _REFERENCE[reference]), ylabel=f"s68, bias [{what.unit}]")
         _draw_profile(part, samples, profiles)
+    for part in (axes[0, 0], *axes[1:].flat):
+        part.locator_params(nbins=5)  # enough for its size; each mark costs
     return figure
 
 
@@ -272,10 +271,15 @@ def _draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> No
     span = [_span(v) for v in ((both, both) if diagonal else (x[good], y[good]))]
     counts, x_edges, y_edges = np.histogram2d(x[good], y[good], bins=60, range=span)
     shown = np.ma.masked_equal(counts.T, 0)
-    mesh = axes.pcolormesh(x_edges, y_edges, shown, norm=LogNorm(1, max(counts.max(), 2)), cmap=MAP)
+    extent = (x_edges[0], x_edges[-1], y_edges[0], y_edges[-1])
+    norm = LogNorm(1, max(counts.max(), 2))
+    # an image: thousands of cells as polygons take longer than the rest of the page
+    mesh = axes.imshow(
+        shown, norm=norm, cmap=MAP, origin="lower", extent=extent, aspect="auto", interpolation="nearest"
+    )
     if diagonal:
         axes.plot(span[0], span[0], color=COLOURS[1], lw=0.8)
-    axes.figure.colorbar(mesh, ax=axes, pad=0.02, label="events")
+    axes.figure.colorbar(mesh, ax=axes, fraction=0.06, pad=0.02, label="events")
 
 
 def _span(x: Floats) -> tuple[float, float]:

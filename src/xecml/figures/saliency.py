@@ -14,7 +14,6 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +21,8 @@ from torch import Tensor
 
 from xecml.errors import InputError
 from xecml.events import TASKS, number_of
-from xecml.figures.style import COLOURS, MAP, STYLE, drawable, metadata, named, save_figure
+from xecml.figures.style import COLOURS, MAP, STYLE, named, save_figure, save_pages
 from xecml.figures.unfolded_detector import draw_sensors
-from xecml.files import atomic_path
 from xecml.geometry import FACES, N_SENSORS, face_codes
 from xecml.inference.trained_model import TorchModel
 from xecml.models.normalise import validity
@@ -128,13 +126,7 @@ def save_saliency(path: str | Path, found: Saliency, *, title: str = "") -> int:
     Raises:
         InputError: the path cannot be written.
     """
-    pages = 0
-    with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
-        for figure in saliency_figures(found, title=title):
-            with mpl.rc_context(STYLE):
-                pdf.savefig(drawable(figure))
-            pages += 1
-    return pages
+    return save_pages(saliency_figures(found, title=title), path)
 
 
 def saliency_figures(found: Saliency, *, title: str = "") -> Iterator[Figure]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.legend import Legend
+from matplotlib.offsetbox import OffsetBox
 from matplotlib.table import Table
 from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from xecml.errors import InputError, printable
 from xecml.files import atomic_path
+from xecml.garbage_collection import no_collection
 from xecml.outputs import mark
 
 STYLE: Any = {
@@ -69,15 +79,37 @@ def shortened(name: str, most: int) -> str:
 
 def drawable(figure: Figure) -> Figure:
     """The figure with characters that its fonts lack written as escapes, such as `\\u65e5`."""
-    texts = [artist for artist in figure.findobj() if isinstance(artist, Text)]
-    tables = [artist for artist in figure.findobj() if isinstance(artist, Table)]
-    cells = [cell.get_text() for table in tables for cell in table.get_celld().values()]
-    for text in cells:
-        text.set_parse_math(False)
-    for text in (*texts, *cells):
+    for text in _texts(figure):
         held = _characters(findfont(text.get_fontproperties()))
         if any(c not in held for c in text.get_text()):
             text.set_text("".join(c if c in held else ascii(c)[1:-1] for c in text.get_text()))
+    return figure
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """All texts below an artist but the numbers along axes, of which every font has the signs."""
+    if isinstance(artist, Text):
+        yield artist
+    elif isinstance(artist, Table):
+        for cell in artist.get_celld().values():
+            cell.get_text().set_parse_math(False)
+            yield cell.get_text()
+    elif isinstance(artist, Axis):
+        yield artist.label
+        if isinstance(artist.get_major_formatter(), FixedFormatter | StrCategoryFormatter):
+            yield from artist.get_ticklabels()
+    elif isinstance(artist, FigureBase | Axes | Legend | OffsetBox):
+        for child in artist.get_children():
+            yield from _texts(child)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The figure with its axes at their places: found once here, where writing would find them twice and draw twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        with mpl.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # by the settings: none
     return figure
 
 
@@ -85,6 +117,23 @@ def drawable(figure: Figure) -> Figure:
 def _characters(font: str) -> frozenset[str]:
     """What a font file has signs for; lines are broken without."""
     return frozenset(map(chr, get_font(font).get_charmap())) | {"\n"}
+
+
+def save_pages(pages: Iterable[Figure], path: str | Path) -> int:
+    """Write figures as the pages of a PDF, atomically, and return how many there are; equal figures give equal bytes.
+
+    Raises:
+        InputError: another suffix than .pdf, or the folder cannot be written.
+    """
+    if Path(path).suffix.lower() != ".pdf":
+        raise InputError(f"Cannot write pages as {path}; choose a name that ends in .pdf.")
+    number = 0
+    with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
+        for figure in pages:
+            with mpl.rc_context(STYLE), no_collection():
+                pdf.savefig(_laid_out(drawable(figure)))
+            number += 1
+    return number
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -96,5 +145,5 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in _METADATA:
         raise InputError(f"Cannot write a picture as {path}; choose a name that ends in .pdf or .png.")
-    with atomic_path(path) as temporary, mpl.rc_context(STYLE):
-        drawable(figure).savefig(temporary, metadata=metadata(suffix))
+    with atomic_path(path) as temporary, mpl.rc_context(STYLE), no_collection():
+        _laid_out(drawable(figure)).savefig(temporary, metadata=metadata(suffix))

@@ -20,6 +20,7 @@ from matplotlib.collections import EllipseCollection, PolyCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
@@ -52,7 +53,7 @@ _FACE_TITLES = {
     "downstream": (78.0, 93.0),
     "outer": (_OUTER_X, 117.5),
     "top": (0.0, 121.0),
-    "bottom": (0.0, -125.5),
+    "bottom": (0.0, -128.5),
 }
 # neither passes through grey, which means "not measured"
 _COUNTS_MAP, _TIMES_MAP = "viridis", "plasma"
@@ -204,7 +205,7 @@ def draw_sensors(
             else:
                 shapes.set(facecolor=_INVALID_COLOUR, edgecolor="0.6", hatch="//////")
             axes.add_collection(shapes, autolim=False)
-    axes.set(xlim=(-120, 221), ylim=(-130, 130), aspect="equal")
+    axes.set(xlim=(-120, 221), ylim=(-131, 130), aspect="equal")
     axes.set_axis_off()
     for face, (x, y) in _FACE_TITLES.items():
         axes.text(x, y, face, ha="center", va="bottom", color="0.3")
@@ -228,16 +229,29 @@ def _split(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return ids[ids < N_SIPM], ids[ids >= N_SIPM]
 
 
-def _shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[PolyCollection, EllipseCollection]:
+class Shapes(EllipseCollection):
+    """Shapes of one size at many places; of one size, their outline is written to a file once and not once each.
+
+    Args:
+        outline: of a shape, within one unit of its centre.
+        size: width and height in cm.
+        places: centres (N, 2).
+        axes: where they are drawn.
+    """
+
+    def __init__(self, outline: Outline, size: float, places: Floats, axes: Axes) -> None:
+        super().__init__([size], [size], [0.0], units="xy", offsets=places, offset_transform=axes.transData)
+        self._paths = [outline]
+
+
+_SQUARE = Outline([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)], closed=True)
+
+
+def _shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[Shapes, Shapes]:
     """Squares of the SiPMs and circles of the PMTs among the sensors."""
     sipm, pmt = _split(ids)
-    corner = _SIPM_SIDE / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    squares = PolyCollection(list(places()[sipm][:, None] + corner))
-    size = np.full(len(pmt), 2 * PMT_RADIUS)
-    circles = EllipseCollection(
-        size, size, np.zeros(len(pmt)), units="xy", offsets=places()[pmt], offset_transform=axes.transData
-    )
-    return squares, circles
+    squares = Shapes(_SQUARE, _SIPM_SIDE, places()[sipm], axes)
+    return squares, Shapes(Outline.unit_circle(), 2 * PMT_RADIUS, places()[pmt], axes)
 
 
 # ------------------------------------------------------------------------------------ truth and prediction

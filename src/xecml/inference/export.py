@@ -21,6 +21,7 @@ from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
+from xecml.garbage_collection import no_collection
 from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
 from xecml.models.normalise import Normaliser, validity
@@ -128,7 +129,7 @@ def _program(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str]
     except ImportError as error:
         raise InputError("Export needs ONNX; install it with: pip install 'xecml[onnx]'.") from error
     batch = torch.export.Dim("batch", min=1)
-    with _quiet():
+    with _quiet(), no_collection():
         # an example batch of 1 would freeze the batch size
         program = torch.onnx.export(
             module,

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from xecml.inference.prediction_columns import PREDICTION_TREE, prediction_colum
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.outputs import making, may_replace
 from xecml.progress import progress
+from xecml.stopwatch import Stopwatch
 from xecml.training.loop import Result
 from xecml.training.metrics_logging import add_artifacts
 
@@ -44,8 +45,11 @@ MOST_EVENTS = 20_000
 SALIENCY_EVENTS = 128
 """Of these the derivatives are taken; each costs as much as a training step for every answer."""
 WORST_EVENTS = 5
+_PARTS = {".pdf": "pictures", ".png": "pictures", ".onnx": "export"}
+"""Under which name the time of a file is shown."""
 _CHUNK = 1024
 _EXTRA = ("run", "event", "xyzTruth", "xyzVTX")
+
 
 Writer = Callable[[Path], object]
 
@@ -81,17 +85,18 @@ def write_finished(recipe: Config, result: Result, run_name: str, *, force: bool
     """
     if result.stopped is not None or not result.first_process:
         return []
-    more: dict[str, Callable[[Path], object]] = {}
+    more: dict[str, Writer] = {}
     if (reweighting := result.reweighting) is not None:
         more["reweighting.pdf"] = lambda out: save_reweighting(reweighting, out)
     if recipe.export.onnx:
         more[Path(recipe.export.onnx).name] = lambda out: export(result.best, out)
     if result.kind == "regress":
-        return write_artifacts(result.best, recipe, result.folder, run_name=run_name, more=more, force=force)
+        options: dict[str, Any] = {"more": more, "force": force, "spent": result.spent}
+        return write_artifacts(result.best, recipe, result.folder, run_name=run_name, **options)
     examples = sorted(result.folder.glob("mae_predictions_epoch_*.root"), key=lambda path: path.stat().st_mtime)
     if examples:
         more["rebuilt_event.png"] = lambda out: display_event(str(examples[-1]), 0, out)
-    return write_more(result.best, result.folder, more, force=force)
+    return write_more(result.best, result.folder, more, force=force, spent=result.spent)
 
 
 def write_artifacts(
@@ -103,6 +108,7 @@ def write_artifacts(
     most_events: int = MOST_EVENTS,
     more: Mapping[str, Writer] | None = None,
     force: bool = False,
+    spent: Stopwatch | None = None,
 ) -> list[Path]:
     """Write a regression's artifacts to its folder, and copy them to its MLflow run.
 
@@ -114,30 +120,50 @@ def write_artifacts(
         most_events: number of validation events looked at, taken from all files alike.
         more: further files by name and what writes them, such as an export.
         force: replace files of these names that no training made.
+        spent: counts the seconds of each part.
 
     Returns:
         The files written; what could not be written is named on standard error.
     """
+    clock = spent or Stopwatch()
     writers: dict[str, Writer] = {}
     run_id = None
     try:
         model = _checkpoint(checkpoint)
         run_id = model.content.get("run_id")
-        writers = _writers(model, predict_validation(model, config, most_events=most_events), run_name)
+        with clock.part("predictions"):
+            seen = predict_validation(model, config, most_events=most_events)
+        with clock.part("saliency"):
+            looked_at = _looked_at(model, seen)
+        writers = _writers(model, seen, looked_at, run_name)
     except Exception as error:  # whatever it is, the training before it is not lost
         _left_out("predictions and plots", error)
-    return _write(folder, writers | dict(more or {}), run_id, force=force)
+    return _write(folder, writers | dict(more or {}), run_id, force=force, clock=clock)
 
 
-def write_more(checkpoint: Path, folder: Path, more: Mapping[str, Writer], *, force: bool = False) -> list[Path]:
+def write_more(
+    checkpoint: Path,
+    folder: Path,
+    more: Mapping[str, Writer],
+    *,
+    force: bool = False,
+    spent: Stopwatch | None = None,
+) -> list[Path]:
     """Write files by name to a run's folder, and copy them to the checkpoint's MLflow run; returns those written."""
-    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"), force=force)
+    return _write(folder, more, load_checkpoint(checkpoint).get("run_id"), force=force, clock=spent or Stopwatch())
 
 
-def _write(folder: Path, writers: Mapping[str, Writer], run_id: str | None, *, force: bool) -> list[Path]:
-    written = [folder / name for name, write in writers.items() if _written(folder / name, write, force=force)]
+def _write(
+    folder: Path, writers: Mapping[str, Writer], run_id: str | None, *, force: bool, clock: Stopwatch
+) -> list[Path]:
+    written = []
+    for name, write in writers.items():
+        with clock.part(_PARTS.get(Path(name).suffix, "predictions")):
+            if _written(folder / name, write, force=force):
+                written.append(folder / name)
     if run_id:
-        add_artifacts(run_id, written)
+        with clock.part("MLflow"):
+            add_artifacts(run_id, written)
     return written
 
 
@@ -165,24 +191,31 @@ def _left_out(what: str, error: Exception) -> None:
     print(f"{what} left out: {why}", file=sys.stderr, flush=True)
 
 
-def _writers(model: TorchModel, seen: Validation, run_name: str) -> dict[str, Writer]:
-    """Files by name, and what writes each."""
-
-    @cache
-    def looked_at() -> Saliency:
+def _looked_at(model: TorchModel, seen: Validation) -> Saliency | None:
+    """Derivatives of the first events; none where they cannot be taken."""
+    try:
         return saliency(model, seen.npho, seen.time)
+    except Exception as error:
+        _left_out("saliency and face weights", error)
+        return None
 
+
+def _writers(model: TorchModel, seen: Validation, looked_at: Saliency | None, run_name: str) -> dict[str, Writer]:
+    """Files by name, and what writes each."""
     writers: dict[str, Writer] = {
         f"predictions_{task}.csv": partial(write_csv, table=seen.table, task=task) for task in model.tasks
     }
     writers |= {
-        f"validation_results_{run_name}.root": lambda path: rootio.write(path, seen.table, tree=PREDICTION_TREE),
-        f"resolution_profile_{run_name}.pdf": lambda path: resolution_pages.save_resolution_plots(
-            path, {run_name: seen.table}, title="validation"
+        f"validation_results_{run_name}.root": partial(rootio.write, arrays=seen.table, tree=PREDICTION_TREE),
+        f"resolution_profile_{run_name}.pdf": partial(
+            resolution_pages.save_resolution_plots, tables={run_name: seen.table}, title="validation"
         ),
-        f"saliency_profile_{run_name}.pdf": lambda path: save_saliency(path, looked_at(), title=run_name),
-        f"face_weights_{run_name}.pdf": lambda path: save_face_weights(path, looked_at(), title=run_name),
     }
+    if looked_at is not None:
+        writers |= {
+            f"saliency_profile_{run_name}.pdf": partial(save_saliency, found=looked_at, title=run_name),
+            f"face_weights_{run_name}.pdf": partial(save_face_weights, found=looked_at, title=run_name),
+        }
     for place, event in enumerate(seen.worst, 1):
         name = f"worst_event_{place}_{run_name}.pdf"
         writers[name] = partial(save_worst, event=event, place=place, title=f"{run_name}: ")

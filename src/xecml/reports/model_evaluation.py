@@ -48,10 +48,14 @@ class Report:
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Tables to read: title, headers, rows; all depths together, then each bin of depth that has events."""
+    def tables(self, *, depths: bool = True) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Tables to read: title, headers, rows; all depths together, then each bin of depth that has events.
+
+        Args:
+            depths: whether the bins of depth are among them.
+        """
         model = self.evaluations[0]
-        filled = [depth for depth, events in model.events.items() if events]
+        filled = [depth for depth, events in model.events.items() if events and (depths or depth == metrics.ALL)]
         return [(model.title(depth), *metrics.summary(self.evaluations, depth)) for depth in filled]
 
 

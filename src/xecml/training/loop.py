@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from xecml.data.batch import Batch
 from xecml.data.reweighting import Reweighting
 from xecml.outputs import making
 from xecml.progress import progress
+from xecml.stopwatch import Stopwatch
 from xecml.training import checkpoint_writing
 from xecml.training.epoch_metrics import Clock, Sums
 from xecml.training.metrics_logging import check_places, failures_told
@@ -42,6 +42,7 @@ class Result:
         reweighting: of the training sample, if any.
         kind: of job.
         first_process: whether this is the one of several processes that writes files.
+        spent: seconds by part.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Result:
     reweighting: Reweighting | None = None
     kind: str = "regress"
     first_process: bool = True
+    spent: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def validated(self) -> bool:
@@ -89,30 +91,32 @@ def train(
     own = place or place_of(config)
     check_devices(config, own)
     with together(own, config, name=name, kind=kind) as peers:
-        started = time.monotonic()
-        run = begin(config, peers, name=name, kind=kind, quiet=quiet, recipe_path=recipe_path, force=force)
+        spent = Stopwatch()
+        with spent.part("files, fits, first weights"):
+            run = begin(config, peers, name=name, kind=kind, quiet=quiet, recipe_path=recipe_path, force=force)
+        run.spent = spent
         several = run.fabric.world_size > 1
         with failures_told(run.tracker), StopRequest(several=several, silent=not run.first_process) as stop:
             ended = run_epochs(run, stop)
         finish(run, peers, ended)
     best = run.best_path if run.best_path.exists() else run.last_path
-    seconds = time.monotonic() - started
-    return Result(
-        run.folder, best, run.position.metrics, seconds, run.stopped, run.reweighting, kind, run.first_process
-    )
+    left = (run.folder, best, run.position.metrics, spent.total(), run.stopped, run.reweighting)
+    return Result(*left, kind=kind, first_process=run.first_process, spent=spent)
 
 
 def run_epochs(run: Run, stop: StopRequest) -> str:
     """All epochs that are left; returns why there are no more, if that is not their number."""
     options, saving, at = run.config.training, run.config.checkpoint, run.position
     while at.epoch <= options.epochs:
-        clock = train_epoch(run, stop)
+        with run.spent.part("epochs"):
+            clock = train_epoch(run, stop)
         if run.stopped:
             break
         found, improved = training_metrics(run, clock), False
         if at.epoch % options.validate_every == 0 or at.epoch == options.epochs:
             try:
-                valued = run.job.validate(run.average.module, stop.during(run.validation.epoch(0)), run.fabric)
+                with run.spent.part("validation"):
+                    valued = run.job.validate(run.average.module, stop.during(run.validation.epoch(0)), run.fabric)
             except Stopped:  # the epoch's steps are kept, its validation comes when it is gone on with
                 run.stopped = stop.requested
                 run.save(run.last_path)
@@ -128,7 +132,8 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
         done, at.epoch, at.batch_in_epoch, at.sums = at.epoch, at.epoch + 1, 0, Sums()
         best = [run.best_path] if improved else []
         numbered = [run.folder / f"checkpoint_epoch_{done}.pth"] if done % saving.save_interval == 0 else []
-        run.save(*best, *numbered, run.last_path)
+        with run.spent.part("checkpoints"):
+            run.save(*best, *numbered, run.last_path)
         run.watch.saved = run.last_path
         run.stopped = stop.at_epoch_end()
         if options.early_stop_epochs and at.since_best >= options.early_stop_epochs:

@@ -14,6 +14,7 @@ from xecml.data.augment import Augmentation
 from xecml.data.reweighting import Reweighting
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
+from xecml.stopwatch import Stopwatch
 from xecml.training import checkpoint_writing
 from xecml.training.epoch_metrics import Sums, Watch
 from xecml.training.job import Job
@@ -78,6 +79,7 @@ class Run:
         tracker: where numbers go; none in other processes than the first.
         stopped: the signal that ends the run before its time.
         quiet: print nothing.
+        spent: seconds by part.
     """
 
     config: Config
@@ -98,6 +100,7 @@ class Run:
     tracker: Tracker | None = None
     stopped: str | None = None
     quiet: bool = False
+    spent: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def best_path(self) -> Path:
