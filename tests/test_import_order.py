@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 # lower rooms first; files of one line may import one another
 ROOMS = (
     "errors",
-    "geometry resolution progress stopwatch garbage_collection files outputs compiled",
+    "geometry resolution progress stopwatch garbage_collection cpu_load files outputs compiled",
     "schema",
     "events",
     "rootio",

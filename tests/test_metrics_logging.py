@@ -65,7 +65,7 @@ def test_numbers_and_recipe_reach_mlflow(tmp_path: Path, store: Any) -> None:
     tracker.parameters(recipe)
     for epoch in (1, 2):
         tracker.epoch({"epoch": epoch, "val/theta_bias": 0.1 * epoch, "val/bad": math.nan, "note": "text"})
-    assert tracker.hints() == [f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlruns.db"]
+    assert tracker.hints() == [f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{tmp_path}/mlruns.db"]
     tracker.close()
     run = store.get_run(tracker.run_id)
     assert (run.info.run_name, run.info.status) == ("one", "FINISHED")

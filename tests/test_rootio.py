@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -208,6 +209,43 @@ def test_other_arrays_are_another_file(tmp_path: Path, few: dict[str, np.ndarray
             identities.add(file.file.hex_uuid)
             np.testing.assert_array_equal(file["tree"]["npho"].array(library="np"), arrays["npho"])
     assert len(identities) == 2
+
+
+def test_the_installed_uproot_asks_the_function_that_is_replaced_for_dates(
+    tmp_path: Path, few: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is private to uproot: a version that dates files otherwise fails here, and not in a user's comparison."""
+    asked = []
+
+    def counting(date: Any) -> int:
+        asked.append(date)
+        return int(original(date))
+
+    original = uproot._util.datetime_to_code
+    monkeypatch.setattr(uproot._util, "datetime_to_code", counting)
+    rootio.write(tmp_path / "a.root", few)
+    assert asked
+    assert {date.year for date in asked} == {2000}
+
+
+def test_without_that_function_files_are_written_all_the_same(
+    tmp_path: Path, few: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xecml.rootio import treewriter
+
+    class NoUtil:
+        pass
+
+    class Uproot:
+        _util = NoUtil()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(uproot, name)
+
+    monkeypatch.setattr(treewriter, "uproot", Uproot())
+    rootio.write(tmp_path / "a.root", few)
+    with uproot.open(tmp_path / "a.root") as file:
+        np.testing.assert_array_equal(file["tree"]["npho"].array(library="np"), few["npho"])
 
 
 def test_the_clock_is_left_as_it_was(tmp_path: Path, few: dict[str, np.ndarray]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from xecml import cpu_load
 from xecml.errors import InputError
 from xecml.files import atomic_path
 
@@ -239,6 +240,7 @@ def main(
     """Simulate, train, evaluate, export, predict and draw."""
     if shutil.disk_usage(out.parent if out.parent.exists() else Path()).free < 3e9:
         raise InputError("The demonstration needs 3 GB of free disk space.")
+    cpu_load.follow()
     if not run(out, recipe, jobs=jobs):
         sys.exit(1)
 

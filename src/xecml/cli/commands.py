@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xecml import __version__
+from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 from xecml.cli.train import train
@@ -43,6 +43,7 @@ def main() -> None:
     """Run the command line; whatever goes wrong is one sentence and a status, see `xecml.cli.failures`."""
     from xecml.cli.failures import run
 
+    cpu_load.follow()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     sys.exit(run(_command, debug="--debug" in sys.argv))

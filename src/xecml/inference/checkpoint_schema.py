@@ -102,6 +102,7 @@ class Content(_Head):
     metrics: dict[Text, Number] = Field({})
     ema_updates: Count = 0
     data_fingerprint: Text = ""
+    threads: Annotated[int, Field(ge=1, lt=2**16)] | None = None
 
 
 class _Sums(Described):

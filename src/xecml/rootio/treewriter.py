@@ -106,9 +106,15 @@ class TreeWriter:
 
 @contextmanager
 def _fixed_dates() -> Iterator[None]:
-    """While uproot writes, its clock stands still: keys and directories hold one fixed date."""
+    """While uproot writes, its clock stands still: keys and directories hold one fixed date.
+
+    The function is uproot's own business: where a version has it no more, files are written with their dates.
+    """
+    original = getattr(uproot._util, "datetime_to_code", None)
+    if original is None:
+        yield
+        return
     with _CLOCK:
-        original = uproot._util.datetime_to_code
         uproot._util.datetime_to_code = lambda date: original(_FIXED_DATE)
         try:
             yield

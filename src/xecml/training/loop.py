@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xecml import cpu_load
 from xecml.config import Config
 from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
@@ -149,6 +150,7 @@ def train_epoch(run: Run, stop: StopRequest) -> Clock:
     every, world, batches = run.config.checkpoint.save_every_steps, fabric.world_size, run.training.n_batches
     run.job.step.train()
     clock, due = Clock(), False
+    cpu_load.look()
     events, before = (n * run.training.batch_size * world for n in (batches, at.batch_in_epoch))
     label = f"epoch {at.epoch}/{options.epochs}"
     with progress(events, label, done=before, silent=not run.first_process) as bar:
@@ -173,6 +175,7 @@ def train_epoch(run: Run, stop: StopRequest) -> Clock:
                 run.average.update()
                 at.sums.add({"grad_norm": norm})
             bar.advance(len(batch) * world, run.watch.note)
+            cpu_load.look()
             run.stopped = run.stopped or stop.after_step()
             due |= bool(every) and at.batch_in_epoch % every == 0
             if last and (due or run.stopped):  # gradients of half a group would be lost

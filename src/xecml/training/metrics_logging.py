@@ -206,7 +206,7 @@ class Tracker:
         if self._mlflow:
             uri = _tracking_uri()
             served = uri.startswith(("http://", "https://"))
-            found.append(f"{uri} in a browser" if served else f"mlflow ui --backend-store-uri {uri}")
+            found.append(f"{uri} in a browser" if served else f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}")
         if self._board:
             found.append(f"tensorboard --logdir {Path(self._board.log_dir).parent}")
         return found

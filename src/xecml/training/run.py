@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from xecml import cpu_load
 from xecml.config import Config
 from xecml.data.augment import Augmentation
 from xecml.data.reweighting import Reweighting
@@ -165,6 +166,7 @@ class Run:
             **self.position.save(),
             "data_fingerprint": self.training.fingerprint,
             "reweighting": self.reweighting.state() if self.reweighting else None,
+            "threads": torch.get_num_threads(),
             "run_name": self.name,
             "run_id": self.tracker.run_id if self.tracker else None,
         }
@@ -177,6 +179,8 @@ class Run:
         """
         restore(saved, path, self.optimizer, self.groups, self.job.loss, self.average)
         restore_random_state(self.fabric, saved["random_states"])
+        if self.fabric.world_size == 1 and saved.get("threads"):
+            cpu_load.go_on_with(saved["threads"])
         self.position = Position.restore(saved)
         if self.position.batch_in_epoch and saved["data_fingerprint"] != self.training.fingerprint:
             raise InputError(

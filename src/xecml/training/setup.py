@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from xecml import geometry
+from xecml import cpu_load, geometry
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.data.augment import Augmentation
 from xecml.data.reweighting import Reweighting, default_bins
@@ -66,6 +66,9 @@ def begin(
     """
     options, folder = config.training, Path(config.checkpoint.save_dir) / name
     fabric = devices.launched(config, peers)
+    if fabric.world_size > 1 or options.deterministic:
+        cpu_load.stop_following()  # processes share cores as they were told to; equal runs want equal threads
+    cpu_load.look()
     first_process = fabric.global_rank == 0
     torch.use_deterministic_algorithms(options.deterministic)
     torch.manual_seed(options.seed)
