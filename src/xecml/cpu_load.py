@@ -2,8 +2,8 @@
 
 PyTorch's threads meet hundreds of times in a training step, and wait for one another without giving their core away.
 With as many threads as cores, one busy neighbour makes all of them wait for the one that it has displaced; no setting
-of OpenMP's waiting that was tried helped (docs/training.md has the numbers). So commands look how much of the cores that
-they may use others are using, and take a thread a core that is left. `OMP_NUM_THREADS` fixes the number.
+of OpenMP's waiting that was tried helped (docs/training.md has the numbers). So commands look how much of the cores
+that they may use others are using, and take a thread a core that is left. `OMP_NUM_THREADS` fixes the number.
 """
 
 from __future__ import annotations

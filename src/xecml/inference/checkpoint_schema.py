@@ -105,6 +105,10 @@ class Content(_Head):
     threads: Annotated[int, Field(ge=1, lt=2**16)] | None = None
 
 
+_ONLY_NEWER = ("threads",)
+"""What checkpoints of older versions lack, and nothing is lost without."""
+
+
 class _Sums(Described):
     sums: dict[Text, Scalar]
     counts: dict[Text, Annotated[int, Field(ge=1, lt=2**63)]]
@@ -205,7 +209,7 @@ def check_run(content: Mapping[str, Any], path: str | Path) -> None:
 
 def missing(content: Mapping[str, Any]) -> list[str]:
     """What going on with a training needs and a checkpoint lacks."""
-    return [name for name in _Run.model_fields if name not in content]
+    return [name for name in _Run.model_fields if name not in content and name not in _ONLY_NEWER]
 
 
 def _is(value: Any, text: str) -> bool:
