@@ -1,10 +1,15 @@
-"""The whole way in one command: simulate, train, evaluate, export, predict, draw, and one table at the end."""
+"""The whole way in one command: simulate, train, evaluate, export, predict, draw, and one table at the end.
+
+It measures the machine in its first seconds, on the test sample, and chooses how many events to train on and how often,
+so that all of it ends within the minutes that it is given.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +29,30 @@ QUANTITIES = ("theta", "phi", "energy_relative", "timing", "u", "v", "w")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Events of the samples."""
+    """Events of the samples, and how often those of training are passed over."""
 
     train: int = 36_000
     val: int = 2_000
     test: int = 4_000
+    epochs: int = 8
+
+
+PICTURES = {
+    "event_0.png": "a photon of 52.8 MeV over the six faces, with truth and prediction (event_1, event_2 too)",
+    "evaluation/resolution.pdf": "resolutions between 15 and 60 MeV, a page for each quantity",
+    "evaluation_52.8MeV/resolution.pdf": "the same at the energy of the experiment",
+}
+"""What is worth looking at, by file."""
+CHOICES = tuple(
+    Sizes(train=train, epochs=epochs)
+    for train, epochs in ((36_000, 8), (36_000, 6), (30_000, 6), (30_000, 5), (24_000, 5), (18_000, 5), (12_000, 5))
+)
+"""What the demonstration chooses from, by the time that it has; the checks at its end hold for each of them."""
+MINUTES = 9.0
+"""For all of it; it is to end in less than ten."""
+_TRIAL_EVENTS = 1100
+_AFTER_TRAINING = 90_000.0
+"""All steps after the training take as long as the training of so many events."""
 
 
 class Steps:
@@ -54,8 +78,49 @@ class Steps:
         return (time.monotonic() - self._started) / 60
 
 
-def run(out: Path, recipe: Path, *, jobs: int = 2, sizes: Sizes | None = None, map_quality: str = "standard") -> bool:
+@dataclass(frozen=True)
+class Speed:
+    """What a machine does in a second.
+
+    Attributes:
+        simulated: events simulated.
+        trained: events of a training.
+    """
+
+    simulated: float
+    trained: float
+
+    def minutes_for(self, sizes: Sizes) -> float:
+        """Minutes that samples of training and validation, training and all that comes after take."""
+        simulated = (sizes.train + sizes.val + sizes.test) / self.simulated
+        validated = 0.3 * sizes.val  # without a gradient
+        trained = sizes.epochs * (sizes.train + validated) + _AFTER_TRAINING
+        return (simulated + trained / self.trained) / 60
+
+
+def choose(speed: Speed, minutes: float) -> Sizes:
+    """The largest of `CHOICES` that a machine gets through in so many minutes; the smallest if it gets through none."""
+    return next((sizes for sizes in CHOICES if speed.minutes_for(sizes) <= minutes), CHOICES[-1])
+
+
+def run(
+    out: Path,
+    recipe: Path,
+    *,
+    jobs: int = 2,
+    sizes: Sizes | None = None,
+    minutes: float = MINUTES,
+    map_quality: str = "standard",
+) -> bool:
     """Run the demonstration in a folder; return whether the network beats the trivial predictors as it should.
+
+    Args:
+        out: folder of all that it leaves.
+        recipe: of the training.
+        jobs: cores for the simulation.
+        sizes: of the samples; by default chosen by what the machine does in its first seconds.
+        minutes: that all of it may take.
+        map_quality: of the light map.
 
     Raises:
         InputError: the recipe or the folder are unusable.
@@ -68,12 +133,28 @@ def run(out: Path, recipe: Path, *, jobs: int = 2, sizes: Sizes | None = None, m
     from xecml.reports.model_evaluation import evaluate_files
     from xecml.training.loop import train
 
-    chosen, steps, data = sizes or Sizes(), Steps(), out / "data"
-    steps.next("simulate", "Simulating photons from the target, 15 to 60 MeV, and a sample at 52.8 MeV")
-    _simulate(data, chosen, jobs, map_quality)
+    steps, data = Steps(), out / "data"
+    steps.next("measure", "Simulating a sample at 52.8 MeV, and measuring this machine with it")
+    with tempfile.TemporaryDirectory() as folder:
+        _simulate(Path(folder), "mono", 64, jobs, map_quality)  # what is compiled at first use is not to count
+    simulated = _simulate(data, "mono", (sizes or CHOICES[0]).test, jobs, map_quality)
+    if sizes is None:
+        speed = Speed(simulated, _trained_in_a_second(recipe, data / "mono.root"))
+        chosen = choose(speed, minutes - steps.minutes())
+        print(
+            f"This machine simulates {speed.simulated:.0f} and trains {speed.trained:.0f} events/s: chosen are "
+            f"{chosen.train} events in {chosen.epochs} epochs, so that all of it takes about "
+            f"{steps.minutes() + speed.minutes_for(chosen):.0f} minutes."
+        )
+    else:
+        chosen = sizes
+    steps.next("simulate", "Simulating photons from the target, 15 to 60 MeV")
+    for name, events in (("train", chosen.train), ("val", chosen.val), ("test", chosen.test)):
+        _simulate(data, name, events, jobs, map_quality)
     steps.next("train", "Training one network for angle, energy, time and position")
     paths = {"data.train_path": str(data / "train.root"), "data.val_path": str(data / "val.root")}
-    config = load_config(recipe, [], paths | {"checkpoint.save_dir": str(out.parent)})
+    flags = paths | {"checkpoint.save_dir": str(out.parent), "training.epochs": chosen.epochs}
+    config = load_config(recipe, [], flags)
     trained = train(config, name=out.name)
     steps.next("evaluate", "Measuring it on samples it has not seen")
     best = trained.best
@@ -97,20 +178,36 @@ def run(out: Path, recipe: Path, *, jobs: int = 2, sizes: Sizes | None = None, m
     return all(check["met"] for check in summary["checks"])
 
 
-def _simulate(data: Path, sizes: Sizes, jobs: int, map_quality: str) -> None:
+SEEDS = {"train": 1, "val": 2, "test": 3, "mono": 4}
+"""Samples by name; at 52.8 MeV the last, over the range of energies the others."""
+
+
+def _simulate(data: Path, name: str, events: int, jobs: int, map_quality: str) -> float:
+    """Simulate a sample; returns events per second, without what is compiled first."""
     from xecml.simulation.generate import simulate
     from xecml.simulation.settings import make_settings
 
-    samples: tuple[tuple[str, int, Any], ...] = (
-        ("train", sizes.train, ENERGY_RANGE),
-        ("val", sizes.val, ENERGY_RANGE),
-        ("test", sizes.test, ENERGY_RANGE),
-        ("mono", sizes.test, SIGNAL_ENERGY),
-    )
-    for seed, (name, events, energy) in enumerate(samples, 1):
-        values = {"energy_mev": energy, "map_quality": map_quality, "relative_branches": False, "run": seed}
-        report = simulate(data / f"{name}.root", events, settings=make_settings(values), seed=seed, jobs=jobs)
-        print(f"{name}: {report.events} events, {report.events / report.seconds:.0f} events/s", flush=True)
+    seed, energy = SEEDS[name], SIGNAL_ENERGY if name == "mono" else ENERGY_RANGE
+    values = {"energy_mev": energy, "map_quality": map_quality, "relative_branches": False, "run": seed}
+    report = simulate(data / f"{name}.root", events, settings=make_settings(values), seed=seed, jobs=jobs)
+    rate = report.events / report.seconds
+    print(f"{name}: {report.events} events, {rate:.0f} events/s", flush=True)
+    return rate
+
+
+def _trained_in_a_second(recipe: Path, sample: Path) -> float:
+    """Events that a trial of a training takes in a second."""
+    from xecml import rootio
+    from xecml.recipes import load_config
+    from xecml.training.loop import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        few = Path(folder) / "few.root"
+        rootio.write(few, next(iter(rootio.read(sample, chunk_events=_TRIAL_EVENTS))))
+        flags = {"data.train_path": str(few), "data.val_path": str(few), "checkpoint.save_dir": folder}
+        settings = ["training.epochs=1", "tasks.energy.enabled=false"]  # of one energy there is none to learn
+        trial = train(load_config(recipe, settings, flags), name="trial", quiet=True)
+    return float(trial.metrics["system/throughput_events_per_sec"])
 
 
 def _summary(
@@ -122,6 +219,7 @@ def _summary(
     warnings = [w for evaluations in samples.values() for w in evaluations[0].warnings]
     return {
         "events": {"train": sizes.train, "validation": sizes.val, "test": sizes.test, "test at 52.8 MeV": sizes.test},
+        "epochs": sizes.epochs,
         "minutes": round(steps.minutes(), 2),
         "training_minutes": round(training_seconds / 60, 2),
         "seconds": {name: round(seconds, 1) for name, seconds in steps.seconds.items()},
@@ -222,7 +320,9 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     for check in summary["checks"]:
         if not check["met"]:
             print(f"NOT MET: {check['what']} (is {check['value']:.3g})")
-    print(f"In {out}: summary.json, event_0.png ..., evaluation/resolution.pdf, model.onnx, predictions.root.")
+    print(f"In {out}: summary.json, checkpoint_best.pth, model.onnx, predictions.root. Pictures to open:")
+    for name, what in PICTURES.items():
+        print(f"  {out / name}: {what}")
 
 
 def _cell(beside: dict[str, float] | None) -> str:
@@ -236,12 +336,13 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demonstration.")] = Path("artifacts/demo"),
     recipe: Annotated[Path, typer.Option("--config", help="Recipe to train.")] = Path("demo"),
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores for the simulation.")] = 2,
+    minutes: Annotated[float, typer.Option("--minutes", min=1, help="What all of it may take.")] = MINUTES,
 ) -> None:
     """Simulate, train, evaluate, export, predict and draw."""
     if shutil.disk_usage(out.parent if out.parent.exists() else Path()).free < 3e9:
         raise InputError("The demonstration needs 3 GB of free disk space.")
     cpu_load.follow()
-    if not run(out, recipe, jobs=jobs):
+    if not run(out, recipe, jobs=jobs, minutes=minutes):
         sys.exit(1)
 
 

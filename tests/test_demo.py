@@ -1,0 +1,48 @@
+"""The demonstration: what it chooses for machines of different speed, and that it goes the whole way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xecml import demo, load_model
+from xecml.demo import CHOICES, MINUTES, PICTURES, Sizes, Speed, choose
+
+
+def test_it_keeps_its_time_down_to_half_the_speed_at_which_it_takes_five_minutes() -> None:
+    full = CHOICES[0]
+    rates = [(Speed(1000 * x, 1200 * x), x) for x in (4.0, 1.0, 0.8, 0.65, 0.5)]
+    five = next(speed for speed, _ in rates if speed.minutes_for(full) < 7)
+    for speed, x in rates:
+        chosen = choose(speed, MINUTES - 1)
+        assert speed.minutes_for(chosen) <= MINUTES - 1, x
+        if x >= 1:
+            assert chosen == full
+    slower = Speed(five.simulated / 2, five.trained / 2)
+    assert choose(slower, MINUTES - 1).train >= 24_000
+
+
+def test_choices_are_in_order_and_a_machine_that_is_too_slow_gets_the_smallest() -> None:
+    work = [sizes.train * sizes.epochs for sizes in CHOICES]
+    assert work == sorted(work, reverse=True)
+    assert choose(Speed(10, 10), 1) == CHOICES[-1]
+
+
+@pytest.mark.slow
+def test_it_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a size that shows nothing but that all steps are there; its checks say that nothing was learnt."""
+    out = tmp_path / "demo"
+    few = Sizes(train=600, val=128, test=128, epochs=1)
+    met = demo.run(out, Path("tiny"), jobs=1, sizes=few, map_quality="quick")
+    summary = json.loads((out / "summary.json").read_text())
+    assert met == all(check["met"] for check in summary["checks"])
+    assert summary["events"] == {"train": 600, "validation": 128, "test": 128, "test at 52.8 MeV": 128}
+    assert {"measure", "simulate", "train", "evaluate", "export", "predict", "display"} == set(summary["seconds"])
+    for name in (*PICTURES, "checkpoint_best.pth", "model.onnx", "predictions.root"):
+        assert (out / name).stat().st_size > 0, name
+    assert load_model(out / "model.onnx").tasks == load_model(out / "checkpoint_best.pth").tasks
+    said = capsys.readouterr().out
+    assert "Pictures to open:" in said
+    assert all(str(out / name) in said for name in PICTURES)
