@@ -303,7 +303,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path: Path, dead_lis
         ("in.root", tmp_path / "binary.txt", "is no text file"),
         ("in.root", tmp_path / "pipe.txt", "is a pipe, not a dead list"),
         ("in.root", tmp_path, "is a folder, not a dead list"),
-        ("in.root", Path("a\0b"), "null byte"),
+        ("in.root", Path("a\0b"), "null (byte|character)"),
         ("few.root", None, "20 events, too few to tell which sensors are dead"),
         ("old.root", dead_list, "has no branch 'npho'"),
         ("all.root", None, "All 4760 sensors are dead in all events"),

@@ -201,7 +201,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_too(
 def test_an_early_end_is_an_end(sample: Path, tmp_path: Path) -> None:
     """Weights that do not move make no better epoch; what a finished run leaves is left all the same."""
     still = (
-        "training.lr=1e-12",
+        "training.lr=1e-30",
         "training.lr_min=0",
         "training.early_stop_epochs=1",
         "checkpoint.best_metric=phi_s68_deg",
