@@ -31,11 +31,15 @@ def test_choices_are_in_order_and_a_machine_that_is_too_slow_gets_the_smallest()
 
 
 @pytest.mark.slow
-def test_it_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_goes_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At a size that shows nothing but that all steps are there; its checks say that nothing was learnt."""
     out = tmp_path / "demo"
     few = Sizes(train=600, val=128, test=128, epochs=1)
-    met = demo.run(out, Path("tiny"), jobs=1, sizes=few, map_quality="quick")
+    monkeypatch.setattr(demo, "CHOICES", (few,))
+    monkeypatch.setattr(demo, "_TRIAL_VALIDATED", 32)
+    met = demo.run(out, Path("tiny"), jobs=1, map_quality="quick")
     summary = json.loads((out / "summary.json").read_text())
     assert met == all(check["met"] for check in summary["checks"])
     assert summary["events"] == {"train": 600, "validation": 128, "test": 128, "test at 52.8 MeV": 128}
@@ -44,5 +48,6 @@ def test_it_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert (out / name).stat().st_size > 0, name
     assert load_model(out / "model.onnx").tasks == load_model(out / "checkpoint_best.pth").tasks
     said = capsys.readouterr().out
+    assert "events/s: chosen are 600 events in 1 epochs" in said
     assert "Pictures to open:" in said
     assert all(str(out / name) in said for name in PICTURES)

@@ -50,8 +50,8 @@ CHOICES = tuple(
 """What the demonstration chooses from, by the time that it has; the checks at its end hold for each of them."""
 MINUTES = 9.0
 """For all of it; it is to end in less than ten."""
-_TRIAL_EVENTS, _TRIAL_TRAINED = 1100, 1030
-"""Of a trial of a training, and how many of them are trained on."""
+_TRIAL_EVENTS, _TRIAL_VALIDATED = 1024, 64
+"""Of a trial of a training, and how many of them are validated on."""
 _AFTER_TRAINING = 60_000.0
 """All steps after the training take as long as the training of so many events."""
 
@@ -207,7 +207,7 @@ def _trained_in_a_second(recipe: Path, sample: Path) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         events, names = next(iter(rootio.read(sample, chunk_events=_TRIAL_EVENTS))), ("train.root", "val.root")
-        for name, part in zip(names, (slice(_TRIAL_TRAINED), slice(_TRIAL_TRAINED, None)), strict=True):
+        for name, part in zip(names, (slice(-_TRIAL_VALIDATED), slice(-_TRIAL_VALIDATED, None)), strict=True):
             rootio.write(Path(folder) / name, {branch: values[part] for branch, values in events.items()})
         train_path, val_path = (str(Path(folder) / name) for name in names)
         flags = {"data.train_path": train_path, "data.val_path": val_path, "checkpoint.save_dir": folder}
