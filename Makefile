@@ -36,6 +36,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.14 --cache-dir .mypy_cache/3.14
 
 bench: $(STAMP)
 	for b in simulation networks loop repairs; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done

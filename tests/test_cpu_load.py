@@ -81,6 +81,26 @@ def test_a_run_that_is_gone_on_with_keeps_its_number() -> None:
     assert torch.get_num_threads() == 1  # one look does not change it
     follower.go_on_with(64)
     assert torch.get_num_threads() == 2
+    machine.used = 1.0
+    follower = ThreadsByLoad(machine)
+    follower.look()  # as a training does before it reads its checkpoint
+    assert torch.get_num_threads() == 1
+    follower.go_on_with(2)
+    follower.look()
+    assert torch.get_num_threads() == 2
+    follower.look()
+    assert torch.get_num_threads() == 1
+
+
+def test_onnx_runtime_takes_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert cpu_load.threads_of_others() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert cpu_load.threads_of_others() is None
+    cpu_load.follow()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(cpu_load, "_following", ThreadsByLoad(Others(1.0)))
+    assert cpu_load.threads_of_others() == 1
 
 
 def test_a_number_that_the_user_fixed_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,11 @@ def test_the_whole_way(folder: Path, xec: Xec) -> None:
         assert made["events"] == events
     assert xec.json("check", folder / "test.root")["usable"] is True
     paths = ("--train_path", folder / "train.root", "--val_path", folder / "val.root")
-    xec("train", "regress", "--config", "tiny", *paths, "--epochs", 3, "--name", "run",
-        "--set", f"checkpoint.save_dir={folder}")  # fmt: skip
+    trained = xec.json("train", "regress", "--config", "tiny", *paths, "--epochs", 3, "--name", "run",
+                       "--set", f"checkpoint.save_dir={folder}")  # fmt: skip
+    parts = trained["seconds_by_part"]
+    assert {"libraries, recipe", "files, fits, first weights", "epochs", "validation", "pictures"} <= parts.keys()
+    assert all(seconds >= 0 for seconds in parts.values())
     best = folder / "run" / "checkpoint_best.pth"
     report = xec.json("evaluate", best, folder / "test.root", "--out", folder / "evaluation")
     network, constant, centroid = report["evaluations"]

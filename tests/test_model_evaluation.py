@@ -96,6 +96,8 @@ def test_blank_and_impossible_events_are_counted_and_left_out(model: TorchModel,
     assert network.figures["energy"]["all"].s68 < 10
     assert network.warnings == ("true_energy is not above 0 in 3 of 120 events; these are left out.",)
     title, headers, rows = found.tables()[0]
+    assert len(found.tables()) > 1
+    assert found.tables(depths=False) == [(title, headers, rows)]
     assert title == "120 events, all depths"
     assert [row[headers.index("left out")] for row in rows] == ["13", "13", "30"]
     assert found.answered.line().startswith("Of 120 events: 10 not answered (no valid count); 20 without an answer for")

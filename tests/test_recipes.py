@@ -105,3 +105,18 @@ def test_version_and_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert done.stdout.split() == ["regress"]
     assert run(monkeypatch, "--help") == 0
     assert "--install-completion" in capsys.readouterr().out
+
+
+def test_a_folder_of_a_recipes_name_is_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that a command made in a folder called as a recipe is replaced by the next run, not taken for an input."""
+    monkeypatch.chdir(tmp_path)
+    shipped.cache_clear()
+    monkeypatch.setattr("xecml.recipes.shipped.FOLDER", tmp_path)
+    Path("quick.yaml").write_text("# Quick.\n# xec simulate OUT.root -n 4 --config quick\nmap_quality: quick\n")
+    Path("quick").mkdir()
+    for _ in range(2):
+        assert run(monkeypatch, "simulate", "quick/a.root", "-n", "4", "--config", "quick") == 0
+    shipped.cache_clear()
+    assert "replacing quick/a.root" in capsys.readouterr().err

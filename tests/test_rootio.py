@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,24 @@ def test_the_installed_uproot_asks_the_function_that_is_replaced_for_dates(
     rootio.write(tmp_path / "a.root", few)
     assert asked
     assert {date.year for date in asked} == {2000}
+
+
+def test_two_threads_write_and_leave_the_clock_as_it_was(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    before = uproot._util.datetime_to_code
+    together = threading.Barrier(2)
+
+    def write(name: str) -> None:
+        together.wait()
+        for _ in range(5):
+            rootio.write(tmp_path / name, few)
+
+    threads = [threading.Thread(target=write, args=(f"{k}.root",)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert uproot._util.datetime_to_code is before
+    assert (tmp_path / "0.root").read_bytes() == (tmp_path / "1.root").read_bytes()
 
 
 def test_without_that_function_files_are_written_all_the_same(

@@ -91,6 +91,7 @@ class ThreadsByLoad:
 
         self._most = self._most or torch.get_num_threads()
         torch.set_num_threads(min(threads, self._most))
+        self._wanted_before = 0  # what was seen before speaks of another number
 
 
 def threads_beside(used: float, cores: int, most: int) -> int:
@@ -122,6 +123,18 @@ def look() -> None:
     """Between two pieces of work: look whether the number of threads is to change, where it is followed."""
     if _following is not None:
         _following.look()
+
+
+def threads_of_others() -> int | None:
+    """How many threads libraries with threads of their own are to take; None where that is theirs to choose."""
+    if (fixed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return max(int(fixed), 1)
+    if _following is None:
+        return None
+    import torch
+
+    look()
+    return torch.get_num_threads()
 
 
 def go_on_with(threads: int) -> None:

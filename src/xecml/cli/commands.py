@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from enum import StrEnum
 from io import TextIOWrapper
@@ -103,6 +104,7 @@ def simulate(
 ) -> None:
     """Simulate photons in the detector to a ROOT file."""
     from xecml.events import number_of
+    from xecml.recipes.shipped import find
     from xecml.simulation.generate import simulate as run
     from xecml.simulation.settings import load_settings, parse_energy, read_dead_list
 
@@ -113,7 +115,8 @@ def simulate(
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(config, chosen)
-    options: dict[str, Any] = {"seed": seed, "jobs": jobs, "chunk": chunk, "settings_from": [config, dead_list]}
+    read = [find(config, "simulate") if config is not None else None, dead_list]
+    options: dict[str, Any] = {"seed": seed, "jobs": jobs, "chunk": chunk, "settings_from": read}
     report = run(out, events, settings=settings, force=force, **options)
     rate = report.events / report.seconds
     values = {
@@ -217,6 +220,8 @@ def evaluate(
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others or [], "dead_list": dead_list, "max_events": events, "tree": tree}
         options |= {"force": force}
+        if depths:
+            raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
         return
     if dead_list or events:
@@ -408,7 +413,7 @@ def recipes_copy(
     from xecml.recipes.shipped import copy_recipe, shipped
 
     out = copy_recipe(name, to, force=force)
-    usage = shipped()[name].usage.replace(f"--config {name}", f"--config {out}")
+    usage = shipped()[name].usage.replace(f"--config {name}", f"--config {shlex.quote(str(out))}")
     show(as_json, {"out": out, "usage": usage}, f"Wrote {out}; use it with: {usage}")
 
 

@@ -72,6 +72,7 @@ def train(
 
     from xecml.config import TasksConfig
     from xecml.recipes import describe, load_config, run_name
+    from xecml.recipes.shipped import find
 
     if help_config:
         print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
@@ -106,7 +107,8 @@ def train(
     from xecml.training.loop import train as run
 
     libraries = time.monotonic() - before
-    result = run(recipe, name=called, kind=job.value, quiet=as_json, recipe_path=config, force=force)
+    path = find(config, "train") if config is not None else None
+    result = run(recipe, name=called, kind=job.value, quiet=as_json, recipe_path=path, force=force)
     files = write_finished(recipe, result, called, force=force)
     result.spent.add_before("libraries, recipe", libraries)
     if result.first_process:

@@ -12,14 +12,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.legend import Legend
 from matplotlib.offsetbox import OffsetBox
 from matplotlib.table import Table
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
 
 from xecml.errors import InputError, printable
 from xecml.files import atomic_path
@@ -87,7 +85,7 @@ def drawable(figure: Figure) -> Figure:
 
 
 def _texts(artist: Artist) -> Iterator[Text]:
-    """All texts below an artist but the numbers along axes, of which every font has the signs."""
+    """All texts below an artist but the marks along axes, numbers and names of our own that every font can show."""
     if isinstance(artist, Text):
         yield artist
     elif isinstance(artist, Table):
@@ -96,8 +94,6 @@ def _texts(artist: Artist) -> Iterator[Text]:
             yield cell.get_text()
     elif isinstance(artist, Axis):
         yield artist.label
-        if isinstance(artist.get_major_formatter(), FixedFormatter | StrCategoryFormatter):
-            yield from artist.get_ticklabels()
     elif isinstance(artist, FigureBase | Axes | Legend | OffsetBox):
         for child in artist.get_children():
             yield from _texts(child)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator
 
-from xecml import geometry
+from xecml import cpu_load, geometry
 from xecml.errors import InputError
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
@@ -217,6 +217,8 @@ def _session(path: Path) -> Any:
         raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
     check_graph(path)
     options = onnxruntime.SessionOptions()
+    if threads := cpu_load.threads_of_others():
+        options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT  # what it has to say is in its errors
     if _bounded_memory():
         options.add_session_config_entry(_REGISTERED, "1")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml import cpu_load, geometry, rootio
+from xecml import geometry, rootio
 from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
 from xecml.events import TASKS, Chunk
@@ -62,7 +62,6 @@ def predict_chunks(
     for path in source.expand(files):
         for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
             npho, time = (chunk[branch] for branch in model.branches)
-            cpu_load.look()
             answers, found = model.predict(npho, time), coverage(npho, time)
             if answered is not None:
                 answered.add(found, model)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from xecml import geometry
+from xecml import cpu_load, geometry
 from xecml.choices import REPAIRS
 from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.dead_sensor_estimates import ConventionalRepair, dead_of_events
@@ -58,6 +58,7 @@ class NetworkRepair:
         """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
 
         def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
+            cpu_load.look()
             counts, times = self.filler(torch.from_numpy(n), torch.from_numpy(t), torch.from_numpy(d))
             return counts.numpy(), times.numpy()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from xecml import geometry
+from xecml import cpu_load, geometry
 from xecml.data.coverage import coverage, short_faces, short_times
 from xecml.errors import InputError
 from xecml.events import TASKS, branch_names
@@ -91,6 +91,7 @@ class TorchModel:
             return _of_no_event(self.network.outputs())
         parts = []
         for start in range(0, len(n), _BATCH):
+            cpu_load.look()
             a, b = n[start : start + _BATCH], t[start : start + _BATCH]
             parts.append(self.network(a, b, *validity(a, b)))
         return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}

@@ -110,11 +110,11 @@ def _fixed_dates() -> Iterator[None]:
 
     The function is uproot's own business: where a version has it no more, files are written with their dates.
     """
-    original = getattr(uproot._util, "datetime_to_code", None)
-    if original is None:
-        yield
-        return
-    with _CLOCK:
+    with _CLOCK:  # what another thread has put there is not the original
+        original = getattr(uproot._util, "datetime_to_code", None)
+        if original is None:
+            yield
+            return
         uproot._util.datetime_to_code = lambda date: original(_FIXED_DATE)
         try:
             yield

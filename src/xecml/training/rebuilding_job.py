@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from xecml import geometry, rootio
+from xecml import cpu_load, geometry, rootio
 from xecml.config import Config
 from xecml.data.batch import Batch
 from xecml.data.masks import Masking
@@ -85,6 +85,7 @@ class Rebuilding:
         self.loss.eval()
         sums = ErrorSums()
         for batch in batches:
+            cpu_load.look()
             prepared = self._for_validation(batch).to(fabric.device)
             with torch.no_grad():
                 answer, truth = answer_and_truth(model, prepared)

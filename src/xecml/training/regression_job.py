@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xecml import geometry, resolution
+from xecml import cpu_load, geometry, resolution
 from xecml.choices import LOSSES
 from xecml.config import Config, TaskConfig
 from xecml.data.batch import Batch, full
@@ -255,6 +255,7 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
     answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     for batch in batches:
+        cpu_load.look()
         on_device = batch.to(fabric.device)
         predicted = model(*on_device.inputs())
         known = known_events(model.tasks, on_device)
