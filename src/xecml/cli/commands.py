@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from enum import StrEnum
 from io import TextIOWrapper
@@ -16,6 +15,7 @@ import typer
 from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
+from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
 from xecml.errors import InputError
 
@@ -29,7 +29,6 @@ app = typer.Typer(
 )
 
 
-recipes_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(recipes_app, name="recipes")
 
 
@@ -54,12 +53,6 @@ def _command() -> None:
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
         raise InputError("An argument is empty, as an unset variable of a shell is; give it a value, or leave it out.")
     app()
-
-
-def _recipe_names() -> list[str]:
-    from xecml.recipes.shipped import shipped
-
-    return list(shipped())
 
 
 def _say_version(asked: bool) -> None:
@@ -380,41 +373,7 @@ def display(
     print(f"Wrote {out}.")
 
 
-# ------------------------------------------------------------------------------------------------- recipes, info
-
-
-@recipes_app.callback(invoke_without_command=True)
-def recipes(context: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
-    """List the recipes and settings that are shipped: --config takes each by its name."""
-    if context.invoked_subcommand is not None:
-        return
-    from xecml.recipes.shipped import shipped
-
-    if as_json:
-        print(json.dumps({one.name: {"meaning": one.meaning, "usage": one.usage} for one in shipped().values()}))
-        return
-    show_table("", ["name", "for", ""], [[o.name, f"xec {o.command}", o.meaning] for o in shipped().values()])
-    print("Use one by its name (--config regress); 'xec recipes copy regress' writes one to edit.")
-
-
-@recipes_app.command("copy")
-def recipes_copy(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name that 'xec recipes' lists.", autocompletion=_recipe_names)
-    ],
-    to: Annotated[
-        Path | None, typer.Argument(metavar="TO", help="File or folder to write to; by default NAME.yaml here.")
-    ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write a shipped recipe to a file, to edit it."""
-    from xecml.recipes.shipped import copy_recipe, shipped
-
-    out = copy_recipe(name, to, force=force)
-    usage = shipped()[name].usage.replace(f"--config {name}", f"--config {shlex.quote(str(out))}")
-    show(as_json, {"out": out, "usage": usage}, f"Wrote {out}; use it with: {usage}")
+# ---------------------------------------------------------------------------------------------------------- info
 
 
 @app.command()
