@@ -94,13 +94,13 @@ def test_a_run_that_is_gone_on_with_keeps_its_number() -> None:
 
 def test_onnx_runtime_takes_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert cpu_load.threads_of_others() == 3
+    assert cpu_load.threads_for_libraries() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert cpu_load.threads_of_others() is None
+    assert cpu_load.threads_for_libraries() is None
     cpu_load.follow()
     torch.set_num_threads(2)
     monkeypatch.setattr(cpu_load, "_following", ThreadsByLoad(Others(1.0)))
-    assert cpu_load.threads_of_others() == 1
+    assert cpu_load.threads_for_libraries() == 1
 
 
 def test_a_number_that_the_user_fixed_stays(monkeypatch: pytest.MonkeyPatch) -> None:

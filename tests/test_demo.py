@@ -47,6 +47,6 @@ def test_it_goes_the_whole_way(
         assert (out / name).stat().st_size > 0, name
     assert load_model(out / "model.onnx").tasks == load_model(out / "checkpoint_best.pth").tasks
     said = capsys.readouterr().out
-    assert "events/s: chosen are 600 events in 1 epochs" in said
+    assert "events/s: chosen are 600 events in 1 epochs; all of it takes about" in said
     assert "Pictures to open:" in said
     assert all(str(out / name) in said for name in PICTURES)

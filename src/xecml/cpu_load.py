@@ -125,7 +125,7 @@ def look() -> None:
         _following.look()
 
 
-def threads_of_others() -> int | None:
+def threads_for_libraries() -> int | None:
     """How many threads libraries with threads of their own are to take; None where that is theirs to choose."""
     if (fixed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
         return max(int(fixed), 1)

@@ -263,7 +263,7 @@ def _draw_tails(axes: Axes, samples: Sequence[_Sample], label: str) -> None:
 
 
 def _draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> None:
-    """Two-dimensional histogram, number of events in logarithmic colour."""
+    """Histogram in two dimensions, in logarithmic colour; an image, as cells one by one take longer than a page."""
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
         return
@@ -272,11 +272,7 @@ def _draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> No
     counts, x_edges, y_edges = np.histogram2d(x[good], y[good], bins=60, range=span)
     shown = np.ma.masked_equal(counts.T, 0)
     extent = (x_edges[0], x_edges[-1], y_edges[0], y_edges[-1])
-    norm = LogNorm(1, max(counts.max(), 2))
-    # an image: thousands of cells as polygons take longer than the rest of the page
-    mesh = axes.imshow(
-        shown, norm=norm, cmap=MAP, origin="lower", extent=extent, aspect="auto", interpolation="nearest"
-    )
+    mesh = axes.imshow(shown, MAP, LogNorm(1, max(counts.max(), 2)), extent=extent)
     if diagonal:
         axes.plot(span[0], span[0], color=COLOURS[1], lw=0.8)
     axes.figure.colorbar(mesh, ax=axes, fraction=0.06, pad=0.02, label="events")

@@ -43,6 +43,9 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.08,
+    "image.origin": "lower",
+    "image.aspect": "auto",
+    "image.interpolation": "nearest",
     "savefig.dpi": 150,
     "pdf.compression": 6,
 }

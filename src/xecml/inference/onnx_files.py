@@ -217,7 +217,7 @@ def _session(path: Path) -> Any:
         raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
     check_graph(path)
     options = onnxruntime.SessionOptions()
-    if threads := cpu_load.threads_of_others():
+    if threads := cpu_load.threads_for_libraries():
         options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT  # what it has to say is in its errors
     if _bounded_memory():
