@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from xecml import geometry, rootio
-from xecml.simulation import blocks, generate
+from xecml.simulation import blocks, detectors, generate
 from xecml.simulation.cascade.transport import CALORIMETER, shower
 from xecml.simulation.light.clusters import cluster
 from xecml.simulation.light.direct import direct_light
@@ -144,7 +144,7 @@ def prototype(script: Path, n: int) -> tuple[float, float]:
 def stages(quality: str, events: int = 200) -> None:
     """Processor time of each stage of signal events at 52.8 MeV from Python, one call a stage and event."""
     settings = make_settings({"energy_mev": 52.8, "map_quality": quality})
-    physics, work = generate.prepare(settings), blocks.new_work()
+    physics, work = detectors.prepare(settings), blocks.new_work()
     rng = np.random.default_rng(1)
     x, y, z = (float(v) for v in geometry.xyz_from_uvw([1.0, 2.0, 1e-6]))
     ux, uy, uz = (float(v) for v in geometry.direction_from_angles([90.0, 0.0]))

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from xecml import geometry, rootio
 from xecml.errors import InputError
 from xecml.events import INVALID, TRUTH_BRANCHES, valid_counts, valid_times
-from xecml.simulation import generate
+from xecml.simulation import detectors, generate
 from xecml.simulation.generate import SimulationReport, simulate
 from xecml.simulation.light.lightmap import _light_map
-from xecml.simulation.response import first_photoelectron
+from xecml.simulation.response import nth_photoelectron
 from xecml.simulation.settings import SimulationSettings, make_settings, read_dead_list
 
 Arrays = dict[str, NDArray[Any]]
@@ -339,10 +339,12 @@ def test_extra_truth(signal: Arrays) -> None:
     np.testing.assert_allclose(signal["npheFace"][:, 0], inner, rtol=0.05)
 
 
-def test_first_photoelectron() -> None:
+@pytest.mark.parametrize(("k", "n", "spread"), [(1, 20, 3.0), (3, 20, 3.0), (1, 1, 45.0), (30, 100, 60.0)])
+def test_nth_photoelectron(k: int, n: int, spread: float) -> None:
     rng = np.random.default_rng(1)
-    draws = np.sort(rng.exponential(3.0, (40000, 20)) + rng.exponential(45.0, (40000, 20)), axis=1)[:, 0]
-    found = np.array([first_photoelectron(rng, 20, 3.0, 45.0) for _ in range(40000)])
+    arrivals = rng.exponential(spread, (40000, n)) + rng.exponential(45.0, (40000, n))
+    draws = np.sort(arrivals, axis=1)[:, k - 1]
+    found = np.array([nth_photoelectron(rng, k, n, spread, 45.0) for _ in range(40000)])
     assert found.mean() == pytest.approx(draws.mean(), rel=0.02)
     assert found.std() == pytest.approx(draws.std(), rel=0.03)
 
@@ -407,7 +409,7 @@ def test_depths_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_settings_that_leave_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
-    monkeypatch.setattr(generate, "_MOST_EFFORT", 100_000)
+    monkeypatch.setattr(detectors, "MOST_EFFORT", 100_000)
     with pytest.raises(InputError, match=r"No photon was kept for event 0 .* depth_cm = \[20.0, 20.0000001\]"):
         run(tmp_path, 1000, jobs=jobs, depth_cm=[20.0, 20.0000001])
     assert not (tmp_path / "events.root").exists()

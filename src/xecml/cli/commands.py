@@ -89,6 +89,10 @@ def simulate(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML of detector and response constants, or 'simulation'.")
     ] = None,
+    vary: Annotated[
+        Path | None,
+        typer.Option("--vary", help="YAML with ranges of constants, drawn anew every few hundred events, or 'varied'."),
+    ] = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
     force: Force = False,
@@ -99,16 +103,17 @@ def simulate(
     from xecml.events import number_of
     from xecml.recipes.shipped import find
     from xecml.simulation.generate import simulate as run
-    from xecml.simulation.settings import load_settings, parse_energy, read_dead_list
+    from xecml.simulation.settings import load_settings, load_vary, parse_energy, read_dead_list
 
     flags: dict[str, Any] = {
         "vertex": vertex, "dead_fraction": dead, "pileup_fraction": pileup, "optics": optics,
         "energy_mev": parse_energy(energy) if energy is not None else None,
         "dead_sensors": read_dead_list(dead_list) if dead_list else None,
+        "vary": load_vary(vary) if vary is not None else None,
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(config, chosen)
-    read = [find(config, "simulate") if config is not None else None, dead_list]
+    read = [*(find(path, "simulate") for path in (config, vary) if path is not None), dead_list]
     options: dict[str, Any] = {"seed": seed, "jobs": jobs, "chunk": chunk, "settings_from": read}
     report = run(out, events, settings=settings, force=force, **options)
     rate = report.events / report.seconds

@@ -85,6 +85,15 @@ class TreeWriter:
             self._digest.update(np.ascontiguousarray(values).data)
         self.n_events += lengths.pop()
 
+    def add_table(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write one more tree, of a few rows, into the same file; the main tree must have been begun."""
+        with _fixed_dates():
+            types = {n: np.dtype((values.dtype, values.shape[1:])) for n, values in arrays.items()}
+            self._file.mktree(name, types, title=mark()).extend(dict(arrays))
+        for column, values in arrays.items():
+            self._digest.update(f"{name} {column}".encode())
+            self._digest.update(np.ascontiguousarray(values).data)
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -66,6 +66,8 @@ class Source(NamedTuple):
     target: Target
     points: Floats
     """(n, 3) points of light"""
+    light_yield: float
+    """photons over those of PHOTONS_PER_MEV"""
     light_ratio: float
     """light of a point over that of an electron of its energy"""
     energy_low: float
@@ -250,7 +252,7 @@ def _add_light(rng: np.random.Generator, physics: Physics, source: Source, work:
     if source.montecarlo:
         for k in range(n):
             x, y, z, t, E = work.deposits[k]
-            photons = rng.poisson(E * PHOTONS_PER_MEV)
+            photons = rng.poisson(E * PHOTONS_PER_MEV * source.light_yield)
             direct, indirect = work.counted[0], work.counted[1]
             trace_point(rng, physics.optics, physics.raster, x, y, z, t, photons, direct, indirect, work.times)
         return
@@ -281,8 +283,9 @@ def _light_of_photon(source: Source, work: Work, g: int, delay: float, share: fl
             light = work.direct[DIRECT, s] + max(work.direct[SCATTERED, s] + work.indirect[0, s], 0.0)
             time = work.direct[TIME, s] + work.indirect[1, s]
             square = work.direct[SQUARE, s] + work.indirect[2, s]
-        # counts stay whole
-        work.photons[g, s] = math.floor(light * share + 0.5) if source.montecarlo else light * share
+        # counts stay whole; the Monte Carlo's are of the yield already
+        wanted = light * share
+        work.photons[g, s] = math.floor(wanted + 0.5) if source.montecarlo else wanted * source.light_yield
         mean = time / light if light > 0.0 else 0.0
         work.arrival[g, s] = mean + delay
         work.spread[g, s] = math.sqrt(max(square / light - mean * mean, 0.0)) if light > 0.0 else 0.0

@@ -19,26 +19,18 @@ from xecml.progress import progress
 from xecml.rootio.treewriter import named_root
 from xecml.simulation import blocks, truth
 from xecml.simulation.branches import Arrays, Pieces, branches
-from xecml.simulation.cascade.coefficient_tables import cascade_tables
-from xecml.simulation.dead import dead_mask
-from xecml.simulation.light.lightmap import light_map
-from xecml.simulation.light.optics import near_field, sensor_table
-from xecml.simulation.light.photons import raster
+from xecml.simulation.detectors import DETECTORS_TREE, MOST_EFFORT, Detector, Detectors
+from xecml.simulation.light.lightmap import LightMap
 from xecml.simulation.manifest import broken_run, make_manifest, manifest_path, write_manifest
-from xecml.simulation.response import TIME_MODELS, Response
 from xecml.simulation.settings import SimulationSettings, load_settings
-from xecml.simulation.vertices import MODELS, Target
+from xecml.simulation.vary import BLOCK
 
 __all__ = ["SimulationReport", "SimulationSettings", "load_settings", "simulate"]
 
 TRIED_BRANCH = "photons_tried"
 """Not written: photons aimed for each event."""
-_MOST_EFFORT = 100_000_000
-"""Photons drawn for one event before it is given up, less than a minute; the rarest events need a million."""
 _MOST_JOBS = 1024
 _MOST_FILES = 100_000
-BLOCK = 64
-"""Events that share a random generator. Part of what a seed means: changing it changes all events."""
 
 
 @dataclass
@@ -100,12 +92,14 @@ def simulate(
     """
     _check_numbers(n=n, seed=seed, jobs=jobs, chunk=chunk)
     chosen, path = settings or SimulationSettings(), named_root(out)
+    if chosen.vary is not None and chosen.run + (n - 1) // chosen.vary.events_per_detector > LARGEST_INT32:
+        raise InputError(f"run {chosen.run} leaves no numbers for the runs of {n} events; use a lower one.")
     files = _files(path, n, chunk)
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
     outputs = [file for file, _ in files[done:]] + ([manifest_path(path)] if chunk is not None and not done else [])
     claim(outputs, inputs=[*settings_from, chosen.dead_list], force=force)
-    physics = prepare(chosen, seed, jobs)
+    detectors = Detectors(chosen, seed, jobs)
     if chunk is not None:
         write_manifest(path, record, finished=False)
     start = time.monotonic()
@@ -113,13 +107,17 @@ def simulate(
     first = sum(events for _, events in files[:done])
     with progress(n, "simulate", "events") as bar:
         bar.advance(first)
-        stream = Pieces(event_blocks(physics, chosen, seed, first, n, jobs))
+        stream = Pieces(event_blocks(detectors, chosen, seed, first, n, jobs))
         for file, events in files[done:]:
             with rootio.TreeWriter(file) as writer:
                 for arrays in stream.take(events):
                     report.tried += int(arrays.pop(TRIED_BRANCH).sum())
                     writer.extend(arrays)
                     bar.advance(len(arrays["event"]))
+                if chosen.vary is not None:
+                    begin, each = first + report.events, chosen.vary.events_per_detector
+                    numbers = range(begin // each, (begin + events - 1) // each + 1)
+                    writer.add_table(DETECTORS_TREE, detectors.rows(numbers))
             report.events += events
     if chunk is not None:
         write_manifest(path, record, finished=True)
@@ -144,7 +142,7 @@ def _check_numbers(*, n: int, seed: int, jobs: int, chunk: int | None) -> None:
 def _nothing_kept(settings: SimulationSettings, number: int) -> str:
     low, high = settings.energy_range
     return (
-        f"No photon was kept for event {number} after {_MOST_EFFORT:.0e} were drawn; settings that leave too few are "
+        f"No photon was kept for event {number} after {MOST_EFFORT:.0e} were drawn; settings that leave too few are "
         f"depth_cm = {list(settings.depth_cm)}, min_deposit_mev = {settings.min_deposit_mev:g} at energies from "
         f"{low:g} to {high:g} MeV, and the width of the target: widen them."
     )
@@ -170,125 +168,59 @@ def _complete(files: list[tuple[Path, int]]) -> int:
 # ------------------------------------------------------------------------------------------- blocks of events
 
 
-def prepare(settings: SimulationSettings, seed: int = 0, jobs: int = 2) -> blocks.Physics:
-    """Build or load all tables that a run needs; the light map comes from the cache."""
-    optics = settings.optical.constants()
-    # the photon-by-photon simulation needs no map, but the compiled code needs something of its type
-    quality = settings.map_quality if settings.optics == "fast" else "quick"
-    return blocks.Physics(
-        tables=cascade_tables(),
-        optics=optics,
-        near=near_field(optics),
-        sensors=sensor_table(),
-        light_map=light_map(optics, quality, jobs),
-        raster=raster(),
-        response=_response(settings, seed),
-        faces=geometry.face_codes().astype(np.float64),
-    )
-
-
-def _response(settings: SimulationSettings, seed: int) -> Response:
-    """Properties of the sensors in this run; what is random of them depends on the seed alone."""
-    values = settings.response
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 0, 1))))
-    sipm = np.arange(geometry.N_SENSORS) < geometry.N_SIPM
-    gain = np.maximum(1 + values.gain_spread * rng.standard_normal(geometry.N_SENSORS), 0.05)
-    return Response(
-        efficiency=np.where(sipm, values.sipm_efficiency, values.pmt_efficiency).astype(np.float32),
-        gain=gain.astype(np.float32),
-        noise=np.where(sipm, values.sipm_noise_photoelectrons, values.pmt_noise_photoelectrons).astype(np.float32),
-        dead=dead_mask(settings, rng),
-        excess_noise_factor=float(values.excess_noise_factor),
-        threshold=float(values.threshold_photoelectrons),
-        time_model=TIME_MODELS[values.time_model],
-        time_single=float(values.time_single_ns),
-        time_constant=float(values.time_constant_ns),
-        time_walk=float(values.time_walk_ns),
-        decay=float(values.decay_time_ns),
-        overlap=float(values.pulse_overlap_ns),
-    )
-
-
-def _source(settings: SimulationSettings) -> blocks.Source:
-    return blocks.Source(
-        model=MODELS[settings.vertex],
-        target=Target(
-            float(settings.target_sigma_z_cm), float(settings.target_sigma_y_cm), float(settings.target_slope)
-        ),
-        points=geometry.xyz_from_uvw(np.array(settings.points_uvw_cm, np.float64)),
-        light_ratio=float(settings.points_light_ratio),
-        energy_low=float(settings.energy_range[0]),
-        energy_high=float(settings.energy_range[1]),
-        min_deposit=float(settings.min_deposit_mev),
-        depth_low=float(settings.depth_cm[0]),
-        depth_high=float(settings.depth_cm[1]),
-        time_offset=float(settings.time_offset_ns),
-        material=float(settings.material_radiation_lengths),
-        gammas=np.cumsum(settings.gamma_probabilities),
-        pileup_energy_low=float(settings.pileup_energy_mev[0]),
-        pileup_energy_high=float(settings.pileup_energy_mev[1]),
-        pileup_time_low=float(settings.pileup_time_ns[0]),
-        pileup_time_high=float(settings.pileup_time_ns[1]),
-        window_begin=float(settings.response.charge_window_ns[0]),
-        window_end=float(settings.response.charge_window_ns[1]),
-        montecarlo=settings.optics == "montecarlo",
-        most_effort=_MOST_EFFORT,
-    )
-
-
 def event_blocks(
-    physics: blocks.Physics, settings: SimulationSettings, seed: int, first: int, last: int, jobs: int = 1
+    detectors: Detectors, settings: SimulationSettings, seed: int, first: int, last: int, jobs: int = 1
 ) -> Iterator[Arrays]:
     """Yield the events first..last of a run, in order, as dictionaries of branches, one a block.
 
-    At most a few blocks a thread are in flight, so memory does not grow with the number of events.
+    At most a few pieces a thread are in flight, so memory does not grow with the number of events. A piece is a block,
+    or all blocks of a detector where these differ, because a light map is made for each detector.
     """
-    source = _source(settings)
-    free: deque[blocks.Work] = deque(blocks.new_work() for _ in range(jobs))
+    each = detectors.blocks_each or 1
+    free: deque[tuple[blocks.Work, LightMap | None]] = deque(
+        (blocks.new_work(), detectors.new_map()) for _ in range(jobs)
+    )
+    same = None if detectors.blocks_each else detectors.detector(0, None)
 
-    def one(block: int) -> Arrays:
-        work = free.popleft()
+    def piece(number: int) -> list[Arrays]:
+        work, own_map = free.popleft()
         try:
-            return _one_block(physics, source, settings, seed, block, first, last, work)
+            used = detectors.detector(number, own_map) if same is None else same
+            begin, end = max(number * each, first // BLOCK), min((number + 1) * each, (last + BLOCK - 1) // BLOCK)
+            return [_one_block(used, seed, block, first, last, work) for block in range(begin, end)]
         finally:
-            free.append(work)
+            free.append((work, own_map))
 
-    numbers = range(first // BLOCK, (last + BLOCK - 1) // BLOCK)
+    numbers = range(first // BLOCK // each, (last + BLOCK * each - 1) // (BLOCK * each))
     if jobs == 1:
         # no thread beside: one job keeps one core busy, writing included
-        yield from map(one, numbers)
+        for number in numbers:
+            yield from piece(number)
         return
     with ThreadPoolExecutor(jobs) as pool:
-        running: deque[Future[Arrays]] = deque()
+        running: deque[Future[list[Arrays]]] = deque()
+        most = 2 * jobs if each == 1 else jobs
         try:
-            for block in numbers:
-                running.append(pool.submit(one, block))
-                if len(running) > 2 * jobs:
-                    yield running.popleft().result()
+            for number in numbers:
+                running.append(pool.submit(piece, number))
+                if len(running) > most:
+                    yield from running.popleft().result()
             while running:
-                yield running.popleft().result()
+                yield from running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)  # where one block failed, those after it are not begun
 
 
-def _one_block(
-    physics: blocks.Physics,
-    source: blocks.Source,
-    settings: SimulationSettings,
-    seed: int,
-    block: int,
-    first: int,
-    last: int,
-    work: blocks.Work,
-) -> Arrays:
+def _one_block(detector: Detector, seed: int, block: int, first: int, last: int, work: blocks.Work) -> Arrays:
     """Events of one block that lie in first..last. Events before `first` are simulated and dropped."""
+    settings = detector.settings
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, block))))
     begin, end = block * BLOCK, min((block + 1) * BLOCK, last)
     n = end - begin
     npho, times = (np.empty((n, geometry.N_SENSORS), np.float32) for _ in range(2))
     expected = np.empty((n if settings.expected_counts else 0, geometry.N_SENSORS), np.float32)
     columns = np.empty((n, truth.TRUTH_COLUMNS))
-    done = blocks.simulate_block(rng, physics, source, work, npho, times, expected, columns)
+    done = blocks.simulate_block(rng, detector.physics, detector.source, work, npho, times, expected, columns)
     if done < n:
         raise InputError(_nothing_kept(settings, begin + done))
     arrays = branches(settings, npho, times, columns, np.arange(begin, end))

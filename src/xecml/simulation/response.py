@@ -5,9 +5,13 @@ A sensor turns photons into photoelectrons with its efficiency. In SiPMs every p
 count with the excess noise factor 1 / (1 - branching).
 
 The time is that of the first pulse. Pulses of further photons that follow within the overlap are one with it: their
-times are averaged with their photoelectrons; later ones only add charge. Two models give the time of a pulse of n
-photoelectrons: the mean arrival time with a spread that falls with sqrt(n), as a fit to the waveform has, or the first
-photoelectron itself, which xenon's decay and the spread of the arrival times delay.
+times are averaged with their photoelectrons; later ones only add charge. How the time of a pulse of n photoelectrons is
+defined is a matter of the analysis of waveforms, and there are four models of it:
+
+- `mean`: the mean arrival time with a spread that falls with sqrt(n), as a fit to the waveform has;
+- `first`: the first photoelectron itself, which xenon's decay and the spread of the arrival times delay;
+- `edge`: a leading edge, the photoelectron with which the pulse passes a fixed height;
+- `fraction`: a constant fraction, the photoelectron with which the pulse passes a share of its charge.
 """
 
 from __future__ import annotations
@@ -25,8 +29,14 @@ from xecml.simulation.light.optics import N_SIPM, Floats32
 
 _NORMAL_ABOVE = 60
 """Photoelectrons above which the branching process is taken as normal."""
-MEAN, FIRST = 0, 1
-TIME_MODELS = {"mean": MEAN, "first": FIRST}
+_SUMMED_SPACINGS = 16
+"""Photoelectrons up to which the spacings before the k-th are drawn one by one; beyond, their sum is taken as normal."""
+_NEWTON_STEPS = 3
+"""They give the time of a photoelectron to 1e-8 of itself."""
+MEAN, FIRST, EDGE, FRACTION = 0, 1, 2, 3
+TIME_MODELS = {"mean": MEAN, "first": FIRST, "edge": EDGE, "fraction": FRACTION}
+HOT_WINDOW_NS = 100.0
+"""Pulses of hot sensors come at any time within plus or minus this of the photon of interest."""
 
 
 class Response(NamedTuple):
@@ -40,12 +50,24 @@ class Response(NamedTuple):
     """(4760,) electronic noise, rms, photoelectrons"""
     dead: NDArray[np.bool_]
     """(4760,)"""
+    hot: Floats32
+    """(4760,) mean photoelectrons that a sensor reports by itself in an event"""
+    delay: Floats32
+    """(4760,) ns, added to the sensor's times"""
     excess_noise_factor: float
     """of SiPMs"""
     threshold: float
-    """charges below, in photoelectrons, are reported as zero, without a time"""
+    """charges below, in photoelectrons, have no time"""
+    below: float
+    """what is reported as the count of these: 0, or 1e10"""
     time_model: int
-    """MEAN or FIRST"""
+    """MEAN, FIRST, EDGE or FRACTION"""
+    time_edge: float
+    """photoelectrons at which a leading edge is passed"""
+    time_fraction: float
+    """share of the photoelectrons at which a constant fraction is passed"""
+    time_stretch: float
+    """times after the first interaction over true ones"""
     time_single: float
     """time spread with one photoelectron, ns"""
     time_constant: float
@@ -74,28 +96,36 @@ def multiplied_charge(rng: np.random.Generator, n: int, excess_noise_factor: flo
 
 
 @compiled
-def first_photoelectron(rng: np.random.Generator, n: int, spread: float, decay: float) -> float:
-    """Time (ns) of the first of n photoelectrons after the earliest possible one.
+def nth_photoelectron(rng: np.random.Generator, k: int, n: int, spread: float, decay: float) -> float:
+    """Time (ns) of the k-th of n photoelectrons after the earliest possible one.
 
     Arrival times are exponential with their spread, emission is exponential with the decay time: the chance that one
-    comes later than t is S(t) = (decay e^(-t/decay) - spread e^(-t/spread)) / (decay - spread), and the first of n has
-    S(t)^n uniform. Solved by bisection.
+    comes later than t is S(t) = (decay e^(-t/decay) - spread e^(-t/spread)) / (decay - spread). -ln S of the k-th is
+    the sum of k spacings, each exponential with a mean of 1 over the photoelectrons still to come (Renyi 1953).
+    Newton's steps invert -ln S: the hazard rises, so -ln S is convex and, after the first step, every step comes closer
+    from above.
     """
     a = max(decay, 1e-3)
     b = max(spread, 1e-3)
-    if abs(a - b) < 1e-3 * a:
+    if b > a:
+        a, b = b, a
+    if a - b < 1e-3 * a:
         b = 0.999 * a
-    level = rng.random() ** (1.0 / n)
-    low, high = 0.0, 1.0
-    while (a * math.exp(-high / a) - b * math.exp(-high / b)) / (a - b) > level:
-        high *= 2.0
-    for _ in range(30):
-        t = 0.5 * (low + high)
-        if (a * math.exp(-t / a) - b * math.exp(-t / b)) / (a - b) > level:
-            low = t
-        else:
-            high = t
-    return 0.5 * (low + high)
+    level = 0.0
+    if k <= _SUMMED_SPACINGS:
+        for i in range(k):
+            level += rng.standard_exponential() / (n - i)
+    else:
+        low = n - k + 0.5
+        mean, variance = math.log((n + 0.5) / low), 1.0 / low - 1.0 / (n + 0.5)
+        level = max(mean + math.sqrt(variance) * rng.standard_normal(), 0.1 * mean)
+    t = math.sqrt(2.0 * a * b * level) + a * level
+    for _ in range(_NEWTON_STEPS):
+        slow, quick = math.exp(-t / a), math.exp(-t / b)
+        later = (a * slow - b * quick) / (a - b)
+        # the hazard: the density of the time over the chance that it is later
+        t += (level + math.log(later)) * later * (a - b) / (slow - quick)
+    return t
 
 
 @inner
@@ -111,6 +141,21 @@ def _pulse(n: NDArray[np.int64], arrival: Floats32, pulses: int, s: int, overlap
             total += n[g]
             time += n[g] * arrival[g, s]
     return total, time / total, begin
+
+
+@inner
+def _time(rng: np.random.Generator, response: Response, n: int, arrival: float, spread: float) -> float:
+    """Time (ns) of a pulse of n photoelectrons after the first interaction, without walk and delay of the sensor."""
+    if response.time_model == MEAN:
+        jitter = math.sqrt(response.time_single**2 / n + response.time_constant**2)
+        return arrival + jitter * rng.standard_normal()
+    k = 1
+    if response.time_model == EDGE:
+        k = int(response.time_edge + 0.5)
+    elif response.time_model == FRACTION:
+        k = int(response.time_fraction * n + 0.5)
+    begin = arrival - spread + nth_photoelectron(rng, min(max(k, 1), n), n, spread, response.decay)
+    return begin + response.time_constant * rng.standard_normal()
 
 
 @compiled
@@ -138,7 +183,7 @@ def respond(
         spread: (4, 4760) the standard deviation of their arrival times, ns.
         counted: whether `photons` are a sample already.
         offset: added to all times, ns.
-        npho: (4760,) filled: photons; 1e10 of dead sensors.
+        npho: (4760,) filled: photons; 1e10 of dead sensors, and below the threshold if so set.
         time: (4760,) filled: seconds; 1e10 where nothing was measured.
         photoelectrons: (4760,) filled.
     """
@@ -156,25 +201,29 @@ def respond(
             else:
                 n[g] = rng.poisson(efficiency * max(float(photons[g, s]), 0.0))
             total += n[g]
+        own = rng.poisson(float(response.hot[s])) if response.hot[s] > 0.0 else 0
         photoelectrons[s] = total
-        charge = float(total)
+        charge = float(total + own)
         if s < N_SIPM:
-            charge = multiplied_charge(rng, total, response.excess_noise_factor)
+            charge = multiplied_charge(rng, total + own, response.excess_noise_factor)
         charge *= response.gain[s]
         if response.noise[s] > 0.0:
             charge += response.noise[s] * rng.standard_normal()
         if charge < response.threshold:
-            charge, total = 0.0, 0
+            npho[s], time[s] = response.below, INVALID
+            continue
         npho[s] = charge / efficiency
-        if total == 0:
+        if total + own == 0:
             time[s] = INVALID
             continue
-        size, moment, begin = _pulse(n, arrival, pulses, s, response.overlap)
-        if response.time_model == FIRST:
-            width = float(spread[begin, s])
-            moment = float(arrival[begin, s]) - width + first_photoelectron(rng, size, width, response.decay)
-            jitter = response.time_constant
-        else:
-            jitter = math.sqrt(response.time_single**2 / size + response.time_constant**2)
-        moment += response.time_walk / math.sqrt(size) + offset + jitter * rng.standard_normal()
-        time[s] = moment * 1e-9
+        moment, size = math.inf, own
+        if total > 0:
+            size, mean, begin = _pulse(n, arrival, pulses, s, response.overlap)
+            if response.time_model != MEAN:
+                mean = float(arrival[begin, s])
+            moment = _time(rng, response, size, mean, float(spread[begin, s]))
+        if own > 0:
+            # the first pulse gives the time
+            moment = min(moment, HOT_WINDOW_NS * (2.0 * rng.random() - 1.0))
+        moment = moment * response.time_stretch + response.time_walk / math.sqrt(size)
+        time[s] = (moment + float(response.delay[s]) + offset) * 1e-9

@@ -30,6 +30,7 @@ from xecml.limits import (
 )
 from xecml.recipes.shipped import find
 from xecml.simulation.light.optics import Optics
+from xecml.simulation.vary import Changes, Vary, merged
 from xecml.yamlfile import read_yaml
 
 Efficiency = Annotated[Real, Field(ge=1e-3, le=1)]
@@ -94,10 +95,31 @@ class ResponseSettings(_Section):
     """electronic noise of a SiPM, rms"""
     pmt_noise_photoelectrons: Charge = 0.0
     """electronic noise of a photomultiplier, rms"""
+    efficiency_spread: Annotated[NotNegative, Field(le=0.5)] = 0.0
+    """relative, smooth over each face, known to the calibration: what is reported are photons; drawn once a run"""
+    hot_fraction: Share = 0.0
+    """share of all sensors that report charge by themselves, drawn once a run"""
+    hot_photoelectrons: Charge = 20.0
+    """mean charge that these add to an event"""
     threshold_photoelectrons: Charge = 0.0
-    """smaller charges are reported as zero"""
-    time_model: Literal["mean", "first"] = "mean"
-    """mean: mean arrival time with the spread below; first: the first photoelectron"""
+    """smaller charges have no time"""
+    below_threshold: Literal["zero", "not_measured"] = "zero"
+    """how the count of smaller charges is reported: 0, or 1e10"""
+    time_model: Literal["mean", "first", "edge", "fraction"] = "mean"
+    """mean: mean arrival time with the spread below; first: the first photoelectron; edge and fraction: the one at which
+    the pulse passes a height or a share of its charge"""
+    time_edge_photoelectrons: Annotated[Real, Field(ge=1, le=1000)] = 3.0
+    """height of a leading edge"""
+    time_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
+    """share of a constant fraction"""
+    time_stretch: Annotated[Real, Field(ge=0.5, le=2)] = 1.0
+    """times after the first interaction over true ones"""
+    pmt_delay_ns: Moment = 0.0
+    """added to the times of photomultipliers, negative where they come early"""
+    face_delay_ns: Spread = 0.0
+    """spread of what is added to the times of each face, drawn once a run"""
+    sensor_delay_ns: Spread = 0.0
+    """spread of what is added to the times of each sensor, drawn once a run"""
     time_single_ns: Spread = 2.5
     """time spread of one photoelectron; falls with the square root of their number"""
     time_constant_ns: Spread = 0.2
@@ -147,6 +169,8 @@ class SimulationSettings(_Section):
     """where points of light are; by default 25 alpha sources, five on each of five wires along z"""
     points_light_ratio: Annotated[Real, Field(ge=1e-3, le=10)] = 1.2
     """their light over that of an electron of their energy: W is 17.9 and 21.6 eV a photon (Doke et al. 2002)"""
+    light_yield: Annotated[Real, Field(ge=0.1, le=10)] = 1.0
+    """scintillation photons over 46.3 a keV"""
     material_radiation_lengths: Annotated[Real, Field(ge=0, le=3)] = 0.0
     """in front of the xenon, radially; the detector has about 0.45. Photons that convert in the magnet's part are lost,
     the showers of the others go on into the xenon"""
@@ -197,6 +221,8 @@ class SimulationSettings(_Section):
 
     response: ResponseSettings = ResponseSettings()
     optical: OpticsSettings = OpticsSettings()
+    vary: Vary | None = None
+    """constants that differ from detector to detector, each a range or a list"""
 
     @field_validator("energy_mev", mode="before")
     @classmethod
@@ -266,6 +292,32 @@ class SimulationSettings(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _vary_within_limits(self) -> SimulationSettings:
+        for name, value in self.vary.ends() if self.vary is not None else ():
+            key = ".".join(name)
+            known = _SECTIONS[name[0]].model_fields if len(name) > 1 else _VARIED_ALONE
+            if name[-1] not in known:
+                raise ValueError(f"vary.{key} is no constant that can vary{nearest(name[-1], known)}")
+            try:
+                self.changed({name[0]: {name[1]: value}} if len(name) > 1 else {name[0]: value})
+            except ValidationError as error:
+                first = first_problem(error)
+                raise ValueError(f"vary.{key} reaches {shown(value)}: {error_reason(first, '')}") from None
+        return self
+
+    def changed(self, changes: Changes) -> SimulationSettings:
+        """The same settings, for one detector, with some constants changed; a section's in a dictionary.
+
+        Raises:
+            ValidationError: a value that settings do not take.
+        """
+        return SimulationSettings.model_validate(merged(self.model_dump(exclude={"vary"}), changes))
+
+    def whole_constants(self) -> frozenset[tuple[str, ...]]:
+        """Names of the constants that vary in whole numbers."""
+        return frozenset((name,) for name in _VARIED_ALONE if isinstance(getattr(self, name), int))
+
     @property
     def gamma_probabilities(self) -> NDArray[np.float64]:
         """Probabilities (5,) of 0 to 4 photons in an event."""
@@ -286,6 +338,11 @@ class SimulationSettings(_Section):
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {"response": ResponseSettings, "optical": OpticsSettings}
+_VARIED_ALONE = (
+    "light_yield", "dead_fraction", "dead_clusters", "dead_cluster_size", "pileup_fraction",
+    "material_radiation_lengths",
+)  # fmt: skip
+"""Constants outside of sections that can vary; the others are the sample's, not the detector's."""
 
 
 def make_settings(
@@ -336,6 +393,23 @@ def load_settings(path: str | Path | None = None, changes: dict[str, Any] | None
     # a section whose keys are all commented out
     given = {key: value for key, value in values.items() if value is not None or key not in _SECTIONS}
     return make_settings(given | later, str(path), lines)
+
+
+def load_vary(path: str | Path) -> dict[str, Any]:
+    """Read the section `vary` of a settings file, or of a shipped one by its name.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds anything else.
+    """
+    path = find(path, "simulate")
+    values, _ = read_yaml(path, "settings file", "a section 'vary' of ranges")
+    if others := sorted(values.keys() - {"vary"}):
+        raise InputError(
+            f"{path} also sets {cut(others[0])}, which --vary leaves out; give the whole file by --config."
+        )
+    if not isinstance(values.get("vary"), dict):
+        raise InputError(f"{path} has no section 'vary' with ranges; see 'xec recipes copy varied'.")
+    return dict(values["vary"])
 
 
 def parse_energy(text: str) -> float | tuple[float, float]:
