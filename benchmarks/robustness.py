@@ -2,10 +2,11 @@
 
 Run: python benchmarks/robustness.py NAME=MODEL [NAME=MODEL ...] [--vertex signal|decoupled] [--vary varied] [-n EVENTS]
 
-Every constant of a `vary` section is put at both ends of its range, or at each of its choices, with all others nominal;
-then come some shifts that were seen to matter, and all constants drawn together. Each row is a file of its own, simulated
-once and kept. Half-widths are shown over those of the same model on nominal events; a row is marked where it misses a
-limit: half-widths 1.15 times, positions biased by a quarter of the half-width, energy by 2 %, time by 150 ps.
+Every constant of a `vary` section is put at both ends of its range, or at each of its choices, with all others
+nominal; then come some shifts that were seen to matter, and all constants drawn together. Each row is a file of its
+own, simulated once and kept. Half-widths are shown over those of the same model on nominal events; a row is marked
+where it misses a limit: half-widths 1.15 times, positions biased by a quarter of the half-width, energy by 2 %, time
+by 150 ps.
 """
 
 from __future__ import annotations

@@ -366,8 +366,8 @@ def test_linear_paths_are_least_squares_judged_on_events_left_out() -> None:
         errors.append(torch.stack(left))
     best = torch.stack(errors).abs().mean(1).argmin(0)
     expected = torch.stack([errors[b][:, j] for j, b in enumerate(best.tolist())], 1)
-    # the numbers' own tiny penalty is all that differs
-    torch.testing.assert_close(fit.rest, expected, rtol=1e-4, atol=1e-5)
+    # the numbers' own small penalty, and that their fit heeds far events less, are all that differs
+    torch.testing.assert_close(fit.rest, expected, rtol=0, atol=0.02)
     plain = Ridges(x, None).fit(y)
     assert plain.path is None
     assert (fit.rest.std(0) < 0.75 * plain.rest.std(0)).all()
@@ -378,6 +378,35 @@ def test_linear_paths_are_least_squares_judged_on_events_left_out() -> None:
     useless = Ridges(x, noise).fit(x[:, :1])
     assert useless.path is not None
     assert useless.path.weight.abs().max() < 1e-4
+
+
+def test_a_few_far_events_do_not_decide_a_fit() -> None:
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(2000, 3, generator=random, dtype=torch.float64)
+    slope = torch.tensor([[1.0], [-2.0], [0.0]], dtype=torch.float64)
+    y = x @ slope + 0.1 * torch.randn(2000, 1, generator=random, dtype=torch.float64)
+    far = y.clone()
+    far[::20] = 100 * x[::20, :1]  # another law in one of twenty events
+    for target in (y, far):
+        fit = Ridges(x, None).fit(target)
+        torch.testing.assert_close(fit.slope, slope, rtol=0, atol=0.02)
+        assert abs(float(fit.offset)) < 0.02
+
+
+def test_the_penalty_is_the_one_that_holds_on_other_runs() -> None:
+    """A number that says much in each run, but something else in every other one, is penalised away."""
+    random = torch.Generator().manual_seed(3)
+    x = torch.randn(4000, 2, generator=random, dtype=torch.float64)
+    run = torch.arange(4000) // 500
+    sign = torch.where(run % 2 == 0, 1.0, -1.0).double()
+    noise = torch.randn(4000, generator=random, dtype=torch.float64)
+    lasting = (x[:, 0] + 0.1 * noise)[:, None]
+    fleeting = (sign * x[:, 1] + 0.1 * noise)[:, None]
+    kept, dropped = (
+        Ridges(x, None, run)._best_penalty(y[:, 0], torch.ones(4000).double()) for y in (lasting, fleeting)
+    )
+    assert kept == 1e-3
+    assert dropped == 0.1
 
 
 @pytest.mark.slow

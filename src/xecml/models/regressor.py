@@ -1,9 +1,11 @@
 """The regressor: an encoder and a head a task; raw values in, physical values out.
 
-Heads predict standardised targets. A target is standardised as its difference to an anchor: for the time the
-light-weighted time of the event, so that a constant added to all times is added to the answer; besides, where the
-encoder has a quick look, a linear function of it, fitted to the training sample. The network learns what the anchor
-leaves. A head may give a width beside its answer.
+Heads predict standardised targets. A target is standardised as its difference to an anchor, and the network learns
+what the anchor leaves. For the time this is the light-weighted time of the event, so that a constant added to all
+times is added to the answer. Where the encoder has a quick look, the anchor is what it says without any fit (the hot
+spot, the sum of the light) with a linear correction that is fitted to the training sample. Corrections of positions,
+directions and energies come from counts alone, and no correction goes beyond those of the training sample: a detector
+whose times are defined otherwise leaves these anchors where they are. A head may give a width beside its answer.
 
 In use, an event without any valid count is answered by NaN in everything, and one without any valid time by NaN in
 `timing`: the network would answer these with a number that nothing was measured for.
@@ -29,6 +31,12 @@ SENSORS_SEEN = "sensors_seen"
 """Buffer (4, 6) of what `xecml.data.coverage.usual` says of the training sample; zeros say nothing."""
 # a target that varies by less than this share of its size does not vary
 _TINY = 1e-6
+# an anchor's correction may leave the range of the training sample by this share of it
+_REACH = 0.1
+_QUANTILE_EVENTS = 1_000_000
+_REACH_QUANTILES = (0.001, 0.999)
+# tasks whose anchor is a factor on the first guess
+_RATIOS = ("energy",)
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
 _LOG_SIGMA = (-6.0, 4.0)
 
@@ -50,6 +58,8 @@ class Encoder(Protocol):
 
     out_width: int
     n_features: int
+    from_times: Tensor
+    """(n_features,) which of the anchor's numbers need times"""
 
     @property
     def normaliser(self) -> Normaliser:
@@ -66,6 +76,12 @@ class Encoder(Protocol):
 
     def standard_features(self, features: Tensor) -> Tensor:
         """Standardise the anchor's numbers."""
+
+    def first_guess(self, task: str, features: Tensor) -> Tensor | None:
+        """What the anchor's numbers say of a task without any fit (B, size); None where they say nothing.
+
+        In the task's units; of a `ratio` task proportional to it.
+        """
 
     def head(self, size: int, *, hidden_dim: int, dropout: float) -> nn.Module:
         """A head from codes to `size` answers."""
@@ -87,8 +103,11 @@ class Regressor(nn.Module):
 
     unit_vectors = True
     """Whether the answer of `angleVec` is made a unit vector."""
-    later_buffers = (SENSORS_SEEN,)
-    """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+
+    @property
+    def later_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+        return (SENSORS_SEEN, *(f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")))
 
     def __init__(
         self,
@@ -123,6 +142,8 @@ class Regressor(nn.Module):
                 ("mean", torch.zeros(size)),
                 ("width", torch.ones(size)),
                 ("truth_mean", torch.zeros(size)),
+                ("lowest", torch.full((size,), -torch.inf)),
+                ("highest", torch.full((size,), torch.inf)),
             ):
                 self.register_buffer(f"{task}_{name}", values)
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
@@ -145,6 +166,7 @@ class Regressor(nn.Module):
         codes: Tensor | None = None,
         keep_features: bool = False,
         timed: Tensor | None = None,
+        run: Tensor | None = None,
     ) -> None:
         """Fit anchors, means and widths on a training sample.
 
@@ -155,6 +177,7 @@ class Regressor(nn.Module):
             codes: of the encoder (N, out_width), for linear paths.
             keep_features: keep the standardisation of the numbers, as an encoder that was trained with it needs.
             timed: events (N,) with a valid time, which alone tell of `timing`; all are taken to have one without it.
+            run: run numbers (N,); detectors differ between runs.
 
         Raises:
             InputError: a target has zero width in the sample.
@@ -163,17 +186,18 @@ class Regressor(nn.Module):
             self.encoder.fit_features(features)
         x = self.encoder.standard_features(features).double()
 
-        def solvers(events: Tensor | slice) -> tuple[Ridges, Ridges]:
-            plain = Ridges(x[events], None)
-            return plain, Ridges(x[events], codes[events]) if self.linear_path and codes is not None else plain
+        counts_alone = x * ~self.encoder.from_times
 
-        of_all = solvers(slice(None))
+        def solver(numbers: Tensor, events: Tensor | slice, *, with_codes: bool) -> Ridges:
+            some = codes[events] if self.linear_path and codes is not None and with_codes else None
+            return Ridges(numbers[events], some, None if run is None else run[events])
+
+        known: dict[tuple[bool, bool], Ridges] = {}
         for task in self.tasks:
             events: Tensor | slice = slice(None)
-            plain, ridges = of_all
-            if TASKS[task].needs == "time" and timed is not None and not bool(timed.all()):
+            of_time = TASKS[task].needs == "time"
+            if of_time and timed is not None and not bool(timed.all()):
                 events = timed
-                plain, ridges = solvers(events)
             y = truth[task][events].double()
             spread = y.std(0) if len(y) > 1 else torch.zeros_like(y[0])
             if not bool((spread > _TINY * y.abs().mean(0).clamp_min(1e-30)).all()):
@@ -184,16 +208,30 @@ class Regressor(nn.Module):
             if TASKS[task].is_class:
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
-            if TASKS[task].needs == "time":
+            if of_time:
                 y = y - light_time[events].double()[:, None]
+            guess = self.encoder.first_guess(task, features[events])
+            target = y if guess is None else _away(task, y, guess.double())
             # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
-            slope, mean, path, rest = (plain if task in self.trained_heads else ridges).fit(y)
+            kind = of_time, task not in self.trained_heads
+            if kind not in known:
+                known[kind] = solver(x if of_time else counts_alone, events, with_codes=kind[1])
+            slope, mean, path, rest = known[kind].fit(target)
+            correction = known[kind].x @ slope + mean
+            ends = torch.quantile(correction[:_QUANTILE_EVENTS], correction.new_tensor(_REACH_QUANTILES), dim=0)
+            reach = _REACH * (ends[1] - ends[0])
+            if guess is not None:
+                whole = target[: len(rest)] - rest  # what anchor and path say
+                rest = y[: len(rest)] - _back(task, whole, guess[: len(rest)].double())
             low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=torch.float64), dim=0)
             width = torch.maximum((high - low) / 2, _TINY * spread)
             if task in self.trained_heads:
                 self._keep_answers(task, mean, width)
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
+            if self.encoder.n_features:
+                self.get_buffer(f"{task}_lowest").copy_(ends[0] - reach)
+                self.get_buffer(f"{task}_highest").copy_(ends[1] + reach)
             if path is not None:
                 linear = cast(nn.Linear, self.paths[task])
                 linear.weight[: len(mean)] = (path.weight / width).T
@@ -218,9 +256,11 @@ class Regressor(nn.Module):
             anchor: Tensor = torch.zeros_like(look.light_time)[:, None] + self.get_buffer(f"{task}_mean")
             if self.encoder.n_features:
                 x = self.encoder.standard_features(look.features)
-                # its terms nearly cancel: in float32 libraries would differ by 1e-4 widths
-                product = x.double() @ self.get_buffer(f"{task}_slope").double()
-                anchor = product.to(anchor.dtype) + anchor
+                anchor = x @ self.get_buffer(f"{task}_slope") + anchor
+                low, high = self.get_buffer(f"{task}_lowest"), self.get_buffer(f"{task}_highest")
+                anchor = torch.minimum(torch.maximum(anchor, low), high)
+                guess = self.encoder.first_guess(task, look.features)
+                anchor = anchor if guess is None else _back(task, anchor, guess)
         return anchor + look.light_time[:, None] if TASKS[task].needs == "time" else anchor
 
     # ------------------------------------------------------------------------------------------ answers
@@ -265,6 +305,16 @@ class Regressor(nn.Module):
         """Names of the answers, widths after their task."""
         chosen = self.tasks if tasks is None else tasks
         return tuple(name for t in chosen for name in (t, *((f"sigma_{t}",) if t in self.with_sigma else ())))
+
+
+def _away(task: str, y: Tensor, guess: Tensor) -> Tensor:
+    """Targets as differences to the first guess, or as logarithms of their ratio to it."""
+    return torch.log(y.clamp_min(1e-30) / guess.clamp_min(1e-30)) if task in _RATIOS else y - guess
+
+
+def _back(task: str, difference: Tensor, guess: Tensor) -> Tensor:
+    """The inverse of `_away`."""
+    return guess * torch.exp(difference) if task in _RATIOS else guess + difference
 
 
 def any_of(mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from xecml.simulation.light.lightmap import LightMap, light_map
 from xecml.simulation.light.optics import near_field, sensor_table
 from xecml.simulation.light.photons import raster
 from xecml.simulation.light.varied_optics import MapFamily, map_family, map_weights
-from xecml.simulation.response import TIME_MODELS, Response
+from xecml.simulation.response import TIME_MODELS, Response, fraction_delay
 from xecml.simulation.settings import SimulationSettings
 from xecml.simulation.vary import BLOCK
 from xecml.simulation.vertices import MODELS, Target
@@ -142,6 +142,7 @@ def response(settings: SimulationSettings, seed: int, number: int = 0) -> Respon
     gain = np.maximum(1 + values.gain_spread * rng.standard_normal(geometry.N_SENSORS), 0.05)
     dead = dead_mask(settings, rng)
     faces, sensors = rng.standard_normal(len(geometry.FACES)), rng.standard_normal(geometry.N_SENSORS)
+    faces[geometry.FACES.index("inner")] = 0.0  # the zero of time is a matter of its calibration
     delay = (
         np.where(sipm, 0.0, values.pmt_delay_ns)
         + values.face_delay_ns * faces[geometry.face_codes()]
@@ -165,6 +166,9 @@ def response(settings: SimulationSettings, seed: int, number: int = 0) -> Respon
         time_model=TIME_MODELS[values.time_model],
         time_edge=float(values.time_edge_photoelectrons),
         time_fraction=float(values.time_fraction),
+        time_zero=fraction_delay(float(values.time_fraction), float(values.decay_time_ns))
+        if values.time_model == "fraction"
+        else 0.0,
         time_stretch=float(values.time_stretch),
         time_single=float(values.time_single_ns),
         time_constant=float(values.time_constant_ns),

@@ -11,7 +11,8 @@ defined is a matter of the analysis of waveforms, and there are four models of i
 - `mean`: the mean arrival time with a spread that falls with sqrt(n), as a fit to the waveform has;
 - `first`: the first photoelectron itself, which xenon's decay and the spread of the arrival times delay;
 - `edge`: a leading edge, the photoelectron with which the pulse passes a fixed height;
-- `fraction`: a constant fraction, the photoelectron with which the pulse passes a share of its charge.
+- `fraction`: a constant fraction, the photoelectron with which the pulse passes a share of its charge, less the delay
+  of a large pulse whose light arrives with a spread of 0.8 ns, as a calibration of the time takes it out.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from xecml.simulation.light.optics import N_SIPM, Floats32
 _NORMAL_ABOVE = 60
 """Photoelectrons above which the branching process is taken as normal."""
 _SUMMED_SPACINGS = 16
-"""Photoelectrons up to which the spacings before the k-th are drawn one by one; beyond, their sum is taken as normal."""
+"""Spacings before the k-th photoelectron are drawn one by one up to this k; beyond, their sum is taken as normal."""
 _NEWTON_STEPS = 3
 """They give the time of a photoelectron to 1e-8 of itself."""
 MEAN, FIRST, EDGE, FRACTION = 0, 1, 2, 3
 TIME_MODELS = {"mean": MEAN, "first": FIRST, "edge": EDGE, "fraction": FRACTION}
+_CALIBRATED_SPREAD_NS = 0.8
 HOT_WINDOW_NS = 100.0
 """Pulses of hot sensors come at any time within plus or minus this of the photon of interest."""
 
@@ -66,6 +68,8 @@ class Response(NamedTuple):
     """photoelectrons at which a leading edge is passed"""
     time_fraction: float
     """share of the photoelectrons at which a constant fraction is passed"""
+    time_zero: float
+    """ns, the delay of a constant fraction that a calibration takes out"""
     time_stretch: float
     """times after the first interaction over true ones"""
     time_single: float
@@ -95,15 +99,11 @@ def multiplied_charge(rng: np.random.Generator, n: int, excess_noise_factor: flo
     return total * (1.0 - branching)
 
 
-@compiled
-def nth_photoelectron(rng: np.random.Generator, k: int, n: int, spread: float, decay: float) -> float:
-    """Time (ns) of the k-th of n photoelectrons after the earliest possible one.
+@inner
+def _delay_at(level: float, spread: float, decay: float) -> float:
+    """Time (ns) at which -ln S, of `nth_photoelectron`, is `level`.
 
-    Arrival times are exponential with their spread, emission is exponential with the decay time: the chance that one
-    comes later than t is S(t) = (decay e^(-t/decay) - spread e^(-t/spread)) / (decay - spread). -ln S of the k-th is
-    the sum of k spacings, each exponential with a mean of 1 over the photoelectrons still to come (Renyi 1953).
-    Newton's steps invert -ln S: the hazard rises, so -ln S is convex and, after the first step, every step comes closer
-    from above.
+    Newton's steps: the hazard rises, so -ln S is convex and, after the first step, every step comes closer from above.
     """
     a = max(decay, 1e-3)
     b = max(spread, 1e-3)
@@ -111,6 +111,29 @@ def nth_photoelectron(rng: np.random.Generator, k: int, n: int, spread: float, d
         a, b = b, a
     if a - b < 1e-3 * a:
         b = 0.999 * a
+    t = math.sqrt(2.0 * a * b * level) + a * level
+    for _ in range(_NEWTON_STEPS):
+        slow, quick = math.exp(-t / a), math.exp(-t / b)
+        later = (a * slow - b * quick) / (a - b)
+        # the hazard: the density of the time over the chance that it is later
+        t += (level + math.log(later)) * later * (a - b) / (slow - quick)
+    return t
+
+
+@compiled
+def fraction_delay(fraction: float, decay: float) -> float:
+    """Delay (ns) of a constant fraction of a large pulse, whose light arrives with a spread of 0.8 ns."""
+    return _delay_at(-math.log(1.0 - fraction), _CALIBRATED_SPREAD_NS, decay)
+
+
+@compiled
+def nth_photoelectron(rng: np.random.Generator, k: int, n: int, spread: float, decay: float) -> float:
+    """Time (ns) of the k-th of n photoelectrons after the earliest possible one.
+
+    Arrival times are exponential with their spread, emission is exponential with the decay time: the chance that one
+    comes later than t is S(t) = (decay e^(-t/decay) - spread e^(-t/spread)) / (decay - spread). -ln S of the k-th is
+    the sum of k spacings, each exponential with a mean of 1 over the photoelectrons still to come (Renyi 1953).
+    """
     level = 0.0
     if k <= _SUMMED_SPACINGS:
         for i in range(k):
@@ -119,13 +142,7 @@ def nth_photoelectron(rng: np.random.Generator, k: int, n: int, spread: float, d
         low = n - k + 0.5
         mean, variance = math.log((n + 0.5) / low), 1.0 / low - 1.0 / (n + 0.5)
         level = max(mean + math.sqrt(variance) * rng.standard_normal(), 0.1 * mean)
-    t = math.sqrt(2.0 * a * b * level) + a * level
-    for _ in range(_NEWTON_STEPS):
-        slow, quick = math.exp(-t / a), math.exp(-t / b)
-        later = (a * slow - b * quick) / (a - b)
-        # the hazard: the density of the time over the chance that it is later
-        t += (level + math.log(later)) * later * (a - b) / (slow - quick)
-    return t
+    return _delay_at(level, spread, decay)
 
 
 @inner
@@ -154,7 +171,8 @@ def _time(rng: np.random.Generator, response: Response, n: int, arrival: float, 
         k = int(response.time_edge + 0.5)
     elif response.time_model == FRACTION:
         k = int(response.time_fraction * n + 0.5)
-    begin = arrival - spread + nth_photoelectron(rng, min(max(k, 1), n), n, spread, response.decay)
+    begin = arrival - spread - response.time_zero
+    begin += nth_photoelectron(rng, min(max(k, 1), n), n, spread, response.decay)
     return begin + response.time_constant * rng.standard_normal()
 
 

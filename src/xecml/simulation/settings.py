@@ -106,8 +106,8 @@ class ResponseSettings(_Section):
     below_threshold: Literal["zero", "not_measured"] = "zero"
     """how the count of smaller charges is reported: 0, or 1e10"""
     time_model: Literal["mean", "first", "edge", "fraction"] = "mean"
-    """mean: mean arrival time with the spread below; first: the first photoelectron; edge and fraction: the one at which
-    the pulse passes a height or a share of its charge"""
+    """mean: mean arrival time with the spread below; first: the first photoelectron; edge and fraction: the one at
+    which the pulse passes a height or a share of its charge"""
     time_edge_photoelectrons: Annotated[Real, Field(ge=1, le=1000)] = 3.0
     """height of a leading edge"""
     time_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
@@ -117,7 +117,7 @@ class ResponseSettings(_Section):
     pmt_delay_ns: Moment = 0.0
     """added to the times of photomultipliers, negative where they come early"""
     face_delay_ns: Spread = 0.0
-    """spread of what is added to the times of each face, drawn once a run"""
+    """spread of what is added to the times of each face but the inner one, drawn once a run"""
     sensor_delay_ns: Spread = 0.0
     """spread of what is added to the times of each sensor, drawn once a run"""
     time_single_ns: Spread = 2.5

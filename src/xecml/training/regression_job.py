@@ -91,6 +91,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     counted: list[Tensor] = []
     clocked: list[Tensor] = []
     found: list[Coverage] = []
+    runs: list[Tensor] = []
     model.eval()
     for batch in batches:
         counted.append(any_of(batch.valid))
@@ -105,6 +106,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         features.append(look.features)
         light_times.append(look.light_time)
         # buffers of the stream are used again: what stays is a copy
+        runs.append(batch.run.clone())
         truth.append({task: y.clone() for task, y in batch.truth.items()})
         seen += len(batch)
         if seen >= _FIT_EVENTS:
@@ -123,6 +125,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         codes=torch.cat(codes)[some] if codes else None,
         keep_features=keep_features,
         timed=timed[some],
+        run=torch.cat(runs)[some],
     )
 
 

@@ -12,13 +12,15 @@ from torch.nn import functional as F
 
 from xecml import geometry
 from xecml.models.networks.layers import ChannelNorm, ConvResidual, DenseResidual, WideLinear
-from xecml.models.networks.quick_look import N_FEATURES, WINDOW, Look, QuickLook
+from xecml.models.networks.quick_look import FROM_TIMES, N_FEATURES, WINDOW, Look, QuickLook, first_guess
 from xecml.models.normalise import Normaliser
 
 _INNER_SHAPE = geometry.inner_map().shape
 _COARSE = (24, 11)
 _N_PMT = geometry.N_SENSORS - geometry.N_SIPM
 _CHANNELS = 4
+_LEAST_WIDTH = 0.05
+"""Of a number, over its standard deviation: what hardly ever differs is not blown up."""
 
 
 class CompactEncoder(nn.Module):
@@ -37,6 +39,7 @@ class CompactEncoder(nn.Module):
     features_mean: Tensor
     features_width: Tensor
     n_features = N_FEATURES
+    from_times = torch.from_numpy(FROM_TIMES)
 
     def __init__(
         self,
@@ -78,13 +81,22 @@ class CompactEncoder(nn.Module):
 
     @torch.no_grad()
     def fit_features(self, features: Tensor) -> None:
-        """Set the standardisation of the quick look's numbers from a sample (N, N_FEATURES)."""
-        self.features_mean.copy_(features.mean(0))
-        self.features_width.copy_(features.std(0).clamp_min(1e-3))
+        """Set the standardisation of the quick look's numbers from a sample (N, N_FEATURES).
+
+        By medians and 68 % half-widths: of a sample with pile-up a few events would decide means and widths.
+        """
+        low, middle, high = (features.double().quantile(q, dim=0) for q in (0.159, 0.5, 0.841))
+        width = torch.maximum((high - low) / 2, _LEAST_WIDTH * features.double().std(0))
+        self.features_mean.copy_(middle)
+        self.features_width.copy_(width.clamp_min(1e-2))
 
     def standard_features(self, features: Tensor) -> Tensor:
-        """Quick-look numbers with mean 0 and width 1, limited to +-8, (B, N_FEATURES)."""
-        return ((features - self.features_mean) / self.features_width).clamp(-8.0, 8.0)
+        """Quick-look numbers with median 0 and width 1, limited to +-6, (B, N_FEATURES)."""
+        return ((features - self.features_mean) / self.features_width).clamp(-6.0, 6.0)
+
+    def first_guess(self, task: str, features: Tensor) -> Tensor | None:
+        """See `xecml.models.networks.quick_look.first_guess`."""
+        return first_guess(task, features)
 
     def head(self, size: int, *, hidden_dim: int = 256, dropout: float = 0.0) -> nn.Sequential:
         """A head on the code (B, out_width), with `size` answers."""

@@ -47,13 +47,22 @@ class Look(NamedTuple):
 
 
 _POWERS = (1, 2)
-N_FEATURES = (
-    (5 + 1)
-    + (_FACES + len(_SQUARES) + _FACES)
-    + 6
-    + 2 * len(_POWERS) * (len(_SQUARES) - 1)
-    + 2 * (len(_RINGS) - 1 + _FACES)
-)
+_BRIGHTNESS = (3.0, 10.0, 30.0, 100.0)
+"""Photoelectrons that part sensors into five classes, SiPMs and PMTs apart: how times move with the size of a pulse."""
+_FEW_SENSORS = 5.0
+"""A class's mean time counts with n / (n + this) of n sensors."""
+_LARGEST_TIME = 4.0
+"""ns; times of regions and classes bend off towards it, so that no definition of times leads out of all bounds."""
+_DIM_FACE = 1e-3
+"""Share of all light added to a face before the logarithm: whether a few dim sensors are reported says nothing of the
+photon."""
+_REGIONS = len(_RINGS) - 1 + _FACES
+_N_OF_COUNTS = (5 + 1) + (_FACES + len(_SQUARES) + _FACES) + 6 + 2 * len(_POWERS) * (len(_SQUARES) - 1)
+N_FEATURES = _N_OF_COUNTS + 2 * _REGIONS + 2 * (len(_BRIGHTNESS) + 1)
+FROM_TIMES = np.arange(N_FEATURES) >= _N_OF_COUNTS
+"""Which of the numbers need times, or ask where there are some; the others come from counts alone."""
+_SUMS = slice(6, 6 + _FACES)
+"""Where the sums of faces stand among the numbers."""
 
 
 def _plane_spread(depth: float) -> float:
@@ -136,14 +145,16 @@ class QuickLook(nn.Module):
         residual = nanoseconds - beyond - travel + mean_travel
         residual = torch.where(timed, residual, 0.0).clamp(-30.0, 30.0)
         precision = self._precision(counts, timed)
+        light_travel = (travel * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp_min(1e-6)
         features = torch.cat(
             [
                 torch.stack([u / 10, v / 30, depth / 5, *_angles(spot)], 1),
-                mean_travel,
+                light_travel,
                 *self._sums(counts, light),
                 self._moments(light),
                 *self._centroids(light),
                 *self._regional_times(residual, precision, row, column),
+                self._times_by_brightness(residual, counts, timed),
             ],
             1,
         )
@@ -195,7 +206,7 @@ class QuickLook(nn.Module):
         faces = face_sums(counts)
         total = faces.sum(1, keepdim=True) + 1.0
         squares = light @ self.square_masks
-        return faces / 1e5, torch.log((squares + 1.0) / total), torch.log((faces + 1.0) / total)
+        return faces / 1e5, torch.log((squares + 1.0) / total), torch.log(faces / total + _DIM_FACE)
 
     def _moments(self, light: Tensor) -> Tensor:
         """First and second moments (cm, cm2 over 20) of the light in the window about the peak, log of the sum."""
@@ -221,17 +232,56 @@ class QuickLook(nn.Module):
     def _regional_times(
         self, residual: Tensor, precision: Tensor, row: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Precision-weighted mean residual (ns) and log of the precision, in rings about the peak and on faces."""
+        """Log of the precision and precision-weighted mean residual (ns), in rings about the peak and on faces."""
         both = torch.stack([residual * precision, precision])
         maps = both[..., : geometry.N_SIPM].reshape(2, -1, *_INNER_SHAPE)
         windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
         weighted, weight = torch.cat([windows @ self.ring_masks, face_sums(both)], 2).unbind(0)
-        return weighted / (weight + 1e-3), torch.log1p(weight) / 5
+        return torch.log1p(weight) / 5, _bounded(weighted / (weight + 1.0))
+
+    def _times_by_brightness(self, residual: Tensor, counts: Tensor, timed: Tensor) -> Tensor:
+        """Mean residual (ns) of the sensors of each class of brightness: (B, 10), SiPMs first.
+
+        A leading edge comes the earlier the larger the pulse, a mean time does not: this is what tells them apart.
+        """
+        nphe = counts * self.efficiency
+        found = []
+        for sensors in (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS)):
+            n, r, ok = nphe[:, sensors], residual[:, sensors], timed[:, sensors]
+            low = 0.0
+            for high in (*_BRIGHTNESS, float("inf")):
+                inside = (ok & (n >= low) & (n < high)).to(r.dtype)
+                found.append((r * inside).sum(1) / (inside.sum(1) + _FEW_SENSORS))
+                low = high
+        return _bounded(torch.stack(found, 1))
+
+
+def _bounded(nanoseconds: Tensor) -> Tensor:
+    return _LARGEST_TIME * torch.tanh(nanoseconds / _LARGEST_TIME)
 
 
 def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
     return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
+
+
+def first_guess(task: str, features: Tensor) -> Tensor | None:
+    """What the numbers say of a task without any fit (B, size): the hot spot, its direction, the sum of the light.
+
+    In the task's units, but for the energy, which is proportional to the light: 1e5 photons. None where there is none.
+    """
+    theta, phi = features[:, 3] * 30 + 90, features[:, 4] * 30
+    if task == "uvwFI":
+        return torch.stack(local_spot(features), 1)
+    if task == "angle":
+        return torch.stack([theta, phi], 1)
+    if task == "angleVec":
+        polar, azimuth = theta * (torch.pi / 180), phi * (torch.pi / 180)
+        across = torch.sin(polar)
+        return torch.stack([-across * torch.cos(azimuth), across * torch.sin(azimuth), torch.cos(polar)], 1)
+    if task == "energy":
+        return features[:, _SUMS].sum(1, keepdim=True).clamp_min(1e-6)
+    return None
 
 
 def face_sums(values: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class ReferenceEncoder(nn.Module):
     """
 
     n_features = 0
+    from_times = torch.zeros(0, dtype=torch.bool)
 
     def __init__(
         self,
@@ -96,6 +97,10 @@ class ReferenceEncoder(nn.Module):
             else:
                 origin = torch.zeros_like(full(npho)[:, 0])
             return Glance(origin.new_zeros(npho.shape[0], 0), origin)
+
+    def first_guess(self, task: str, features: Tensor) -> Tensor | None:
+        """Nothing: there is no quick look."""
+        return None
 
     def fit_features(self, features: Tensor) -> None:
         """Do nothing: there are no numbers to standardise."""
