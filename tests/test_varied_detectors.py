@@ -42,7 +42,7 @@ def everything(path: Path, tree: str = "tree") -> Arrays:
 
 
 def test_definitions_of_a_time_come_in_their_order(tmp_path: Path) -> None:
-    """A constant fraction, calibrated, comes before the first photoelectron, and that before an edge at three of them."""
+    """A calibrated constant fraction, the first photoelectron, an edge at three: each is later than the one before."""
     responses = (
         {"time_model": "first"},
         {"time_model": "edge", "time_edge_photoelectrons": 3},
