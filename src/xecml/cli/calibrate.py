@@ -59,7 +59,8 @@ def calibrate(
     The energy is known by a line (17.6, 54.9, 82.9, 129.4, 52.8 MeV), the position by points of light, and all three by
     truth or by another reconstruction. With several lines the table says how linear the energy is.
     """
-    from xecml.inference.calibrate import Known, calibrate_files, read_points
+    from xecml.inference.calibrate import calibrate_files
+    from xecml.inference.known_events import Known, read_points
 
     known = Known(
         lines=tuple(lines or ()),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from xecml import rootio
-from xecml.data import source
 from xecml.errors import InputError, nearest
-from xecml.events import TASKS, measured
-from xecml.files import atomic_path, regular_file
+from xecml.files import atomic_path
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
 from xecml.inference.calibration_fit import (
@@ -35,17 +30,11 @@ from xecml.inference.calibration_fit import (
 )
 from xecml.inference.calibration_record import Correction, calibrated
 from xecml.inference.checkpoint_reading import restored
-from xecml.inference.prediction_columns import predict_chunks
+from xecml.inference.known_events import Known, branch_of, check_asked, read_samples, tasks_to_correct
 from xecml.inference.trained_model import Model, TorchModel, load_model
 from xecml.models.corrections import CORRECTABLE, nothing
 from xecml.models.regressor import Regressor
 from xecml.outputs import claim, making, mark
-from xecml.progress import Progress, progress
-from xecml.resolution import Floats
-
-Reference = Literal["truth", "reco"]
-_PREFIX: dict[Reference, str] = {"truth": "true_", "reco": "reco_"}
-_LINES_MEV = (1.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -99,27 +88,6 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class Known:
-    """By what the events are known.
-
-    Attributes:
-        lines: energies in MeV: one for all files, or one for each; empty for none.
-        reference: branches of truth or of a reconstruction; none to use neither.
-        points: where points of light are (k, 3), u v w in cm; none for no such points.
-    """
-
-    lines: tuple[float, ...] = ()
-    reference: Reference | None = None
-    points: Floats | None = None
-
-    def against(self, task: str) -> calibration_record.Against | None:
-        """What a task is measured against; none where nothing tells of it."""
-        if task == "energy" and self.lines:
-            return "line"
-        return "points" if task == "uvwFI" and self.points is not None else self.reference
-
-
 @making("calibrate")
 def calibrate_files(
     model_path: str | Path,
@@ -151,22 +119,22 @@ def calibrate_files(
     Raises:
         InputError: unusable model or files, too few events, events that are not known, or a line that is not there.
     """
-    _check_asked(files, known, reset=reset)
+    check_asked(files, known, correct, reset=reset)
     target = None if dry_run else _output(model_path, out, removing=not files)
     if target is not None:
         claim([target], inputs=[model_path, *files], force=force)
-    model, removed = _opened(model_path, correct, known, reset=reset, dry_run=dry_run)
-    chosen, left_out = _tasks(model, model_path, correct, known, files, tree) if files else ([], [])
+    model, removed = _opened(model_path, correct, known, reset=reset, dry_run=dry_run, with_files=bool(files))
+    chosen, left_out = tasks_to_correct(model, model_path, correct, known, files, tree) if files else ([], [])
     answered = Answered()
-    samples = _read(model, files, known, chosen, tree, answered)
+    samples = read_samples(model, files, known, chosen, tree, answered)
     fitted = []
     for task in chosen:
-        if not correct and task != "energy" and not samples[task][0].events and answered.events:
-            left_out.append(f"'{task}' is left out: no event that was answered has {_branch(task, known)}.")
+        if not correct and known.against(task) == known.reference and not samples[task][0].events:
+            left_out.append(f"Not corrected: {task} (no event that was answered has {branch_of(task, known)}).")
             continue
         fitted.append(_fit(task, samples[task], known, files, _stood(model, task)))
     if files and not fitted:
-        raise InputError(f"No event of {files[0]} can serve to calibrate: {' '.join(left_out)}")
+        raise InputError(f"No event of {files[0]} can serve to calibrate on. {' '.join(left_out)}")
     now = model.calibration | {one.task: _record(one, known, files) for one in fitted}
     if target is not None:
         assert isinstance(model, TorchModel)
@@ -174,56 +142,7 @@ def calibrate_files(
     return Report(target, fitted, now, removed, left_out, answered.events, answered)
 
 
-def read_points(path: str | Path) -> Floats:
-    """Points (k, 3), u v w in cm, of a text file: three numbers a line, # for comments.
-
-    Raises:
-        InputError: it holds something else.
-    """
-    file = regular_file(path, "list of points")
-    try:
-        text = file.read_text(encoding="utf-8")
-        rows = [line.split("#")[0].split() for line in text.splitlines()]
-        points = np.array([[float(x) for x in row] for row in rows if row])
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as a list of points; give three numbers a line, u v w in cm."
-        ) from error
-    if points.ndim != 2 or points.shape[1] != 3 or not measured(points).all():
-        raise InputError(f"{path} must hold three numbers a line, u v w in cm, of one point at least.")
-    return points
-
-
 # ---------------------------------------------------------------------------------------------------- what is asked
-
-
-def _check_asked(files: Sequence[str | Path], known: Known, *, reset: bool) -> None:
-    """Refuse what makes no sense, before anything is opened."""
-    if not files:
-        if not reset:
-            raise InputError("Name files of events to calibrate on, or ask for --reset alone to take corrections out.")
-        if known.lines or known.reference or known.points is not None:
-            raise InputError(
-                "Name files of events that --line, --reference or --points tell of; --reset alone needs none."
-            )
-        return
-    if not known.lines and known.reference is None and known.points is None:
-        raise InputError(
-            "Say what the events are known by: --line ENERGY, --reference truth or reco, or --points LIST."
-        )
-    if known.reference is not None and known.reference not in _PREFIX:
-        raise InputError(f"Unknown reference '{known.reference}'; choose truth or reco.")
-    for energy in known.lines:
-        if not (math.isfinite(energy) and _LINES_MEV[0] <= energy <= _LINES_MEV[1]):
-            raise InputError(
-                f"A line of {energy:g} MeV cannot be; give its energy in MeV, between {_LINES_MEV[0]:g} and "
-                f"{_LINES_MEV[1]:g}."
-            )
-    if len(known.lines) > 1 and len(known.lines) != len(files):
-        raise InputError(
-            f"{len(known.lines)} lines are given for {len(files)} files; give as many FILE as --line, in their order, or "
-            "one line for all (a folder or a quoted glob is one FILE)."
-        )
 
 
 def _output(model: str | Path, out: str | Path | None, *, removing: bool) -> Path:
@@ -235,7 +154,7 @@ def _output(model: str | Path, out: str | Path | None, *, removing: bool) -> Pat
 
 
 def _opened(
-    path: str | Path, correct: Sequence[str], known: Known, *, reset: bool, dry_run: bool
+    path: str | Path, correct: Sequence[str], known: Known, *, reset: bool, dry_run: bool, with_files: bool
 ) -> tuple[Model, dict[str, Correction]]:
     """The model, without the corrections that are to be taken out, and these."""
     model = load_model(path)
@@ -252,6 +171,8 @@ def _opened(
             "--resume_from and calibrate the result."
         )
     removed = {task: one for task, one in model.calibration.items() if reset and task in (correct or CORRECTABLE)}
+    if reset and not removed and not with_files:
+        raise InputError(f"{path} has no corrections to take out{' of ' + ', '.join(correct) if correct else ''}.")
     if not removed:
         return model, {}
     kept = {task: one for task, one in model.calibration.items() if task not in removed}
@@ -282,109 +203,6 @@ def _check_tasks(model: Model, path: str | Path, correct: Sequence[str], known: 
         raise InputError(
             f"--points calibrates the position, which {path} does not predict; it has {', '.join(model.tasks)}."
         )
-
-
-def _branch(task: str, known: Known) -> str:
-    branch = TASKS[task].truth if known.reference == "truth" else TASKS[task].reconstructed
-    return str(branch)
-
-
-def _tasks(
-    model: Model, path: str | Path, correct: Sequence[str], known: Known, files: Sequence[str | Path], tree: str
-) -> tuple[list[str], list[str]]:
-    """Tasks that are to be calibrated, and sentences on those that cannot be."""
-    wanted = [task for task in CORRECTABLE if task in (correct or model.tasks)]
-    chosen, said = [], []
-    for task in wanted:
-        against = known.against(task)
-        if against in ("line", "points"):
-            chosen.append(task)
-        elif against is None:
-            said.append(
-                f"'{task}' is left out: neither --line nor --points tells of it; give --reference truth or reco."
-            )
-        elif _has(files, _branch(task, known), model, tree):
-            chosen.append(task)
-        else:
-            said.append(f"'{task}' is left out: {files[0]} has no {_branch(task, known)}.")
-    if said and (correct or not chosen):
-        raise InputError(f"{path} cannot be calibrated on {files[0]}: {' '.join(said)}")
-    return chosen, said
-
-
-def _has(files: Sequence[str | Path], branch: str, model: Model, tree: str) -> bool:
-    for path in source.expand(files):
-        with source.open_events(path, tree, source.names_here(path, tree, model.names)) as reader:
-            if reader.has(branch):
-                return True
-    return False
-
-
-# --------------------------------------------------------------------------------------------------------- events
-
-
-def _read(
-    model: Model, files: Sequence[str | Path], known: Known, tasks: Sequence[str], tree: str, answered: Answered
-) -> dict[str, list[Sample]]:
-    """Samples of each task: of lines one for each, else one."""
-    samples = {task: [_sample(task, known)] for task in tasks}
-    if not files:
-        return samples
-    several = len(known.lines) > 1
-    if several and "energy" in samples:
-        samples["energy"] = [_sample("energy", known) for _ in known.lines]
-    total = source.count_events(files, tree)
-    if not total:
-        raise InputError(f"{files[0]} holds no events; nothing was written.")
-    with progress(total, "calibrate") as bar:
-        for i, group in enumerate([[file] for file in files] if several else [list(files)]):
-            own = {task: found[i if len(found) > 1 else 0] for task, found in samples.items()}
-            _read_group(model, group, known, own, tree, answered, bar)
-    return samples
-
-
-def _sample(task: str, known: Known) -> Sample:
-    against = known.against(task)
-    return Sample(2 if task == "energy" and against != "line" else TASKS[task].size)
-
-
-def _read_group(
-    model: Model,
-    files: Sequence[str | Path],
-    known: Known,
-    samples: Mapping[str, Sample],
-    tree: str,
-    answered: Answered,
-    bar: Progress,
-) -> None:
-    for _, columns in predict_chunks(model, files, tree=tree, answered=answered):
-        for task, sample in samples.items():
-            _add(task, sample, columns, known)
-        bar.advance(len(columns["run"]))
-
-
-def _add(task: str, sample: Sample, columns: Mapping[str, NDArray[Any]], known: Known) -> None:
-    """Add a chunk's events: answers, or answers and what is known of them."""
-    names, against = TASKS[task].columns, known.against(task)
-    answers = _numbers(columns, [f"pred_{name}" for name in names])
-    if against in ("line", "points"):
-        sample.add(answers)
-        return
-    assert known.reference is not None
-    wanted = [f"{_PREFIX[known.reference]}{name}" for name in names]
-    if not all(name in columns for name in wanted):
-        return  # a file among others that has no such branch
-    reference = _numbers(columns, wanted)
-    if task == "energy":
-        sample.add(answers, np.where(reference > 0, reference, np.nan))
-    else:
-        sample.add(answers - reference)
-
-
-def _numbers(columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Floats:
-    """Columns (n, k) in float64, NaN where nothing was measured."""
-    values = np.stack([columns[name].astype(np.float64) for name in names], 1)
-    return np.where(measured(values), values, np.nan)
 
 
 # ----------------------------------------------------------------------------------------------------- corrections
