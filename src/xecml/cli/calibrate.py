@@ -27,7 +27,7 @@ def calibrate(
     ] = None,
     lines: Annotated[
         list[float] | None,
-        typer.Option("--line", help="MeV: photons of the files have this energy. Again for the next FILE."),
+        typer.Option("--line", metavar="MEV", help="Photons of the files have this energy. Again for the next FILE."),
     ] = None,
     reference: Annotated[
         Reference | None,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from xecml import rootio
-from xecml.errors import InputError, nearest
+from xecml.errors import InputError
 from xecml.files import atomic_path
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
@@ -190,9 +190,6 @@ def _check_tasks(model: Model, path: str | Path, correct: Sequence[str], known: 
             f"{', '.join(CORRECTABLE)}."
         )
     for task in correct:
-        if task not in CORRECTABLE:
-            raise InputError(f"There is no correction of '{task}'{nearest(task, CORRECTABLE)}; choose among "
-                             f"{', '.join(possible)}.")  # fmt: skip
         if task not in model.tasks:
             raise InputError(f"{path} does not predict '{task}'; choose among {', '.join(possible)}.")
     if known.lines and "energy" not in possible:

@@ -276,7 +276,8 @@ def _line(spectrum: Sample, energy: float, file: str) -> tuple[float, float, flo
     if abs(away) > FARTHEST:
         raise InputError(
             f"The line of {energy:g} MeV is not in {file}: its peak is at {with_error(found.peak, found.error)} MeV, "
-            f"{100 * away:+.0f} % off (allowed {100 * FARTHEST:g} %); give the energy of its own line, or another file."
+            f"{100 * away:+.0f} % off (allowed {100 * FARTHEST:g} %); give the energy of its own line or another "
+            "file, or calibrate with --reference."
         )
     return found.peak, found.error, found.sigma, found.chi2
 

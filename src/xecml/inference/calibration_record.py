@@ -114,7 +114,11 @@ def facts(calibration: Mapping[str, Correction]) -> dict[str, str]:
 
 def line(calibration: Mapping[str, Correction]) -> str:
     """That a model is calibrated, and how, in one line; nothing for a model that is not."""
-    return f"Calibrated: {'; '.join(facts(calibration).values())}." if calibration else ""
+    by_source: dict[str, list[str]] = {}
+    for task, one in calibration.items():
+        by_source.setdefault(one.source(), []).extend(corrections_in_words(task, one.values, one.errors))
+    parts = [f"{', '.join(said)} ({source})" for source, said in by_source.items()]
+    return f"Calibrated: {'; '.join(parts)}." if parts else ""
 
 
 # ------------------------------------------------------------------------------------------------- in checkpoints

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.data import source
-from xecml.errors import InputError
-from xecml.events import TASKS, measured
+from xecml.errors import InputError, nearest
+from xecml.events import TASKS, measured, number_of
 from xecml.files import regular_file
 from xecml.inference.answer_counts import Answered
 from xecml.inference.calibration_fit import Sample
@@ -76,6 +76,12 @@ def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str
     Raises:
         InputError: says what to give.
     """
+    for task in correct:
+        if task not in CORRECTABLE:
+            raise InputError(
+                f"There is no correction of '{task}'{nearest(task, CORRECTABLE)}; choose among "
+                f"{', '.join(CORRECTABLE)}."
+            )
     if not files:
         if not reset:
             raise InputError("Name files of events to calibrate on, or ask for --reset alone to take corrections out.")
@@ -106,8 +112,8 @@ def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str
             )
     if len(known.lines) > 1 and len(known.lines) != len(files):
         raise InputError(
-            f"{len(known.lines)} lines are given for {len(files)} files; give as many FILE as --line, in their order, "
-            "or one line for all (a folder or a quoted glob is one FILE)."
+            f"{len(known.lines)} lines are given for {number_of(len(files), 'file')}; give as many FILE as "
+            "--line, in their order, or one line for all (a folder or a quoted glob is one FILE)."
         )
 
 
