@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.conftest import point_sources
-from tests.test_training import TINY
+from tests.test_training import TINY, recipe
 from xecml import geometry, rootio
 from xecml.cli import main
 from xecml.cli.info import describe_file
@@ -32,7 +32,8 @@ from xecml.models.corrections import BUFFERS, CORRECTABLE
 from xecml.models.normalise import validity
 from xecml.models.weight_files import read
 from xecml.recipes import load_config
-from xecml.training import checkpoint_writing
+from xecml.reports.model_evaluation import evaluate_files
+from xecml.training import checkpoint_writing, loop
 from xecml.training.regression_job import fit_targets
 from xecml.training.starting_points import start
 
@@ -338,6 +339,10 @@ def test_corrections_are_taken_out_again(model: Path, other: Path, tmp_path: Pat
         np.testing.assert_array_equal(values, load_model(model).predict(n, t)[name])
     with pytest.raises(InputError, match="no corrections to take out"):
         calibrate_files(model, [], Known(), reset=True)
+    twice = calibrate_files(calibrated, [other], TRUTH, out=tmp_path / "twice.pth").calibration
+    assert "; before: x" not in describe_file(str(calibrated))["calibration"]["energy"]
+    assert "; before: energy x 0.9" in describe_file(str(tmp_path / "twice.pth"))["calibration"]["energy"]
+    assert twice["timing"].before == load_model(calibrated).calibration["timing"].values
     one = calibrate_files(calibrated, [other], TRUTH, reset=True, correct=["timing"], dry_run=True)
     assert one.fitted[0].stood == (0.0,)
     assert one.fitted[0].values == pytest.approx(load_model(calibrated).calibration["timing"].values)
@@ -458,6 +463,37 @@ def test_the_exported_model_is_calibrated_too(model: Path, other: Path, tmp_path
             calibrate_files(out, [other], TRUTH, **options)  # type: ignore[arg-type]
     export(model, tmp_path / "plain.onnx", tasks=["energy"])
     assert load_model(tmp_path / "plain.onnx").calibration == {}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_calibrated_checkpoint_bit_for_bit(sample: Path, tmp_path: Path) -> None:
+    first = loop.train(recipe(sample, tmp_path, "training.epochs=1"), name="first", quiet=True)
+    last, calibrated = first.folder / "checkpoint_last.pth", first.folder / "c.pth"
+    calibrate_files(last, [sample / "test.root"], TRUTH, out=calibrated)
+    states = []
+    for name, path in (("plain", last), ("calibrated", calibrated)):
+        on = recipe(sample, tmp_path, "training.epochs=2", f"checkpoint.resume_from={path}")
+        states.append(read(loop.train(on, name=name, quiet=True).folder / "checkpoint_last.pth"))
+    for key in ("model_state", "ema_state"):
+        assert states[0][key].keys() == states[1][key].keys()
+        assert all(torch.equal(weight, states[1][key][name]) for name, weight in states[0][key].items())
+    assert {**states[0]["sums"]} == {**states[1]["sums"]}
+    assert not states[1].get("calibration")
+    assert "cannot be gone on from, without" not in describe_file(str(calibrated))
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_which_models_are_calibrated(model: Path, other: Path, tmp_path: Path) -> None:
+    calibrate_files(model, [other / "1.root"], TRUTH, out=tmp_path / "c.pth")
+    report = evaluate_files(tmp_path / "c.pth", [other / "2.root"], tmp_path / "out", others=[model])
+    assert list(report.calibrations) == ["c.pth"]
+    assert "energy x 0.9" in json.loads((tmp_path / "out" / "evaluation.json").read_text())["calibrations"]["c.pth"]
+    found = [
+        {q: e.figures[q]["all"].median for q in ("energy_relative", "timing", "u")} for e in report.evaluations[:2]
+    ]
+    assert abs(found[0]["timing"]) < 60 < found[1]["timing"]
+    assert abs(found[0]["energy_relative"]) < 1 < found[1]["energy_relative"]
+    assert abs(found[0]["u"]) < 1 < abs(found[1]["u"])
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

@@ -105,11 +105,14 @@ def corrections_in_words(task: str, values: list[float], errors: list[float]) ->
 
 
 def facts(calibration: Mapping[str, Correction]) -> dict[str, str]:
-    """Corrections in words by task, for `xec info`."""
-    return {
-        task: f"{', '.join(corrections_in_words(task, one.values, one.errors))} ({one.source()})"
-        for task, one in calibration.items()
-    }
+    """Corrections in words by task, for `xec info`: what they were measured on, and what stood in the model before."""
+    said = {}
+    for task, one in calibration.items():
+        zero = [0.0] * len(one.before)
+        stood = "" if one.before == nothing(task).tolist() else corrections_in_words(task, one.before, zero)
+        before = f"; before: {', '.join(stood)}" if stood else ""
+        said[task] = f"{', '.join(corrections_in_words(task, one.values, one.errors))} ({one.source()}{before})"
+    return said
 
 
 def line(calibration: Mapping[str, Correction]) -> str:
