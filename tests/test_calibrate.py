@@ -22,7 +22,16 @@ from xecml.errors import InputError
 from xecml.events import INVALID
 from xecml.inference import calibrate, calibration_fit, calibration_record
 from xecml.inference.calibrate import calibrate_files
-from xecml.inference.calibration_fit import Sample, fit_lines, fit_offsets, fit_points, fit_ratio, linearity, median
+from xecml.inference.calibration_fit import (
+    Sample,
+    fit_lines,
+    fit_offsets,
+    fit_points,
+    fit_ratio,
+    linearity,
+    median,
+    suspicion,
+)
 from xecml.inference.export import example_events, export
 from xecml.inference.known_events import Known, read_points
 from xecml.inference.line_fit import fit_line
@@ -222,6 +231,19 @@ def test_positions_of_points_are_those_of_the_nearest() -> None:
     found = fit_points("uvwFI", sample(answers), points, [0.0, 0.0, 0.0])
     # at first one in eight is given to the wrong point, 5.5 cm away of 6.2
     np.testing.assert_allclose(found.values, [-5.5, 1.0, -0.2], atol=4 * max(found.errors))
+
+
+def test_biases_that_no_constant_mends_are_called_so() -> None:
+    def offset(task: str, value: float, size: int) -> str:
+        away = np.random.default_rng(0).normal(value, 0.01 * abs(value), (300, size))
+        return suspicion(fit_offsets(task, sample(away), [0.0] * size, "truth"))
+
+    assert offset("uvwFI", 0.4, 3) == ""
+    assert "position is off by more than 5 mm" in offset("uvwFI", -0.6, 3)
+    assert offset("timing", 1e-6, 1) == ""
+    known = np.linspace(0.02, 0.05, 300)
+    assert "energy is off by more than 20 %" in suspicion(fit_ratio(sample(known * 1.3, known), [1.0], "truth"))
+    assert suspicion(fit_ratio(sample(known * 0.9, known), [1.0], "truth")) == ""
 
 
 def test_lines_have_one_factor_and_say_how_linear_they_are() -> None:

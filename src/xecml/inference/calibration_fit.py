@@ -29,6 +29,8 @@ FARTHEST = 0.2
 """A peak that is further from the line, relative to its energy, is not that line."""
 SIGNIFICANT = 2.0
 """Standard errors from which on a bias is called significant."""
+SUSPICIOUS = {"energy": 0.2, "uvwFI": 0.5}
+"""Biases (a share; cm) that scales and surveys do not explain; clocks may be off by anything."""
 _MOST_EVENTS = 1_000_000
 _LARGEST_RATIO = 2.0
 """Of answered to known energies; beyond it one of them is in another unit."""
@@ -158,6 +160,19 @@ def line_rows(fitted: Fitted) -> list[list[str]]:
          _rounded(100 * x.after, 100 * x.error / x.energy)]
         for x in fitted.lines
     ]  # fmt: skip
+
+
+def suspicion(fitted: Fitted) -> str:
+    """A warning where a bias is too large for a constant to mend, in a sentence; else nothing."""
+    most = SUSPICIOUS.get(fitted.task, math.inf)
+    what, limit = ("energy", f"{100 * most:g} %") if fitted.task in FACTORS else ("position", f"{10 * most:g} mm")
+    if max(map(abs, fitted.before)) <= most:
+        return ""
+    return (
+        f"Warning: the {what} is off by more than {limit}, which neither light yield nor survey explains. Either these "
+        "events are of another kind than those of the training, and a correction from them is wrong for others, or the "
+        "detector is, and a constant does not mend that: train on events that are like these."
+    )
 
 
 def linearity(fitted: Fitted) -> str:
