@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests import test_original_layout as original
 from tests.conftest import point_sources
 from tests.test_training import TINY, recipe
 from xecml import geometry, rootio
@@ -30,7 +31,7 @@ from xecml.inference.calibration_fit import (
     fit_ratio,
     linearity,
     median,
-    suspicion,
+    warnings_of,
 )
 from xecml.inference.export import example_events, export
 from xecml.inference.known_events import Known, read_points
@@ -234,16 +235,19 @@ def test_positions_of_points_are_those_of_the_nearest() -> None:
 
 
 def test_biases_that_no_constant_mends_are_called_so() -> None:
-    def offset(task: str, value: float, size: int) -> str:
+    def offset(task: str, value: float, size: int) -> list[str]:
         away = np.random.default_rng(0).normal(value, 0.01 * abs(value), (300, size))
-        return suspicion(fit_offsets(task, sample(away), [0.0] * size, "truth"))
+        return warnings_of(fit_offsets(task, sample(away), [0.0] * size, "truth"))
 
-    assert offset("uvwFI", 0.4, 3) == ""
-    assert "position is off by more than 5 mm" in offset("uvwFI", -0.6, 3)
-    assert offset("timing", 1e-6, 1) == ""
+    assert offset("uvwFI", 0.4, 3) == []
+    assert "position is off by more than 5 mm" in offset("uvwFI", -0.6, 3)[0]
+    assert offset("timing", 1e-6, 1) == []
     known = np.linspace(0.02, 0.05, 300)
-    assert "energy is off by more than 20 %" in suspicion(fit_ratio(sample(known * 1.3, known), [1.0], "truth"))
-    assert suspicion(fit_ratio(sample(known * 0.9, known), [1.0], "truth")) == ""
+    assert "energy is off by more than 20 %" in warnings_of(fit_ratio(sample(known * 1.3, known), [1.0], "truth"))[0]
+    assert warnings_of(fit_ratio(sample(known * 0.9, known), [1.0], "truth")) == []
+    rng = np.random.default_rng(1)
+    two = [sample(MEV * np.concatenate([rng.normal(16.3, 0.5, 3000), rng.normal(17.9, 0.5, 3000)]))]
+    assert "two.root is not of the form of a line" in warnings_of(fit_lines(two, [17.6], ["two.root"], [1.0]))[0]
 
 
 def test_lines_have_one_factor_and_say_how_linear_they_are() -> None:
@@ -583,6 +587,12 @@ def test_models_that_lack_what_is_asked_for_are_refused(other: Path, tmp_path: P
     angle = written(tmp_path, *off, "tasks.timing.enabled=false", name="angle.pth")
     with pytest.raises(InputError, match="predicts angle, none of which can be calibrated"):
         calibrate_files(angle, [other], TRUTH)
+
+
+def test_models_of_the_replaced_system_are_refused(other: Path, tmp_path: Path) -> None:
+    original.save(tmp_path / "theirs.pth", original.recipe("finegrid"))
+    with pytest.raises(InputError, match="theirs.pth is of the replaced system, whose files have no place"):
+        calibrate_files(tmp_path / "theirs.pth", [other], TRUTH)
 
 
 def test_answers_that_are_no_numbers_are_left_out(model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from xecml.cli.printing import Debug, Force, Json, Tree, show_table
 
 
 class Reference(StrEnum):
-    """Branches that answers are compared with."""
+    """Branches that answers are compared with, here and by `xec evaluate`."""
 
     truth = "truth"
     reco = "reco"

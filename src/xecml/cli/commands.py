@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 
 from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
-from xecml.cli.calibrate import calibrate
+from xecml.cli.calibrate import Reference, calibrate
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
@@ -31,13 +30,6 @@ app = typer.Typer(
 
 
 app.add_typer(recipes_app, name="recipes")
-
-
-class Reference(StrEnum):
-    """What residuals are taken to."""
-
-    truth = "truth"
-    reco = "reco"
 
 
 def main() -> None:

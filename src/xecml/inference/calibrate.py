@@ -27,7 +27,7 @@ from xecml.inference.calibration_fit import (
     fit_ratio,
     line_rows,
     linearity,
-    suspicion,
+    warnings_of,
 )
 from xecml.inference.calibration_record import Correction, calibrated
 from xecml.inference.checkpoint_reading import restored
@@ -74,8 +74,12 @@ class Report:
             said.append(f"What is not significant (below {SIGNIFICANT:g} errors) is corrected all the same.")
         if self.removed:
             said.append(f"Taken out before: {'; '.join(calibration_record.facts(self.removed).values())}.")
-        said += [*self.left_out, self.answered.line(), *map(suspicion, self.fitted)]
+        said += [*self.left_out, self.answered.line(), *self.warnings()]
         return [sentence for sentence in said if sentence]
+
+    def warnings(self) -> list[str]:
+        """What speaks against trusting a correction."""
+        return [warning for one in self.fitted for warning in warnings_of(one)]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON."""
@@ -86,7 +90,7 @@ class Report:
             "calibration": {task: one.model_dump() for task, one in self.calibration.items()},
             "removed": {task: one.model_dump() for task, one in self.removed.items()},
             "left_out": self.left_out,
-            "warnings": [warning for one in self.fitted if (warning := suspicion(one))],
+            "warnings": self.warnings(),
             "answers": self.answered.as_dict(),
         }
 

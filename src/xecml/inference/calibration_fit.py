@@ -31,6 +31,8 @@ SIGNIFICANT = 2.0
 """Standard errors from which on a bias is called significant."""
 SUSPICIOUS = {"energy": 0.2, "uvwFI": 0.5}
 """Biases (a share; cm) that scales and surveys do not explain; clocks may be off by anything."""
+_WORST_FIT = 3.0
+"""Chi2 per degree of freedom from which on a spectrum is not what is fitted to it."""
 _MOST_EVENTS = 1_000_000
 _LARGEST_RATIO = 2.0
 """Of answered to known energies; beyond it one of them is in another unit."""
@@ -162,8 +164,18 @@ def line_rows(fitted: Fitted) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def suspicion(fitted: Fitted) -> str:
-    """A warning where a bias is too large for a constant to mend, in a sentence; else nothing."""
+def warnings_of(fitted: Fitted) -> list[str]:
+    """Sentences on lines of another form, and on a bias that is too large for a constant to mend."""
+    odd = [
+        f"Warning: the spectrum of {x.file} is not of the form of a line (chi2 {x.chi2:.1f} per degree of freedom); "
+        "look at it for a second line or other events, which move the peak by more than its error."
+        for x in fitted.lines
+        if x.chi2 > _WORST_FIT
+    ]
+    return [*odd, *filter(None, [_suspicion(fitted)])]
+
+
+def _suspicion(fitted: Fitted) -> str:
     most = SUSPICIOUS.get(fitted.task, math.inf)
     what, limit = ("energy", f"{100 * most:g} %") if fitted.task in FACTORS else ("position", f"{10 * most:g} mm")
     if max(map(abs, fitted.before)) <= most:
