@@ -28,7 +28,7 @@ ROOMS = (
     "conventional",
     "data",
     "checks",
-    "models.cpu models.normalise models.ridge models.weight_files",
+    "models.corrections models.cpu models.normalise models.ridge models.weight_files",
     "models.networks",
     "models.regressor",
     "models.rebuild models.original",

@@ -22,7 +22,7 @@ SMALLER = {
     "--config finetune": "--config tiny --epochs 1 --tasks energy",
     "--config inpaint": "--config tiny --epochs 1",
     "-n 20000": "-n 320 --config quick.yaml",
-    "-n 2000": "-n 128 --config quick.yaml",
+    "-n 2000": "-n 224 --config quick.yaml",
     "--jobs 2": "--jobs 1",
 }
 
@@ -61,6 +61,7 @@ def test_the_commands_of_the_readme_run(
         "display",
         "info",
         "inpaint",
+        "calibrate",
     }
     # in this process, which has its libraries loaded; that `xec` is installed is shown by what starts it elsewhere
     monkeypatch.chdir(place)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
+from xecml.cli.calibrate import Reference, calibrate
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
@@ -30,13 +30,6 @@ app = typer.Typer(
 
 
 app.add_typer(recipes_app, name="recipes")
-
-
-class Reference(StrEnum):
-    """What residuals are taken to."""
-
-    truth = "truth"
-    reco = "reco"
 
 
 def main() -> None:
@@ -239,6 +232,8 @@ def evaluate(
         for warning in report.evaluations[0].warnings:
             print(f"Warning: {warning}")
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
+        for name, line in report.calibrations.items():
+            print(f"{name}: {line}")
         if said := report.answered.line():
             print(said)
 
@@ -265,6 +260,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Export a checkpoint to one ONNX file, checked against PyTorch."""
+    from xecml.inference import calibration_record
     from xecml.inference.export import export as run
 
     report = run(checkpoint, out, tasks=tasks.replace(",", " ").split(), force=force)
@@ -276,10 +272,15 @@ def export(
             "tasks": report.tasks,
             "bytes": report.bytes,
             "largest_difference": report.largest_difference,
+            "calibration": {task: one.model_dump() for task, one in report.calibration.items()},
         },
         f"Wrote {report.out} ({report.bytes / 1e6:.1f} MB; {', '.join(report.tasks)}); ONNX Runtime and PyTorch "
-        f"agree to {worst:.1e} of the target width at batch sizes {', '.join(map(str, report.largest_difference))}.",
+        f"agree to {worst:.1e} of the target width at batch sizes {', '.join(map(str, report.largest_difference))}."
+        + (f"\n{said}" if (said := calibration_record.line(report.calibration)) else ""),
     )
+
+
+app.command()(calibrate)
 
 
 @app.command()
@@ -294,10 +295,12 @@ def predict(
 ) -> None:
     """Predict files to a ROOT file with one tree, `predictions`."""
     from xecml.events import number_of
+    from xecml.inference import calibration_record
     from xecml.inference.predict import predict_files
     from xecml.inference.trained_model import load_model
 
-    report = predict_files(load_model(model), files, out, tree=tree, model_path=model, force=force)
+    loaded = load_model(model)
+    report = predict_files(loaded, files, out, tree=tree, model_path=model, force=force)
     rate = report.events / report.seconds
     values = {
         "out": report.out,
@@ -305,10 +308,11 @@ def predict(
         "seconds": report.seconds,
         "events_per_second": rate,
         "answers": report.answered.as_dict(),
+        "calibration": {task: one.model_dump() for task, one in loaded.calibration.items()},
     }
-    said = report.answered.line()
     text = f"Wrote predictions of {number_of(report.events)} to {report.out} ({rate:.0f} events/s)."
-    show(as_json, values, f"{text}\n{said}" if said else text)
+    said = [calibration_record.line(loaded.calibration), report.answered.line()]
+    show(as_json, values, "\n".join(filter(None, [text, *said])))
 
 
 @app.command()

@@ -55,6 +55,8 @@ def _root(path: str) -> dict[str, Any]:
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
+    from xecml.inference.calibration_record import calibration_of
+    from xecml.inference.calibration_record import facts as corrections
     from xecml.inference.checkpoint_reading import averaged_weights
     from xecml.inference.checkpoint_schema import missing, understood
     from xecml.models.original.checkpoints import describe, recognise
@@ -76,6 +78,7 @@ def _checkpoint(path: str) -> dict[str, Any]:
         **({"epochs finished": content["epoch"] - 1} if "epoch" in content else {}),
         **(_best(content) if "best" in content else {}),
         "metrics": {k: round(v, 6) for k, v in content.get("metrics", {}).items() if isinstance(v, float)},
+        **({"calibration": corrections(found)} if (found := calibration_of(content)) else {}),
         **({"cannot be gone on from, without": absent} if absent else {}),
     }
 
@@ -89,13 +92,17 @@ def _best(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _onnx(path: str) -> dict[str, Any]:
+    from xecml.inference.calibration_record import facts as corrections
     from xecml.inference.onnx_files import open_onnx
 
-    metadata = open_onnx(path)[0].metadata
+    session, said = open_onnx(path)
+    metadata = session.metadata
     facts = {
         key.removeprefix("xecml."): _structure(value) for key, value in metadata.items() if key.startswith("xecml.")
     }
-    return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts}
+    calibration = getattr(said, "calibration", {})
+    in_words = {"calibration": corrections(calibration)} if calibration else {}
+    return {"file": path, "kind": "ONNX", "bytes": Path(path).stat().st_size, **facts, **in_words}
 
 
 def _structure(text: str) -> Any:

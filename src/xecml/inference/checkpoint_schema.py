@@ -14,6 +14,7 @@ from torch import Tensor
 from xecml import geometry
 from xecml.errors import InputError
 from xecml.events import TaskName
+from xecml.inference.calibration_record import Calibration, check_corrections
 from xecml.models.weight_files import check_weights
 from xecml.schema import Described, Text, checked, one_line
 
@@ -103,9 +104,11 @@ class Content(_Head):
     ema_updates: Count = 0
     data_fingerprint: Text = ""
     threads: Annotated[int, Field(ge=1, lt=2**16)] | None = None
+    made_by: Text = ""
+    calibration: Calibration = Field({})
 
 
-_ONLY_NEWER = ("threads",)
+_ONLY_NEWER = ("threads", "made_by", "calibration")
 """What checkpoints of older versions lack, and nothing is lost without."""
 
 
@@ -193,6 +196,7 @@ def understood(content: Any, path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: 'model_state' is missing; {_ADVICE}.")
     for key in given:
         check_weights(content[key], path, key)
+    check_corrections(content, path)
     return content
 
 

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from xecml.errors import InputError, nearest
 from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
 from xecml.garbage_collection import no_collection
+from xecml.inference.calibration_record import Correction
 from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
 from xecml.models.normalise import Normaliser, validity
@@ -36,12 +37,13 @@ TEST_BATCHES = (1, 2, 7)
 
 @dataclass(frozen=True)
 class Report:
-    """What was exported, and how far ONNX Runtime and PyTorch are apart, in target widths, by batch size."""
+    """What was exported, its corrections, and how far ONNX Runtime and PyTorch are apart, in widths, by batch size."""
 
     out: Path
     tasks: tuple[str, ...]
     bytes: int
     largest_difference: dict[int, float]
+    calibration: dict[str, Correction] = field(default_factory=dict)
 
 
 _NEARLY = 1e-3
@@ -93,9 +95,10 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = (), forc
     chosen = tuple(tasks) or model.tasks
     with atomic_path(out) as temporary:
         _write(model, chosen, temporary)
-        differences = _compare(model, OnnxModel(temporary), chosen)
+        exported = OnnxModel(temporary)
+        differences = _compare(model, exported, chosen)
         size = temporary.stat().st_size
-    return Report(Path(out), chosen, size, differences)
+    return Report(Path(out), chosen, size, differences, exported.calibration)
 
 
 def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
@@ -176,6 +179,8 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
         "truth_means": model.truth_means,
         SENSORS_SEEN: [[round(float(share), 4) for share in kind] for kind in model.usual_sensors],
     }
+    if corrected := {task: one.model_dump() for task, one in model.calibration.items() if task in tasks}:
+        values["calibration"] = corrected
     constants = _constants(model.network.encoder.normaliser, model)
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
 

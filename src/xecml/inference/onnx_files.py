@@ -18,6 +18,7 @@ from xecml.errors import InputError
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
 from xecml.geometry import FACES, N_SENSORS
+from xecml.inference.calibration_record import Calibration
 from xecml.inference.onnx_graph import check_graph
 from xecml.schema import Described, Text, checked, one_line, parsed_json
 
@@ -87,6 +88,8 @@ class PredictionMetadata(Metadata):
     truth_means: Annotated[dict[Text, float], Json]
     sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=4, max_length=4)] | None, Json] = None
     """shares of sensors by face that training events had, see `xecml.inference.answer_counts`; none in older files"""
+    calibration: Annotated[Calibration, Json] = Field({})
+    """corrections in the graph by task, see `xecml.inference.calibration_record`"""
 
     @field_validator("tasks")
     @classmethod

@@ -15,6 +15,7 @@ from xecml.data.coverage import coverage, short_faces, short_times
 from xecml.errors import InputError
 from xecml.events import TASKS, branch_names
 from xecml.files import regular_file
+from xecml.inference.calibration_record import Correction, calibration_of
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
 from xecml.inference.onnx_files import PredictionMetadata, open_onnx
@@ -38,6 +39,8 @@ class Model(Protocol):
     """Canonical branch name -> name in the files, where it was trained on others."""
     truth_means: dict[str, float]
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
+    calibration: dict[str, Correction]
+    """Corrections by task that `xec calibrate` wrote into it, which are in its answers; empty where it wrote none."""
 
     @property
     def usual_sensors(self) -> NDArray[np.float32]:
@@ -65,6 +68,7 @@ class TorchModel:
         self.network = network.eval()
         self.content = content
         self.tasks = network.tasks
+        self.calibration = calibration_of(content)
         data = content["config"]["data"]
         self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
         self.truth_means = {
@@ -109,6 +113,7 @@ class OnnxModel:
         self._outputs = list(self.session.outputs)
         self.branches, self.names = said.pair, said.names
         self.truth_means = said.truth_means
+        self.calibration: dict[str, Correction] = said.calibration
         self._sensors_seen = said.sensors_seen
 
     @property

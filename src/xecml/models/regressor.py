@@ -5,7 +5,8 @@ what the anchor leaves. For the time this is the light-weighted time of the even
 times is added to the answer. Where the encoder has a quick look, the anchor is what it says without any fit (the hot
 spot, the sum of the light) with a linear correction that is fitted to the training sample. Corrections of positions,
 directions and energies come from counts alone, and no correction goes beyond those of the training sample: a detector
-whose times are defined otherwise leaves these anchors where they are. A head may give a width beside its answer.
+whose times are defined otherwise leaves these anchors where they are. A head may give a width beside its answer. Corrections that
+were measured on data come last.
 
 In use, an event without any valid count is answered by NaN in everything, and one without any valid time by NaN in
 `timing`: the network would answer these with a number that nothing was measured for.
@@ -24,6 +25,7 @@ from xecml.data.batch import full
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.geometry import FACES
+from xecml.models.corrections import BUFFERS, Corrections
 from xecml.models.normalise import Normaliser
 from xecml.models.ridge import Ridges
 
@@ -107,7 +109,7 @@ class Regressor(nn.Module):
     @property
     def later_buffers(self) -> tuple[str, ...]:
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return (SENSORS_SEEN, *(f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")))
+        return (SENSORS_SEEN, *BUFFERS, *(f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")))
 
     def __init__(
         self,
@@ -149,6 +151,7 @@ class Regressor(nn.Module):
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
         self.paths = nn.ModuleDict()
         self.register_buffer(SENSORS_SEEN, torch.zeros(4, len(FACES)))
+        self.corrections = Corrections()
         for task in tasks if linear_path else ():
             # the path leads, the head adds to it
             last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
@@ -280,7 +283,8 @@ class Regressor(nn.Module):
         Returns:
             Task name to (B, size), or (B,) for scalars, in the physical units of `xecml.events.TASKS`; `n_gamma` as
             probabilities; `sigma_<task>` beside tasks with widths. Where nothing was measured, NaN; see the module. In
-            training, numbers everywhere, and also `logits_n_gamma`.
+            training, numbers everywhere, and also `logits_n_gamma`. The corrections of a calibration are in the
+            answers, but not in training.
         """
         standard, look = self.standardised(npho, time, valid, timed)
         answers: dict[str, Tensor] = {}
@@ -292,9 +296,13 @@ class Regressor(nn.Module):
                 continue
             width, size = self.get_buffer(f"{task}_width"), TASKS[task].size
             y = z[:, :size] * width + self._anchor(task, look)
+            y = y if self.training else self.corrections.corrected(task, y)
             answers[task] = F.normalize(y, dim=1) if TASKS[task].kind == "vector" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
-                answers[f"sigma_{task}"] = _scalar(torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width)
+                sigma = torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width
+                answers[f"sigma_{task}"] = _scalar(
+                    sigma if self.training else self.corrections.corrected_width(task, sigma)
+                )
         if self.training:
             return answers
         known = answerable(answers, valid, timed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantit
 from xecml.events import TASKS, Chunk
 from xecml.figures import resolution_pages
 from xecml.files import atomic_path
+from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, load_model
@@ -34,17 +35,22 @@ _ENOUGH = 20
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: the model first, then other models, then trivial predictors; and the files written."""
+    """An evaluation: the model first, then other models, then trivial predictors; and the files written.
+
+    `calibrations` says of the models that are calibrated how, a sentence each.
+    """
 
     evaluations: list[metrics.Evaluation]
     files: dict[str, Path]
     answered: Answered
+    calibrations: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
             "evaluations": [e.as_dict() for e in self.evaluations],
             "answers": self.answered.as_dict(),
+            "calibrations": self.calibrations,
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
@@ -96,6 +102,8 @@ def evaluate_files(
     names = _distinct([Path(model_path), *map(Path, others)])
     # what cannot be opened is found before the work
     opened = [read_table(other) if Path(other).suffix == ".root" else load_model(other) for other in others]
+    models = {name: one for name, one in zip(names, [model, *opened], strict=True) if not isinstance(one, dict)}
+    calibrations = {n: said for n, one in models.items() if (said := calibration_record.line(one.calibration))}
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
         table, centroid = _predict(model, files, tree, bar, answered := Answered())
         tables: dict[str, Columns] = {names[0]: table}
@@ -109,9 +117,13 @@ def evaluate_files(
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
     sample = ", ".join(Path(str(f)).name for f in files)
     resolution_pages.save_resolution_plots(
-        written["resolution.pdf"], tables, reference=reference, evaluations=evaluations, title=f"{names[0]} on {sample}"
+        written["resolution.pdf"],
+        tables,
+        reference=reference,
+        evaluations=evaluations,
+        title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
     )
-    report = Report(evaluations, written, answered)
+    report = Report(evaluations, written, answered, calibrations)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -13,8 +13,10 @@ from torch import nn
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.inference.calibration_record import without_calibration
 from xecml.inference.checkpoint_reading import averaged_weights, load_exactly
 from xecml.inference.checkpoint_schema import check_run, understood
+from xecml.models.corrections import PREFIX as CORRECTIONS
 from xecml.models.networks.reference import ReferenceEncoder
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original.checkpoints import check_readable, load_original, recognise
@@ -47,7 +49,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     Of `checkpoint.resume_from`, the same job with the same tasks is gone on with, or gives its weights alone; of
     anything else, and of `training.mae_checkpoint`, the encoder is taken, exactly or not at all. A model of the
     original layout gives its encoder, and its trained heads where the job has them too; fitting the targets then keeps
-    their answers.
+    their answers. The corrections of a calibration are left behind, and the line says so.
 
     Raises:
         InputError: unusable checkpoint, or one that does not fit; names the keys or layers.
@@ -59,7 +61,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     file = read(path)
     if recognise(file) is not None:
         return _from_original(model, file, path)
-    content = understood(file, path)
+    content, dropped = without_calibration(understood(file, path))
     _check_inputs(config, content, path)
     same = resumed is not None and content["kind"] == kind and content.get("tasks", []) == tasks
     if same and not config.checkpoint.weights_only:
@@ -68,22 +70,27 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
         average = "average" if content.get("ema_state") else "average from the weights, since it has none"
         return Start(
-            content, True, f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.", True
+            content,
+            True,
+            f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.{dropped}",
+            True,
         )
     weights = averaged_weights(content)
     if same:
         load_exactly(model, weights, path, "the configured model")
-        return Start(None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.", True)
+        return Start(
+            None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.{dropped}", True
+        )
     encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
     if not encoder:
         raise InputError(f"{path} ({content['kind']}) has no encoder; start from a regression or an autoencoder.")
     load_exactly(model.get_submodule("encoder"), encoder, path, "the configured encoder")
-    left = sorted({name.split(".")[0] for name in weights if not name.startswith("encoder.")})
+    left = sorted({name.split(".")[0] for name in weights} - {"encoder", CORRECTIONS})
     return Start(
         None,
         True,
         f"Took the encoder ({len(encoder)} tensors) of {path}{_source(content)}; left {', '.join(left) or 'nothing'}; "
-        "epoch 1, a new optimizer, heads from scratch.",
+        f"epoch 1, a new optimizer, heads from scratch.{dropped}",
     )
 
 
