@@ -5,8 +5,8 @@ what the anchor leaves. For the time this is the light-weighted time of the even
 times is added to the answer. Where the encoder has a quick look, the anchor is what it says without any fit (the hot
 spot, the sum of the light) with a linear correction that is fitted to the training sample. Corrections of positions,
 directions and energies come from counts alone, and no correction goes beyond those of the training sample: a detector
-whose times are defined otherwise leaves these anchors where they are. A head may give a width beside its answer. Corrections that
-were measured on data come last.
+whose times are defined otherwise leaves these anchors where they are. A head may give a width beside its answer.
+Corrections that were measured on data come last.
 
 In use, an event without any valid count is answered by NaN in everything, and one without any valid time by NaN in
 `timing`: the network would answer these with a number that nothing was measured for.

@@ -168,8 +168,8 @@ def _box_means(n_nodes: int, n_boxes: int) -> Floats:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def build(optics: Optics, quality: Quality, jobs: int = 2, seed: int = 1) -> Floats32:
-    """Simulate the map for a quarter of the places.
+def build(optics: Optics, quality: Quality, jobs: int = 2, seed: int = 1, *, label: str = "light map") -> Floats32:
+    """Simulate the map for a quarter of the places; progress is shown under the label.
 
     Returns:
         (3, nodes, quarter of the places): shares, shares times path (cm), shares times squared path, of the indirect
@@ -182,7 +182,7 @@ def build(optics: Optics, quality: Quality, jobs: int = 2, seed: int = 1) -> Flo
         columns[:, :, k] = one_column(optics, quality, int(quarter[k]), seed)
 
     one(0)  # compiles before the threads start
-    with progress(len(quarter), "light map", "sensors") as bar, ThreadPoolExecutor(jobs) as pool:
+    with progress(len(quarter), label, "sensors") as bar, ThreadPoolExecutor(jobs) as pool:
         for _ in pool.map(one, range(len(quarter))):
             bar.advance(1)
     return columns

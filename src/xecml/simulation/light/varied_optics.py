@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from xecml.compiled import compiled
 from xecml.errors import InputError
 from xecml.simulation.cascade.cross_sections import Floats
-from xecml.simulation.light.lightmap import LightMap, light_map
+from xecml.simulation.light.lightmap import QUALITIES, LightMap, cache_path, light_map, save_map
+from xecml.simulation.light.map_making import build
 from xecml.simulation.light.optics import Floats32, NearField, Optics, mean_transmission, near_field
 
 BOX: dict[str, tuple[float, float]] = {
@@ -156,6 +157,11 @@ def map_family(quality: str = "standard", jobs: int = 2) -> MapFamily:
     with _lock:
         if quality not in _families:
             every = [Optics(), *corners()]
+            missing = [optics for optics in every if not cache_path(optics, quality).exists() and optics != Optics()]
+            for number, optics in enumerate(missing, 1):
+                label = f"light map {number} of {len(missing)}, kept for later"
+                columns = build(optics, QUALITIES[quality], jobs, label=label)
+                save_map(cache_path(optics, quality), columns)
             halves = []
             for optics in every:
                 found = light_map(optics, quality, jobs)
