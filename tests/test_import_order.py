@@ -20,7 +20,7 @@ ROOMS = (
     "schema",
     "events",
     "rootio",
-    "limits yamlfile choices config oldconfig recipes",
+    "limits yamlfile choices config oldconfig recipes pretrained",
     "simulation.volume simulation.cascade",
     "simulation.light",
     "simulation",

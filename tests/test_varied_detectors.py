@@ -42,7 +42,7 @@ def everything(path: Path, tree: str = "tree") -> Arrays:
 
 
 def test_definitions_of_a_time_come_in_their_order(tmp_path: Path) -> None:
-    """A calibrated constant fraction, the first photoelectron, an edge at three: each is later than the one before."""
+    """An edge and a calibrated constant fraction come after the first photoelectron."""
     responses = (
         {"time_model": "first"},
         {"time_model": "edge", "time_edge_photoelectrons": 3},
@@ -53,7 +53,7 @@ def test_definitions_of_a_time_come_in_their_order(tmp_path: Path) -> None:
         events = run(tmp_path, 64, response=response)
         bright = (events["npho"] > 60 / 0.12) & (events["npho"] < 200 / 0.12) & (events["time"] < 1)
         medians.append(float(np.median((events["time"] - events["timeTruth"][:, None])[bright])) * 1e9)
-    assert medians[2] + 0.5 < medians[0] < medians[1] - 0.5
+    assert medians[0] + 0.5 < min(medians[1:])
 
 
 def test_below_the_threshold_is_zero_or_not_measured(tmp_path: Path) -> None:

@@ -206,10 +206,12 @@ def evaluate(
 ) -> None:
     """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
     from xecml.inference.repair_models import is_repair
+    from xecml.pretrained import model_file
     from xecml.reports.model_evaluation import evaluate_files
 
+    checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
     if is_repair(checkpoint):
-        options: dict[str, Any] = {"others": others or [], "dead_list": dead_list, "max_events": events, "tree": tree}
+        options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
         options |= {"force": force}
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
@@ -217,9 +219,7 @@ def evaluate(
         return
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    report = evaluate_files(
-        checkpoint, files, out, others=others or [], reference=reference.value, tree=tree, force=force
-    )
+    report = evaluate_files(checkpoint, files, out, others=others, reference=reference.value, tree=tree, force=force)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
@@ -262,8 +262,9 @@ def export(
     """Export a checkpoint to one ONNX file, checked against PyTorch."""
     from xecml.inference import calibration_record
     from xecml.inference.export import export as run
+    from xecml.pretrained import model_file
 
-    report = run(checkpoint, out, tasks=tasks.replace(",", " ").split(), force=force)
+    report = run(model_file(checkpoint), out, tasks=tasks.replace(",", " ").split(), force=force)
     worst = max(report.largest_difference.values())
     show(
         as_json,
@@ -285,9 +286,14 @@ app.command()(calibrate)
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file.")],
-    files: Files,
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file; not given with --pretrained.")
+    ],
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")] = None,
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", help="A model that comes with the package: signal or decoupled.")
+    ] = None,
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
@@ -298,9 +304,14 @@ def predict(
     from xecml.inference import calibration_record
     from xecml.inference.predict import predict_files
     from xecml.inference.trained_model import load_model
+    from xecml.pretrained import pretrained_file
 
-    loaded = load_model(model)
-    report = predict_files(loaded, files, out, tree=tree, model_path=model, force=force)
+    path = Path(model) if pretrained is None else pretrained_file(pretrained)
+    inputs = [*(() if pretrained is None else (model,)), *(files or ())]
+    if not inputs:
+        raise InputError("No files to predict are given; name them after the model, or use --pretrained.")
+    loaded = load_model(path)
+    report = predict_files(loaded, inputs, out, tree=tree, model_path=path, force=force)
     rate = report.events / report.seconds
     values = {
         "out": report.out,
@@ -394,8 +405,9 @@ def info(
 ) -> None:
     """Say what a file is, or what this machine is."""
     from xecml.cli.info import describe_file, describe_system
+    from xecml.pretrained import model_file
 
     if file is None and not system:
         raise InputError("Name a file, or ask for --system.")
-    values = (describe_system() if system else {}) | (describe_file(file) if file else {})
+    values = (describe_system() if system else {}) | (describe_file(str(model_file(file))) if file else {})
     show(as_json, values, lines(values))

@@ -25,6 +25,7 @@ from xecml.models.original.checkpoints import load_original, recognise
 from xecml.models.original.network import OriginalModel
 from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
 from xecml.models.weight_files import read
+from xecml.pretrained import model_file
 
 _BATCH = 256
 
@@ -141,11 +142,12 @@ class OnnxModel:
 
 
 def load_model(path: str | Path) -> Model:
-    """Load a checkpoint (`.pth`) or an exported model (`.onnx`).
+    """Load a checkpoint (`.pth`), an exported model (`.onnx`), or a shipped one (`pretrained:signal`).
 
     Raises:
         InputError: missing, damaged, of another kind, version or geometry.
     """
+    path = model_file(path)
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         return OnnxModel(path)

@@ -20,6 +20,7 @@ from xecml.errors import InputError, nearest
 from xecml.events import number_of
 from xecml.models import cpu
 from xecml.outputs import claim, refuse_inputs
+from xecml.pretrained import model_file
 from xecml.training import checkpoint_writing
 from xecml.training.epoch_metrics import Watch
 from xecml.training.job import Job
@@ -209,7 +210,10 @@ def announcement(
 
 def _claim(config: Config, read: Sequence[str | Path | None], folder: Path, *, resumed: bool, force: bool) -> None:
     """Make sure that a run's files replace neither what it reads nor files of others; of its own it goes on with."""
-    start_from = [config.training.mae_checkpoint, None if resumed else config.checkpoint.resume_from]
+    start_from = [
+        None if path is None else model_file(path)
+        for path in (config.training.mae_checkpoint, None if resumed else config.checkpoint.resume_from)
+    ]
     inputs = [*read, *start_from, config.masking.dead_list]
     outputs = [folder / name for name in (checkpoint_writing.BEST, checkpoint_writing.LAST, METRICS)]
     own = Path(config.checkpoint.resume_from).parent if resumed and config.checkpoint.resume_from else None

@@ -23,6 +23,7 @@ from xecml.models.original.checkpoints import check_readable, load_original, rec
 from xecml.models.original.network import OriginalModel, OriginalViews
 from xecml.models.regressor import Regressor
 from xecml.models.weight_files import check_finite, check_weights, read
+from xecml.pretrained import is_shipped, model_file
 from xecml.training.weight_average import WeightAverage
 
 
@@ -55,16 +56,18 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         InputError: unusable checkpoint, or one that does not fit; names the keys or layers.
     """
     resumed = config.checkpoint.resume_from
-    path = resumed or config.training.mae_checkpoint
-    if path is None:
+    given = resumed or config.training.mae_checkpoint
+    if given is None:
         return Start(None, False, "")
+    path = str(model_file(given))
     file = read(path)
     if recognise(file) is not None:
         return _from_original(model, file, path)
     content, dropped = without_calibration(understood(file, path))
     _check_inputs(config, content, path)
     same = resumed is not None and content["kind"] == kind and content.get("tasks", []) == tasks
-    if same and not config.checkpoint.weights_only:
+    # a shipped model has no optimizer to go on with
+    if same and not config.checkpoint.weights_only and not is_shipped(path):
         check_run(content, path)
         load_exactly(model, content["model_state"], path, "the configured model")
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
