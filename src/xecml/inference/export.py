@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,14 @@ from xecml.errors import InputError, nearest
 from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
 from xecml.garbage_collection import no_collection
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS
 from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
+from xecml.inference.training_said import joined
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel
 from xecml.models.regressor import SENSORS_SEEN, Regressor
+from xecml.models.training_distribution import CHANCE
 from xecml.outputs import claim, making, mark
 
 TOLERANCE = 1e-4
@@ -55,12 +58,18 @@ class RawModel(nn.Module):
 
     def __init__(self, network: Regressor | OriginalModel, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.outputs = network, network.outputs(tasks)
+        self.network, self.answers = network, network.outputs(tasks)
+        self.judges = network.training_distribution.fitted
+        self.outputs = (*self.answers, *((OUTLIER, OUTLIER_NUMBERS) if self.judges else ()))
 
     def forward(self, npho: Tensor, time: Tensor) -> tuple[Tensor, ...]:
-        """Answers of the tasks in order, from raw counts and times (B, 4760)."""
-        answers = self.network(npho, time, *validity(npho, time))
-        return tuple(answers[name] for name in self.outputs)
+        """Answers of the tasks in order, from raw counts and times (B, 4760), and how far events are from training."""
+        inputs = (npho, time, *validity(npho, time))
+        if not self.judges:
+            answers = self.network(*inputs)
+            return tuple(answers[name] for name in self.answers)
+        answers, judged = self.network.judged(*inputs)
+        return (*(answers[name] for name in self.answers), judged.outlier, joined(judged))
 
 
 @making("export")
@@ -177,6 +186,9 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
         SENSORS_SEEN: [[round(float(share), 4) for share in kind] for kind in model.usual_sensors],
     }
     constants = _constants(model.network.encoder.normaliser, model)
+    if model.training is not None:
+        values["units"] |= {OUTLIER: f"1 is exceeded by {100 * CHANCE:g} % of events of the training kind"}
+        values["training"] = model.training.as_dict()
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
 
 
@@ -228,12 +240,19 @@ def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> di
     for batch in TEST_BATCHES:
         npho, time = _without_measurement(*example_events(batch, seed=batch))
         ours, theirs = model.predict(npho, time), exported.predict(npho, time)
-        away = []
+        away = [_outlier_apart(ours, theirs)]
         for name in model.network.outputs(tasks):
             width = model.network.get_buffer(f"{name.removeprefix('sigma_')}_width").numpy()
             away.append(_apart(ours[name], theirs[name], width.reshape(ours[name].shape[1:] or ())))
         differences[batch] = max(away)
     return _accepted(differences)
+
+
+def _outlier_apart(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
+    """Largest difference of `outlier`, which is 1 at its limit, against its size where it is larger."""
+    if OUTLIER not in ours:
+        return 0.0
+    return _apart(ours[OUTLIER], theirs[OUTLIER], np.maximum(np.nan_to_num(ours[OUTLIER]), 1.0))
 
 
 def _without_measurement(npho: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

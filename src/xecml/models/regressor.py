@@ -24,6 +24,7 @@ from xecml.events import TASKS
 from xecml.geometry import FACES
 from xecml.models.normalise import Normaliser
 from xecml.models.ridge import Ridges
+from xecml.models.training_distribution import Judged, TrainingDistribution
 
 SENSORS_SEEN = "sensors_seen"
 """Buffer (4, 6) of what `xecml.data.coverage.usual` says of the training sample; zeros say nothing."""
@@ -87,8 +88,6 @@ class Regressor(nn.Module):
 
     unit_vectors = True
     """Whether the answer of `angleVec` is made a unit vector."""
-    later_buffers = (SENSORS_SEEN,)
-    """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
 
     def __init__(
         self,
@@ -128,10 +127,16 @@ class Regressor(nn.Module):
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
         self.paths = nn.ModuleDict()
         self.register_buffer(SENSORS_SEEN, torch.zeros(4, len(FACES)))
+        self.training_distribution = TrainingDistribution()
         for task in tasks if linear_path else ():
             # the path leads, the head adds to it
             last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
             self.paths[task] = _silent(nn.Linear(self.encoder.out_width, last.out_features))
+
+    @property
+    def later_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+        return (SENSORS_SEEN, *(f"training_distribution.{name}" for name in self.training_distribution.state_dict()))
 
     # ------------------------------------------------------------------------------------------ targets
 
@@ -242,6 +247,17 @@ class Regressor(nn.Module):
             probabilities; `sigma_<task>` beside tasks with widths. Where nothing was measured, NaN; see the module. In
             training, numbers everywhere, and also `logits_n_gamma`.
         """
+        return self._answers(npho, time, valid, timed)[0]
+
+    def judged(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Judged]:
+        """Answers as `forward` gives them, and how the events compare with those of the training sample.
+
+        The latter says something only where `training_distribution.fitted`.
+        """
+        answers, look = self._answers(npho, time, valid, timed)
+        return answers, self.training_distribution(npho, time, valid, timed, look)
+
+    def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)
         answers: dict[str, Tensor] = {}
         for task, z in standard.items():
@@ -256,10 +272,10 @@ class Regressor(nn.Module):
             if task in self.with_sigma:
                 answers[f"sigma_{task}"] = _scalar(torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width)
         if self.training:
-            return answers
+            return answers, look
         known = answerable(answers, valid, timed)
         rows = {name: known[name] if y.ndim == 1 else known[name][:, None] for name, y in answers.items()}
-        return {name: torch.where(rows[name], y, torch.nan) for name, y in answers.items()}
+        return {name: torch.where(rows[name], y, torch.nan) for name, y in answers.items()}, look
 
     def outputs(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
         """Names of the answers, widths after their task."""
