@@ -370,7 +370,8 @@ def _least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _width(rest: Tensor) -> Tensor:
     """Half of the central 68 %."""
     low, high = torch.quantile(rest, torch.tensor([0.159, 0.841], dtype=rest.dtype))
-    return (high - low) / 2
+    half: Tensor = (high - low) / 2
+    return half
 
 
 def _quantile(values: Tensor, weights: Tensor, level: float) -> Tensor:
@@ -380,13 +381,12 @@ def _quantile(values: Tensor, weights: Tensor, level: float) -> Tensor:
     order = values.argsort()
     cumulated = weights[order].cumsum(0)
     place = torch.searchsorted(cumulated, level * cumulated[-1]).clamp_max(len(values) - 1)
-    return values[order][place]
+    chosen: Tensor = values[order][place]
+    return chosen
 
 
 def _known_quantiles(z: Tensor, levels: Tensor) -> Tensor:
     """Quantiles (Q, K) of numbers (N, K), NaN left out; 0 where nothing is known."""
     if not len(z):
         return torch.zeros(len(levels), z.shape[1])
-    found: Tensor = torch.nanquantile(z, levels, dim=0)
-    known = torch.isfinite(found)
-    return torch.where(known, found, 0.0)
+    return torch.nanquantile(z, levels, dim=0).nan_to_num(0.0)

@@ -6,7 +6,6 @@ sensors that have something, not sums. Exportable; everything runs in float32.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +38,7 @@ _VARIANCE_SINGLE, _VARIANCE_CONSTANT = 6.25, 0.04
 _BRIGHT = 20.0
 """Photoelectrons of SiPMs that are compared with their neighbours."""
 _DIM = 10.0
+_EDGES = (1.5, *BRIGHTNESS)
 
 
 class Numbers(NamedTuple):
@@ -59,7 +59,6 @@ class EventNumbers(nn.Module):
     sizes: Tensor
     lever: Tensor
     squares: Tensor
-    codes: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +73,6 @@ class EventNumbers(nn.Module):
             ("squares", np.stack([ring <= side // 2 for side in (*SQUARES, WINDOW - 1)], 1)),
         ):
             self.register_buffer(name, torch.tensor(np.asarray(values, np.float32).copy()), persistent=False)
-        self.register_buffer("codes", torch.tensor(codes.astype(np.int64)), persistent=False)
 
     def forward(self, npho: Tensor, valid: Tensor, timed: Tensor, look: Look, own: QuickLook) -> Numbers:
         """Numbers of events from raw counts and masks (B, 4760) and the quick look at them.
@@ -94,34 +92,35 @@ class EventNumbers(nn.Module):
         nphe = torch.where(valid, full(npho), 0.0) * scale * self.efficiency
         u, v, w = local_spot(look.features)
         conditions = torch.stack([u / 25, v / 70, torch.log(w), torch.log(total.squeeze(1) * scale.squeeze(1) + 1)], 1)
-        read = valid.to(nphe.dtype)
+        lit, clocked = valid.to(nphe.dtype), timed.to(nphe.dtype)
+        number, with_time = face_sums(lit), face_sums(clocked)
+        precision = nphe / (_VARIANCE_SINGLE + _VARIANCE_CONSTANT * nphe) * clocked
+        weighted = look.residuals * precision
+        # sums over SiPMs below each brightness: of counts, times, precisions, weighted times
+        sipms = torch.stack([x[:, _SIPM] for x in (lit, clocked, precision, weighted)], 1)
+        below = sipms @ torch.stack([_below(nphe[:, _SIPM], edge) for edge in _EDGES], 1).transpose(1, 2)
         groups = [
-            self._light(nphe, read, light * scale),
-            self._coverage(nphe, read, timed),
+            self._light(nphe, number, light * scale),
+            self._coverage(number, with_time, below[:, 0]),
             self._uneven(look.counts * scale, valid),
-            self._times(nphe, timed, look, own.positions, torch.stack([u, v, w], 1)),
+            self._times(precision, weighted, with_time, below[:, 1:, -len(BRIGHTNESS) :]),
+            self._slopes_and_spreads(nphe, clocked, precision, weighted, look, own, torch.stack([u, v, w], 1)),
             self._shape(look.counts * scale, look, own),
         ]
         values, known = (torch.cat(parts, 1) for parts in zip(*groups, strict=True))
         return Numbers(torch.where(known, values, 0.0), known, conditions)
 
-    def _light(self, nphe: Tensor, read: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
+    def _light(self, nphe: Tensor, number: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of a PMT's light on each face to all light."""
-        number = face_sums(read)[:, 1:]
-        mean = face_sums(nphe)[:, 1:] / number.clamp_min(1.0)
-        return torch.log((mean + 0.1) / (light.sum(1, keepdim=True) + 1.0) * 1e4), number >= _FEW
+        mean = face_sums(nphe)[:, 1:] / number[:, 1:].clamp_min(1.0)
+        return torch.log((mean + 0.1) / (light.sum(1, keepdim=True) + 1.0) * 1e4), number[:, 1:] >= _FEW
 
-    def _coverage(self, nphe: Tensor, read: Tensor, timed: Tensor) -> tuple[Tensor, Tensor]:
+    def _coverage(self, number: Tensor, with_time: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
         """Shares of sensors with a count by face, of these with a time, of SiPMs that are dim."""
-        number = face_sums(read)
-        clocked = face_sums(timed.to(read.dtype))
-        lit = torch.stack([number[:, 0], number[:, 1:].sum(1)], 1)
-        with_time = torch.stack([clocked[:, 0], clocked[:, 1:].sum(1)], 1) / lit.clamp_min(1.0)
-        sipm = nphe[:, _SIPM]
-        dim = torch.stack([_rows((sipm < edge) & (sipm > 0)) for edge in (1.5, 3.0)], 1) / lit[:, :1].clamp_min(1.0)
+        lit, clocked = (torch.stack([x[:, 0], x[:, 1:].sum(1)], 1) for x in (number, with_time))
         some = lit >= _FEW
         return (
-            torch.cat([number / self.sizes, with_time, dim], 1),
+            torch.cat([number / self.sizes, clocked / lit.clamp_min(1.0), below[:, :2] / lit[:, :1].clamp_min(1.0)], 1),
             torch.cat([torch.ones_like(number, dtype=torch.bool), some, some[:, :1], some[:, :1]], 1),
         )
 
@@ -139,48 +138,52 @@ class EventNumbers(nn.Module):
         square = ((inner - around).square() / around.clamp_min(1.0) * bright).sum(1, keepdim=True)
         return torch.log(square / number.clamp_min(1.0) + 0.1) / 2, number >= 2 * _FEW
 
-    def _times(self, nphe: Tensor, timed: Tensor, look: Look, positions: Tensor, spot: Tensor) -> tuple[Tensor, Tensor]:
-        """Times of PMT faces against the inner one, of dim SiPMs against bright ones, over the travel; spreads."""
-        clocked = timed.to(nphe.dtype)
-        precision = nphe / (_VARIANCE_SINGLE + _VARIANCE_CONSTANT * nphe) * clocked
-        residual = look.residuals
-        weighted = residual * precision
-        number, weights, sums = face_sums(clocked), face_sums(precision), face_sums(weighted)
-        means = sums / weights.clamp_min(1e-3)
-        faces = means[:, 1:] - means[:, :1]
+    def _times(self, precision: Tensor, weighted: Tensor, number: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+        """Times of PMT faces against the inner one, and of dim SiPMs against brighter ones."""
+        means = face_sums(weighted) / face_sums(precision).clamp_min(1e-3)
         known = (number[:, 1:] >= _FEW) & (number[:, :1] >= _FEW)
+        whole = torch.stack([x[:, _SIPM].reshape(-1, *_INNER_SHAPE).sum(-1).sum(-1) for x in (precision, weighted)], 1)
+        cumulated = torch.cat([below, torch.cat([number[:, :1], whole], 1)[:, :, None]], 2)  # (B, 3, bins)
+        many, weight, light = torch.diff(cumulated, dim=2, prepend=torch.zeros_like(cumulated[:, :, :1])).unbind(1)
+        # each bin against all that is brighter
+        seen, above, over = (x.flip(1).cumsum(1).flip(1)[:, 1:] for x in (many, weight, light))
+        binned = light[:, :-1] / weight[:, :-1].clamp_min(1e-3) - over / above.clamp_min(1e-3)
+        dims = (many[:, :-1] >= _FEW - 0.5) & (seen >= _FEW - 0.5)
+        return torch.cat([means[:, 1:] - means[:, :1], binned], 1), torch.cat([known, dims], 1)
 
-        sipm, p, q, ok = (x[:, _SIPM] for x in (nphe, precision, weighted, clocked))
-        below = [sipm < edge for edge in BRIGHTNESS]
-        parts = [[_rows(x * b) for b in below] + [_rows(x)] for x in (p, q, ok)]
-        weight, light, many = (torch.stack([part[0], *_steps(part)], 1) for part in parts)
-        binned = light / weight.clamp_min(1e-3)
-        # each bin against the brightest light there is: all that is brighter
-        above, over, seen = (x.flip(1).cumsum(1).flip(1)[:, 1:] for x in (weight, light, many))
-        binned = binned[:, :-1] - over / above.clamp_min(1e-3)
-        dims = (many[:, :-1] >= _FEW) & (seen >= _FEW)
-
-        travel = (positions - _cartesian(spot)[:, None, :]).square().sum(2).sqrt() / GROUP_VELOCITY
-        slopes, spreads = [], []
+    def _slopes_and_spreads(
+        self,
+        nphe: Tensor,
+        clocked: Tensor,
+        precision: Tensor,
+        weighted: Tensor,
+        look: Look,
+        own: QuickLook,
+        spot: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What times rise by over the light's travel, and logarithms of their spreads, of SiPMs and PMTs."""
+        travel = _distance(spot, own.positions) / GROUP_VELOCITY
+        slopes, totals, numbers = [], [], []
         for part in (_SIPM, _PMT):
-            a, r, t = (x[:, part] for x in (precision, residual, travel))
-            n = a.sum(1, keepdim=True).clamp_min(1e-3)
-            t = t - (a * t).sum(1, keepdim=True) / n
-            at = a * t
+            p, q, r, t, ok, n = (x[:, part] for x in (precision, weighted, look.residuals, travel, clocked, nphe))
+            weight = p.sum(1, keepdim=True).clamp_min(1e-3)
+            mean = q.sum(1, keepdim=True) / weight
+            t = t - (p * t).sum(1, keepdim=True) / weight
+            at = p * t
             slopes.append((at * r).sum(1) / (at * t).sum(1).clamp_min(1e-3))
-        # of a mean zero within each group of sensors; pulls, so that a dim sensor counts as a bright one does
-        dim = (sipm < _DIM).to(ok.dtype) * ok
-        pull = (residual - means[:, self.codes]).abs() * precision.sqrt()
-        inner, outer = pull[:, _SIPM], pull[:, _PMT]
-        counts = [_rows(dim), _rows(ok) - _rows(dim), number[:, 1:].sum(1)]
-        totals = [_rows(inner * dim), _rows(inner) - _rows(inner * dim), outer.sum(1)]
-        for total, count in zip(totals, counts, strict=True):
-            spreads.append(torch.log((total.clamp_min(0.0) + 0.1) / (count.clamp_min(0.0) + 0.1)))
-        n_slope = torch.stack([number[:, 0], number[:, 1:].sum(1)], 1)
-        return (
-            torch.cat([faces, binned, torch.stack(slopes, 1), torch.stack(spreads, 1)], 1),
-            torch.cat([known, dims, n_slope >= 2 * _FEW, torch.stack(counts, 1) >= 2 * _FEW], 1),
-        )
+            # pulls, so that a dim sensor counts as a bright one does
+            pull = (r - mean).abs() * p.sqrt()
+            if part is _SIPM:
+                dim = _below(n, _DIM)
+                totals += [(pull * dim).sum(1), (pull * (1 - dim)).sum(1)]
+                numbers += [(ok * dim).sum(1), (ok * (1 - dim)).sum(1)]
+            else:
+                totals.append(pull.sum(1))
+                numbers.append(ok.sum(1))
+        number = torch.stack(numbers, 1)
+        spread = torch.log((torch.stack(totals, 1) + 0.1) / (number + 0.1))
+        many = torch.stack([number[:, :2].sum(1), number[:, 2]], 1)
+        return torch.cat([torch.stack(slopes, 1), spread], 1), torch.cat([many, number], 1) >= 2 * _FEW
 
     def _shape(self, counts: Tensor, look: Look, window: QuickLook) -> tuple[Tensor, Tensor]:
         """Logarithms of light in squares and of widths, and lean, of the light about the hot spot."""
@@ -205,13 +208,16 @@ class EventNumbers(nn.Module):
         return values, (block > 0).expand(-1, values.shape[1])
 
 
-def _rows(values: Tensor) -> Tensor:
-    """Sums (B,) over the SiPMs (B, 4092), row by row of the inner face: one long float32 sum would lose digits."""
-    return values.to(torch.float32).reshape(-1, *_INNER_SHAPE).sum(-1).sum(-1)
+def _below(nphe: Tensor, edge: float) -> Tensor:
+    """1 where there are fewer photoelectrons, else 0: several times as fast as a comparison and a conversion."""
+    return ((edge - nphe) * 1e30).clamp(0.0, 1.0)
 
 
-def _steps(cumulated: list[Tensor]) -> list[Tensor]:
-    return [(b - a).clamp_min(0.0) for a, b in pairwise(cumulated)]
+def _distance(spot: Tensor, positions: Tensor) -> Tensor:
+    """Distances (B, 4760) in cm of sensors from local u, v, w (B, 3)."""
+    point = _cartesian(spot)
+    square = point.square().sum(1, keepdim=True) + positions.square().sum(1) - 2 * point @ positions.T
+    return square.clamp_min(1e-2).sqrt()
 
 
 def _cartesian(spot: Tensor) -> Tensor:
