@@ -84,7 +84,7 @@ class Answered:
         if self.without_time and self._times:
             said.append(f"{self.without_time} without an answer for the time (no valid time)")
         if self.comparison is not None and not unlike and self.comparison.many_outliers():
-            said.append(f"{self.comparison.beyond} unlike those of the training ('outlier' above 1, where it has 1 %)")
+            said.append(self.comparison.outliers_in_words())
         if self.few and "counts" not in named:
             faces = ", ".join(f"{face} {n}" for face, n in zip(FACES, self.faces, strict=True) if n)
             said.append(f"{self.few} answered on fewer sensors than the training had ({faces})")

@@ -49,6 +49,7 @@ class Report:
 
 _NEARLY = 1e-3
 """Photoelectrons from one within which a sensor may have a time or not."""
+_OUTLIER_UNIT = {OUTLIER: f"1 is exceeded by {100 * CHANCE:g} % of events of the training kind"}
 _LEAST_WIDTH = 1e-3
 """ns; a training sample has times if they spread by more."""
 
@@ -70,6 +71,22 @@ class RawModel(nn.Module):
             return tuple(answers[name] for name in self.answers)
         answers, judged = self.network.judged(*inputs)
         return (*(answers[name] for name in self.answers), judged.outlier, joined(judged))
+
+
+class RawRepair(nn.Module):
+    """A repair, and how far events are from its training by the sensors that are not dead."""
+
+    def __init__(self, repair: NetworkRepair) -> None:
+        super().__init__()
+        self.filler = repair.filler
+
+    def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Filled counts and times (B, 4760), `outlier` (B,) and what it is made of."""
+        model = self.filler.model
+        valid, timed = (mask & ~dead for mask in validity(npho, time))
+        inputs = (npho, time, valid, timed)
+        judged = model.training_distribution(*inputs, model.encoder.look(*inputs))
+        return (*self.filler(npho, time, dead), judged.outlier, joined(judged))
 
 
 @making("export")
@@ -117,8 +134,14 @@ def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
         arguments = tuple(torch.from_numpy(a) for a in (*example_events(2), _example_dead(2)))
         names = ["npho_filled", "time_filled"]
         units = {"npho": "photons" if repair.filler.absolute else "", "time": "s", "dead": "true or false"}
-        proto = _program(repair.filler, arguments, ["npho", "time", "dead"], names)
+        module: nn.Module = repair.filler
+        if (training := repair.training) is not None:
+            module, names = RawRepair(repair).eval(), [*names, OUTLIER, OUTLIER_NUMBERS]
+            units |= _OUTLIER_UNIT
+        proto = _program(module, arguments, ["npho", "time", "dead"], names)
         said = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
+        if training is not None:
+            said["xecml.training"] = json.dumps(training.as_dict())
         _save(proto, _constants(repair.network.encoder.normaliser, repair) | said, temporary)
         differences = _compare_repairs(repair, OnnxRepair(temporary))
         size = temporary.stat().st_size
@@ -187,7 +210,7 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
     }
     constants = _constants(model.network.encoder.normaliser, model)
     if model.training is not None:
-        values["units"] |= {OUTLIER: f"1 is exceeded by {100 * CHANCE:g} % of events of the training kind"}
+        values["units"] |= _OUTLIER_UNIT
         values["training"] = model.training.as_dict()
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
 
@@ -290,6 +313,8 @@ def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, f
         # times of a sample that has none are not learnt, and have no width
         has_times = bool(ground.width[1] > _LEAST_WIDTH)
         differences[batch] = max(away, float(np.abs(late).max() * 1e9 / ground.width[1]) if has_times else 0.0)
+        if (ours := repair.compare(npho, time, dead)) is not None and (theirs := exported.compare(npho, time, dead)):
+            differences[batch] = max(differences[batch], _outlier_apart({OUTLIER: ours[0]}, {OUTLIER: theirs[0]}))
     return _accepted(differences)
 
 

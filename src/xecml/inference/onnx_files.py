@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from xecml import cpu_load, geometry
-from xecml.data.event_numbers import KEYS
+from xecml.data.event_numbers import CONDITIONS, KEYS
 from xecml.errors import InputError
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
@@ -67,6 +67,10 @@ class TrainingMetadata(Described):
     highs: ByDepth
     between: Numbers
     depth_edges: Numbers
+    extremes: Annotated[
+        list[Annotated[Numbers, Field(min_length=len(CONDITIONS), max_length=len(CONDITIONS))]],
+        Field(min_length=2, max_length=2),
+    ]
 
     @model_validator(mode="after")
     def _of_one_shape(self) -> TrainingMetadata:
@@ -242,7 +246,11 @@ def open_onnx(path: str | Path) -> tuple[Session, PredictionMetadata | RepairMet
 
 def _judged(said: Metadata) -> dict[str, tuple[int, ...]]:
     """Shape of what a graph that knows its training says of an event."""
-    return {} if said.training is None else {OUTLIER: (), OUTLIER_NUMBERS: (3 * len(said.training.keys) + 1,)}
+    return (
+        {}
+        if said.training is None
+        else {OUTLIER: (), OUTLIER_NUMBERS: (3 * len(said.training.keys) + len(CONDITIONS),)}
+    )
 
 
 def _answers(tasks: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
 from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, PredictionMetadata, open_onnx
 from xecml.inference.training_comparison import Compared, Training
-from xecml.inference.training_said import as_compared, split, training_of, training_said
+from xecml.inference.training_said import as_compared, compare, split, training_of, training_said
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original.checkpoints import load_original, recognise
@@ -69,6 +69,9 @@ class Model(Protocol):
         In the order of `xecml.geometry.FACES`; see `xecml.data.coverage`. Times are looked at where they are given.
         Nothing is marked by a model of a file that does not say what its training sample had.
         """
+
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """`outlier` (B,) and how events compare with the training sample, without answers; none if it is not known."""
 
 
 class TorchModel:
@@ -128,6 +131,11 @@ class TorchModel:
         joined = {name: torch.cat([p[name] for p in parts]).numpy() for name in every}
         return joined, as_compared(compared) if fitted else None
 
+    @torch.no_grad()
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """See `Model`."""
+        return compare(self.network, *_inputs(npho, time))
+
 
 class OnnxModel:
     """An exported file, run by ONNX Runtime."""
@@ -164,6 +172,13 @@ class OnnxModel:
             return self.predict(npho, time), None
         answers = self._run(npho, time, [*self._outputs, OUTLIER_NUMBERS])
         return answers, split(answers.pop(OUTLIER_NUMBERS))
+
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """See `Model`."""
+        if self.training is None:
+            return None
+        answers = self._run(npho, time, [OUTLIER, OUTLIER_NUMBERS])
+        return answers[OUTLIER], split(answers[OUTLIER_NUMBERS])
 
     def _run(self, npho: ArrayLike, time: ArrayLike, names: list[str]) -> dict[str, NDArray[Any]]:
         n, t = _inputs(npho, time)

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml.data.event_numbers import BY_KEY, DETECTOR, FOLLOWING, PMT_FACES, Number, face_in_words
+from xecml.data.event_numbers import BY_KEY, CONDITIONS, DETECTOR, FOLLOWING, PMT_FACES, Number, face_in_words
+from xecml.events import number_of
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +43,15 @@ _SAID = 3
 """Differences in the line; the table has all."""
 # bins of asinh of the widths: as fine as 0.02 about zero, and beyond a thousand widths
 _EDGES = np.sinh(np.linspace(-np.arcsinh(1000 / 0.5), np.arcsinh(1000 / 0.5), 602)) * 0.5
+OUTLIER_EDGES = np.logspace(-1.5, 1.5, 61)
+"""Bins of `outlier`."""
+_DEPTH = CONDITIONS.index("w")
+_OUTSIDE = {
+    "u": ("at smaller u", "at larger u"),
+    "v": ("at smaller v", "at larger v"),
+    "w": ("shallower", "deeper"),
+    "light": ("with less light", "with more light"),
+}
 _MIDDLE = (0.159, 0.5, 0.841)
 
 
@@ -51,7 +61,7 @@ class Compared(NamedTuple):
     differences: NDArray[np.float32]
     expected: NDArray[np.float32]
     widths: NDArray[np.float32]
-    depth: NDArray[np.float32]
+    conditions: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Training:
         lows, highs: what 15.9 % and 84.1 % of them lie below, (D, K).
         between: how far detectors of the sample differ, in widths, (K,).
         depth_edges: of the bins, logarithms of cm, (D + 1,).
+        extremes: smallest and largest of the conditions in the sample, (2, C).
         events: of the sample.
     """
 
@@ -73,11 +84,13 @@ class Training:
     highs: Floats
     between: Floats
     depth_edges: Floats
+    extremes: Floats
     events: int
 
     def as_dict(self) -> dict[str, Any]:
         """For the metadata of an exported file."""
-        arrays = {name: getattr(self, name) for name in ("medians", "lows", "highs", "between", "depth_edges")}
+        names = ("medians", "lows", "highs", "between", "depth_edges", "extremes")
+        arrays = {name: getattr(self, name) for name in names}
         return {"keys": list(self.keys), "events": self.events} | {k: a.round(5).tolist() for k, a in arrays.items()}
 
 
@@ -140,6 +153,10 @@ def _plain(value: float) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
+HEADERS = ["number (median)", "verdict", "training", "file", "width", "difference in widths", "may be"]
+"""Of the table."""
+
+
 class Comparison:
     """Sums over the events of a file.
 
@@ -148,12 +165,16 @@ class Comparison:
         events: seen, with a valid count.
         beyond: of them, those with `outlier` above 1.
         others: of them, those whose light is not that of a photon like in training.
+        outside: of them, those below and above all of the sample, by condition, (2, C).
+        outliers: of them, by `outlier`, between `OUTLIER_EDGES` and beyond on both sides.
     """
 
     def __init__(self, training: Training) -> None:
         self.training = training
         self.events = self.beyond = self.others = 0
         k, d = len(training.keys), len(training.depth_edges) - 1
+        self.outside = np.zeros((2, len(CONDITIONS)), np.int64)
+        self.outliers = np.zeros(len(OUTLIER_EDGES) + 1, np.int64)
         self._photons = np.array([BY_KEY[key].kind == "photons" for key in training.keys])
         self._counts = np.zeros((d, k, len(_EDGES) + 1), np.int64)
         self._expected, self._widths = np.zeros((2, d, k))
@@ -164,12 +185,17 @@ class Comparison:
         seen = np.isfinite(outlier)
         self.events += int(seen.sum())
         self.beyond += int((outlier[seen] > 1).sum())
+        self.outliers += np.bincount(np.searchsorted(OUTLIER_EDGES, outlier[seen]), minlength=len(self.outliers))
+        low, high = self.training.extremes
+        self.outside += [
+            (beyond & seen[:, None]).sum(0) for beyond in (compared.conditions < low, compared.conditions > high)
+        ]
         with np.errstate(invalid="ignore"):
             other = np.asarray((np.abs(np.where(self._photons, z, 0)) > _ALONE).any(1))
         self.others += int((other & seen).sum())
         known = np.isfinite(z) & seen[:, None] & ~(other[:, None] & ~self._photons)
         depths, numbers, bins = self._counts.shape
-        depth = np.clip(np.searchsorted(self.training.depth_edges[1:-1], compared.depth), 0, depths - 1)
+        depth = np.clip(np.searchsorted(self.training.depth_edges[1:-1], compared.conditions[:, _DEPTH]), 0, depths - 1)
         event, number = np.nonzero(known)
         place = (depth[event] * numbers + number) * bins + np.searchsorted(_EDGES, z[event, number])
         self._counts += np.bincount(place, minlength=self._counts.size).reshape(self._counts.shape)
@@ -232,9 +258,29 @@ class Comparison:
         rest = f"; {more} more {'number differs' if more == 1 else 'numbers differ'}" if more > 0 else ""
         return f"The file is unlike the training: {'; '.join(told[:_SAID])}{rest}."
 
+    def verdict(self) -> str:
+        """The line, or that there is nothing to say; with how many events are outliers."""
+        if self.events < ENOUGH:
+            return f"{number_of(self.events)} with light; of fewer than {ENOUGH} nothing is said as a whole."
+        share = f"{100 * self.beyond / self.events:.3g} % of the events have an 'outlier' above 1, in training 1 %"
+        if unlike := self.line():
+            return f"Warning: {unlike} {share[0].upper()}{share[1:]}."
+        return f"The detector is like that of the training; {share}."
+
     def many_outliers(self) -> bool:
         """Whether more events are outliers than chance gives: five times as many as in training, or more."""
         return self.events > 0 and self.beyond > _MANY * self.events and self.beyond >= _LEAST_OUTLIERS
+
+    def outliers_in_words(self) -> str:
+        """How many events are outliers, and how many of all lie beyond the training sample in place or light."""
+        where = [
+            f"{n} {_OUTSIDE[name][side]} than any there"
+            for i, name in enumerate(CONDITIONS)
+            for side in (0, 1)
+            if (n := int(self.outside[side, i])) > _MANY * self.events
+        ]
+        text = f"{self.beyond} unlike those of the training ('outlier' above 1, where it has 1 %"
+        return f"{text}; {', '.join(where)})" if where else f"{text})"
 
     def missing(self) -> set[str]:
         """Kinds of differences, `counts` and `times`, that the line names: what else is said of them need not be."""
@@ -242,6 +288,17 @@ class Comparison:
             return set()
         kinds: set[str] = {row.number.kind for row in self.differences() if row.verdict == "differs"}
         return kinds & {"counts", "times"}
+
+    def rows(self) -> list[list[str]]:
+        """Rows of a table, see `HEADERS`."""
+        rows = []
+        for d in self.differences():
+            if not d.events:
+                rows.append([d.number.title, d.verdict, *["-"] * 5])
+                continue
+            medians = [d.number.said(value) for value in (d.training, d.file, d.width)]
+            rows.append([d.number.title, d.verdict, *medians, f"{d.away:+.2f} ± {d.error:.2f}", f"{d.limit:.2g}"])
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: what the line says, the shares of events, and all numbers."""

@@ -136,7 +136,7 @@ class Regressor(nn.Module):
     @property
     def later_buffers(self) -> tuple[str, ...]:
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return (SENSORS_SEEN, *(f"training_distribution.{name}" for name in self.training_distribution.state_dict()))
+        return (SENSORS_SEEN, *self.training_distribution.names("training_distribution"))
 
     # ------------------------------------------------------------------------------------------ targets
 

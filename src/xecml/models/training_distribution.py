@@ -57,8 +57,8 @@ class Judged(NamedTuple):
     """(B, N_NUMBERS): what the numbers should be at the event's place and light"""
     widths: Tensor
     """(B, N_NUMBERS): their widths there"""
-    depth: Tensor
-    """(B,): log of the depth (cm) of the hot spot"""
+    conditions: Tensor
+    """(B, N_CONDITIONS): at which, see `xecml.data.event_numbers.CONDITIONS`"""
 
 
 class TrainingDistribution(nn.Module):
@@ -113,6 +113,10 @@ class TrainingDistribution(nn.Module):
         """Whether it says anything."""
         return bool(self.events > 0)
 
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """Names of what is fitted, in the state of a module that has it under a name."""
+        return tuple(f"{prefix}.{name}" for name in self.state_dict())
+
     def numbers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor, look: object = None) -> Numbers:
         """Numbers of events from raw counts, times (s) and masks (B, 4760).
 
@@ -147,7 +151,7 @@ class TrainingDistribution(nn.Module):
                 torch.where(shown, z, torch.nan),
                 expected,
                 widths,
-                numbers.conditions[:, 2],
+                numbers.conditions,
             )
 
     # ---------------------------------------------------------------------------------------- what is expected

@@ -17,6 +17,7 @@ from xecml.models.rebuild.point_light import PointLight
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
+from xecml.models.training_distribution import TrainingDistribution
 
 
 class Decoder(Protocol):
@@ -44,10 +45,16 @@ class Autoencoder(nn.Module):
         self.decoder: Decoder = cast(Decoder, decoder)
         self.shower = Shower(self.encoder.out_width) if self.decoder.on_point else None
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
+        self.training_distribution = TrainingDistribution()
+
+    @property
+    def later_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+        return self.training_distribution.names("training_distribution")
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""
-        self.ground.fit(self.encoder, batches, keep_features=keep_features)
+        self.ground.fit(self.encoder, batches, distribution=self.training_distribution, keep_features=keep_features)
 
     def forward(
         self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor, hidden: Tensor

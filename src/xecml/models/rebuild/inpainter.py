@@ -16,6 +16,7 @@ from xecml.models.rebuild.head import Asked, Head
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
+from xecml.models.training_distribution import TrainingDistribution
 
 _TRUSTED = 200.0  # photons at which a time counts half
 
@@ -48,10 +49,16 @@ class Inpainter(nn.Module):
         encoder.requires_grad_(not freeze_encoder)
         self.shower = Shower(self.encoder.out_width)
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
+        self.training_distribution = TrainingDistribution()
+
+    @property
+    def later_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+        return self.training_distribution.names("training_distribution")
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""
-        self.ground.fit(self.encoder, batches, keep_features=keep_features)
+        self.ground.fit(self.encoder, batches, distribution=self.training_distribution, keep_features=keep_features)
 
     def train(self, mode: bool = True) -> Inpainter:
         """Set the mode; a frozen encoder stays in evaluation."""
