@@ -24,6 +24,8 @@ Form = Literal["ns", "logarithm", "share", "slope", "ratio"]
 PMT_FACES = FACES[1:]
 BRIGHTNESS = (3.0, 10.0, 30.0, 100.0)
 """Photoelectrons that bound the bins of brightness of SiPMs."""
+DIM = (1.5, 2.5)
+"""Photoelectrons below which SiPMs are counted; between whole numbers, so that gains matter little."""
 SQUARES = (1, 3, 9)
 """Sides of the squares about the hot spot, in SiPMs."""
 
@@ -123,62 +125,62 @@ _BINS = [
 ]
 _IN_TRAINING = "than in training at the same depth and total"
 NUMBERS: tuple[Number, ...] = (
-    *_group("light", "light", "logarithm", (0.01, _USUAL), _faces(PMT_FACES), (
-        "light of a sensor of {0}, to all light (logarithm)",
+    *_group("light", "light", "logarithm", (0.02, _USUAL), _faces(PMT_FACES), (
+        "light of a sensor of {0} (logarithm of its share of all light)",
         f"sensors of {{0}} have {{1}} more light {_IN_TRAINING}",
         f"sensors of {{0}} have {{1}} less light {_IN_TRAINING}",
     )),
     *_group("counted", "counts", "share", (0.02, _USUAL), _faces(FACES), (
-        "share of the sensors of {0} that have a count",
+        "sensors of {0} with a count (share)",
         "{2} of the sensors of {0} have a count where training had {3}",
     )),
     *_group("timed", "times", "share", (0.02, _USUAL), [("sipm", "SiPMs"), ("pmt", "PMTs")], (
-        "share of {0} with a count that have a time",
+        "{0} with a time (share of those with a count)",
         "{2} of the {0} with a count have a time where training had {3}",
     )),
-    *_group("dim", "counts", "share", (0.02, _USUAL), [("1.5", "1.5"), ("3", "3")], (
-        "share of SiPMs with a count that have under {0} photoelectrons",
+    *_group("dim", "counts", "share", (0.02, _USUAL), [(f"{edge:g}", f"{edge:g}") for edge in DIM], (
+        "SiPMs under {0} photoelectrons (share of those with a count)",
         "{2} of the SiPMs with a count have under {0} photoelectrons where training had {3}",
     )),
-    *_group("uneven", "light", "logarithm", (0.05, _BY_GAIN), [("", "neighbouring SiPMs")], (
-        "difference between {0} that are bright, over that of chance (logarithm)",
+    *_group("uneven", "light", "logarithm", (0.1, _BY_GAIN), [("", "neighbouring SiPMs")], (
+        "difference of bright {0} (logarithm, over that of chance)",
         "{0} differ by {1} more than in training",
         "{0} differ by {1} less than in training",
     )),
-    *_group("time", "time", "ns", (0.02, _USUAL), _faces(PMT_FACES), (
-        "time of {0} against the inner face, less the light's travel",
+    *_group("time", "time", "ns", (0.05, _USUAL), _faces(PMT_FACES), (
+        "time of {0} against the inner face (less the light's travel)",
         "times of {0} come {1} later against those of the inner face than in training",
         "times of {0} come {1} earlier against those of the inner face than in training",
     )),
-    *_group("time_of", "time", "ns", (0.02, _USUAL), _BINS, (
-        "time of {0} against brighter ones, less the light's travel",
+    *_group("time_of", "time", "ns", (0.05, _USUAL), _BINS, (
+        "time of {0} against brighter (less the light's travel)",
         "times of {0} come {1} later against those of brighter ones than in training",
         "times of {0} come {1} earlier against those of brighter ones than in training",
     )),
     *_group("stretch", "time", "slope", (0.01, _BY_DIRECTION), [("sipm", "SiPMs"), ("pmt", "PMTs")], (
-        "what times of {0} rise by beyond the light's travel, to it",
+        "rise of the times of {0} with distance (beyond the light's travel, to it)",
         "times of {0} lie further apart than in training, by {1} of the light's travel",
         "times of {0} lie closer together than in training, by {1} of the light's travel",
     )),
     *_group("spread", "time", "logarithm", (0.02, _USUAL), [
         ("dim", "SiPMs under 10 photoelectrons"), ("bright", "SiPMs over 10 photoelectrons"),
     ], (
-        "spread of the times of {0}, over that of chance (logarithm)",
+        "spread of the times of {0} (logarithm, over that of chance)",
         "times of {0} spread by {1} more than in training",
         "times of {0} spread by {1} less than in training",
     )),
     *_group("spread", "time", "logarithm", (0.02, _BY_DIRECTION), [("pmt", "PMTs")], (
-        "spread of the times of {0}, over that of chance (logarithm)",
+        "spread of the times of {0} (logarithm, over that of chance)",
         "times of {0} spread by {1} more than in training",
         "times of {0} spread by {1} less than in training",
     )),
     *_group("square", "photons", "logarithm", (0.01, _USUAL), [(f"{s}", f"{s} x {s}") for s in SQUARES], (
-        "light in the {0} SiPMs of the hot spot, to 23 x 23 (logarithm)",
+        "light in the {0} SiPMs of the hot spot (logarithm of its share of 23 x 23)",
         "the {0} SiPMs of the hot spot have {1} more of its light than in training",
         "the {0} SiPMs of the hot spot have {1} less of its light than in training",
     )),
     *_group("window", "photons", "logarithm", (0.01, _USUAL), [("", "the hot spot")], (
-        "light about {0}, to that of the inner face (logarithm)",
+        "light about {0} (logarithm of its share of the inner face)",
         "about {0} there is {1} more of the inner face's light than in training",
         "about {0} there is {1} less of the inner face's light than in training",
     )),
@@ -188,7 +190,7 @@ NUMBERS: tuple[Number, ...] = (
         "the light about the hot spot is {1} narrower along {0} than in training",
     )),
     *_group("lean", "photons", "ratio", (0.02, _USUAL), [("u", "u"), ("v", "v")], (
-        "lean of the light about the hot spot along {0}, in its width",
+        "lean of the light about the hot spot along {0} (in its width)",
         "the light about the hot spot leans {1} of its width further to +{0} than in training",
         "the light about the hot spot leans {1} of its width further to -{0} than in training",
     )),

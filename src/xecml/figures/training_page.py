@@ -20,7 +20,9 @@ from xecml.outputs import claim, making
 _COLOURS = {"like": COLOURS[0], "differs": COLOURS[1], "other photons": COLOURS[4], "too few": "0.6"}
 _PANELS = 6
 _WIDE = 150
-_NAMES = 62
+_FAR = 8.0
+"""Widths beyond which the axis is logarithmic."""
+_NAMES = 64
 """Characters of a number's name along the axis."""
 
 
@@ -29,18 +31,17 @@ def draw_comparison(comparison: Comparison, title: str) -> Figure:
     with mpl.rc_context(STYLE):
         rows = comparison.differences()
         figure = Figure(figsize=(17.0, 11.0))
-        parts: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1.0))
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1.0))
         left, right = parts
         _draw_numbers(left.subplots(), rows)
-        axes = right.subplots(4, 2, gridspec_kw={"height_ratios": (1.3, 1.0, 1.0, 1.0)})
-        for unused in axes[0]:
-            unused.remove()
-        _draw_outliers(right.add_subplot(axes[0, 0].get_gridspec()[0, :]), comparison)
+        upper, lower = right.subfigures(2, 1, height_ratios=(1.0, 2.6))
+        _draw_outliers(upper.subplots(), comparison)
+        panels = lower.subplots(_PANELS // 2, 2).ravel()
         known = [row for row in rows if row.events]
         largest = sorted(known, key=lambda row: -abs(row.away) / row.limit)[:_PANELS]
-        for panel, row in zip(axes[1:].ravel(), largest, strict=False):
+        for panel, row in zip(panels, largest, strict=False):
             _draw_depths(panel, row, comparison)
-        for panel in axes[1:].ravel()[len(largest) :]:
+        for panel in panels[len(largest) :]:
             panel.set_axis_off()
         verdict = comparison.line() or "Nothing differs that would be the detector's."
         lines = [named(title, 200), *textwrap.wrap(verdict, _WIDE)]
@@ -74,16 +75,22 @@ def _draw_numbers(axes: Axes, rows: Sequence[Difference]) -> None:
         axes.barh(place, 2 * row.limit, left=-row.limit, height=0.8, color="0.9", zorder=1)
         axes.errorbar(row.away, place, xerr=row.error, fmt="o", color=_COLOURS[row.verdict], zorder=3)
     axes.axvline(0, color="0.5", lw=0.8, zorder=2)
-    axes.set_xscale("symlog", linthresh=2.0)
     reach = max([3.0, *(1.3 * abs(row.away) for row in rows if row.events)])
+    if reach > _FAR:
+        axes.set_xscale("symlog", linthresh=2.0)
     axes.set(xlim=(-reach, reach), ylim=(-1, len(rows)), xlabel="file less training, in widths of training events")
-    axes.set_yticks(places, [textwrap.shorten(row.number.title, _NAMES, placeholder=" ...") for row in rows])
-    axes.tick_params(axis="y", labelsize=7.5)
+    axes.set_yticks(places, [_short(row.number.title) for row in rows])
+    axes.tick_params(axis="y", labelsize=7)
     for verdict, colour in _COLOURS.items():
         if any(row.verdict == verdict for row in rows) and verdict != "too few":
             axes.plot([], [], "o", color=colour, label=verdict)
     axes.barh([np.nan], [np.nan], color="0.9", label="like training")
     axes.legend(loc="lower right")
+
+
+def _short(title: str) -> str:
+    """The name of a number without what is said in brackets."""
+    return textwrap.shorten(title.split(" (")[0], _NAMES, placeholder=" ...")
 
 
 def _draw_outliers(axes: Axes, comparison: Comparison) -> None:

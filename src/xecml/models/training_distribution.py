@@ -40,6 +40,7 @@ _FAR = 10.0
 _TAIL = 2.5
 _SCALED_AT = 0.97
 """Quantile of distances that is taken depth by depth; further out there are too few."""
+_LEAST_LIMIT = 1e-2
 _BEYOND = 4.0
 """Of `outlier`, an event for each standard deviation by which it lies beyond all of the sample."""
 _EVENTS_EACH = 20
@@ -284,8 +285,10 @@ class TrainingDistribution(nn.Module):
     def _fit_covariance(self, z: Tensor) -> None:
         near = _tempered(z.double())
         covariance = near.T @ near / len(near)
-        own = torch.diag(covariance.diagonal().clamp_min(0.1))
-        covariance = (1 - _SHRINK) * covariance + _SHRINK * own + 1e-3 * torch.eye(len(own), dtype=own.dtype)
+        own = covariance.diagonal()
+        # a number that hardly varies is not known better than by its floor, which is one width
+        covariance = covariance + torch.diag((1 - own).clamp_min(0.0))
+        covariance = (1 - _SHRINK) * covariance + _SHRINK * torch.diag(covariance.diagonal())
         self.covariance.copy_(covariance)
         self.inverse.copy_(torch.linalg.inv(covariance))
 
@@ -294,12 +297,15 @@ class TrainingDistribution(nn.Module):
         depths, lights = (shares.double() for shares in self._shares(conditions))
 
         def by_share(values: Tensor, shares: Tensor) -> Tensor:
-            return torch.stack([_quantile(values, share, _SCALED_AT) for share in shares.unbind(1)])
+            found = torch.stack([_quantile(values, share, _SCALED_AT) for share in shares.unbind(1)])
+            return found.clamp_min(_LEAST_LIMIT)
 
         self.limit.copy_(by_share(distance, depths))
         self.limit_of_light.copy_(by_share(distance / (depths @ self.limit.double()), lights))
         limit = (depths @ self.limit.double()) * (lights @ self.limit_of_light.double())
         self.limit.mul_(torch.quantile(distance / limit, 1 - CHANCE))
+        # events all the same have no distances
+        self.limit.clamp_min_(_LEAST_LIMIT)
 
     def _fit_quantiles(self, z: Tensor, depth: Tensor) -> None:
         """Quantiles of each number by depth; those of all depths where a bin has too few."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import full
-from xecml.data.event_numbers import BRIGHTNESS, CONDITIONS, KEYS, SQUARES
+from xecml.data.event_numbers import BRIGHTNESS, CONDITIONS, DIM, KEYS, SQUARES
 from xecml.events import PDE_SIPM, QE_PMT
 from xecml.models.networks.quick_look import (
     GROUP_VELOCITY,
@@ -38,7 +38,7 @@ _VARIANCE_SINGLE, _VARIANCE_CONSTANT = 6.25, 0.04
 _BRIGHT = 20.0
 """Photoelectrons of SiPMs that are compared with their neighbours."""
 _DIM = 10.0
-_EDGES = (1.5, *BRIGHTNESS)
+_EDGES = (*DIM, *BRIGHTNESS)
 
 
 class Numbers(NamedTuple):
@@ -120,7 +120,9 @@ class EventNumbers(nn.Module):
         lit, clocked = (torch.stack([x[:, 0], x[:, 1:].sum(1)], 1) for x in (number, with_time))
         some = lit >= _FEW
         return (
-            torch.cat([number / self.sizes, clocked / lit.clamp_min(1.0), below[:, :2] / lit[:, :1].clamp_min(1.0)], 1),
+            torch.cat(
+                [number / self.sizes, clocked / lit.clamp_min(1.0), below[:, : len(DIM)] / lit[:, :1].clamp_min(1.0)], 1
+            ),
             torch.cat([torch.ones_like(number, dtype=torch.bool), some, some[:, :1], some[:, :1]], 1),
         )
 
