@@ -239,7 +239,7 @@ def dead_face(npho: np.ndarray, time: np.ndarray) -> Pair:
 FILES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Pair], str]] = {
     "as simulated": (as_it_is, ""),
     "gains spread by 5 %": (gains, ""),
-    "3 photoelectrons": (threshold, "of the SiPMs with a count have under 2.5 photoelectrons where training had"),
+    "3 photoelectrons": (threshold, "of the SiPMs with a count have under 2.25 photoelectrons where training had"),
     "first photoelectrons": (first, "times of SiPMs of under 3 photoelectrons come"),
     "PMT times 0.4 ns early": (
         early_pmts,

@@ -24,8 +24,9 @@ Form = Literal["ns", "logarithm", "share", "slope", "ratio"]
 PMT_FACES = FACES[1:]
 BRIGHTNESS = (3.0, 10.0, 30.0, 100.0)
 """Photoelectrons that bound the bins of brightness of SiPMs."""
-DIM = (1.5, 2.5)
-"""Photoelectrons below which SiPMs are counted; between whole numbers, so that gains matter little."""
+DIM = (1.3, 2.25)
+"""Photoelectrons below which SiPMs are counted; between the charges of one, two and three, with and without excess noise,
+so that gains matter little."""
 SQUARES = (1, 3, 9)
 """Sides of the squares about the hot spot, in SiPMs."""
 
