@@ -12,8 +12,8 @@ from tests.conftest import point_sources
 from xecml import geometry
 from xecml.data.event_numbers import BY_KEY, KEYS, NUMBERS
 from xecml.events import INVALID, photoelectrons, relative_quantities
-from xecml.inference.answer_counts import UNKNOWN, Answered
-from xecml.inference.training_comparison import Comparison
+from xecml.inference.answer_counts import Answered
+from xecml.inference.training_comparison import UNKNOWN, Comparison
 from xecml.inference.training_said import as_compared, joined, split, training_of
 from xecml.models.networks.event_numbers import Numbers
 from xecml.models.normalise import validity
@@ -240,7 +240,7 @@ FILES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Pair], str]] = {
     "as simulated": (as_it_is, ""),
     "gains spread by 5 %": (gains, ""),
     "3 photoelectrons": (threshold, "of the SiPMs with a count have under 2.25 photoelectrons where training had"),
-    "first photoelectrons": (first, "times of SiPMs of under 3 photoelectrons come"),
+    "first photoelectrons": (first, "times of SiPMs under 3 photoelectrons come"),
     "PMT times 0.4 ns early": (
         early_pmts,
         "times of the PMT faces come 0.41 ns earlier against those of the inner face",

@@ -25,8 +25,8 @@ PMT_FACES = FACES[1:]
 BRIGHTNESS = (3.0, 10.0, 30.0, 100.0)
 """Photoelectrons that bound the bins of brightness of SiPMs."""
 DIM = (1.3, 2.25)
-"""Photoelectrons below which SiPMs are counted; between the charges of one, two and three, with and without excess noise,
-so that gains matter little."""
+"""Photoelectrons below which SiPMs are counted: between the charges of one, two and three, with and without excess
+noise, so that gains matter little."""
 SQUARES = (1, 3, 9)
 """Sides of the squares about the hot spot, in SiPMs."""
 
@@ -119,9 +119,8 @@ def _group(
 
 
 _USUAL, _BY_DIRECTION, _BY_GAIN = 0.6, 1.5, 1.5
-_OF_PE = "SiPMs of {} photoelectrons"
 _BINS = [
-    (f"{high:g}", _OF_PE.format(f"{low:g} to {high:g}" if low else f"under {high:g}"))
+    (f"{high:g}", f"SiPMs {f'of {low:g} to' if low else 'under'} {high:g} photoelectrons")
     for low, high in zip((0.0, *BRIGHTNESS), BRIGHTNESS, strict=False)
 ]
 _IN_TRAINING = "than in training at the same depth and total"

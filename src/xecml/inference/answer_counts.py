@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from xecml.data.coverage import Coverage, short_faces, short_times
 from xecml.events import TASKS, number_of
 from xecml.geometry import FACES
-from xecml.inference.training_comparison import Compared, Comparison, Training
-
-UNKNOWN = (
-    "The model does not say what its training events were like, as it was made before this was kept: there is no "
-    "'outlier', and files are not compared with them; train it anew for these."
-)
+from xecml.inference.training_comparison import UNKNOWN, Compared, Comparison, Training
 
 
 class _Model(Protocol):

@@ -30,7 +30,7 @@ from xecml.events import (
 from xecml.geometry import N_SENSORS
 from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.repair_models import Knowing, Repair
-from xecml.inference.training_comparison import Comparison, Training
+from xecml.inference.training_comparison import UNKNOWN, Comparison, Training
 from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.rootio.treewriter import named_root
@@ -54,6 +54,7 @@ class InpaintReport:
         sensors: their ids, those of any event if they differ from event to event.
         filled: sensors filled, summed over events.
         not_filled: dead sensors that the repair had nothing to go by for; they are not measured.
+        unknown: the repair is a network that does not know what it was trained on.
         comparison: of the events with those that the repair was trained on, where it knows them.
         left_out: branches of the input that could not be written: lists, and those under a name that another has.
         seconds: time it took.
@@ -68,17 +69,22 @@ class InpaintReport:
     left_out: tuple[str, ...]
     seconds: float
     comparison: Comparison | None = None
+    unknown: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
-        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "comparison"}
+        facts = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("comparison", "unknown")
+        }
         training = {} if self.comparison is None else {"training": self.comparison.as_dict()}
         return facts | {"out": str(self.out)} | training
 
     def line(self) -> str:
         """What a user must know of files that are unlike the training, in one line; nothing where they are like it."""
         if self.comparison is None:
-            return ""
+            return UNKNOWN if self.unknown else ""
         if unlike := self.comparison.line():
             return f"Warning: {unlike}"
         return f"{self.comparison.outliers_in_words()}." if self.comparison.many_outliers() else ""
@@ -178,7 +184,16 @@ def inpaint_files(
             )
     ids, seconds = tuple(np.flatnonzero(ever).tolist()), clock.monotonic() - started
     return InpaintReport(
-        Path(out), plan.total, dead.origin, ids, filled, not_filled, plan.left_out, seconds, comparison
+        Path(out),
+        plan.total,
+        dead.origin,
+        ids,
+        filled,
+        not_filled,
+        plan.left_out,
+        seconds,
+        comparison,
+        isinstance(repair, Knowing) and training is None,
     )
 
 

@@ -26,6 +26,11 @@ from xecml.events import number_of
 
 Floats = NDArray[np.float64]
 
+UNKNOWN = (
+    "The model does not say what its training events were like, as it was made before this was kept, or of too few: there "
+    "is no 'outlier', and files are not compared with them; train it anew for these."
+)
+"""What is said of such a model."""
 ENOUGH = 100
 """Events below which nothing is said of a file as a whole."""
 _ENOUGH_OF_A_NUMBER = 50

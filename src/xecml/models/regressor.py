@@ -88,6 +88,10 @@ class Regressor(nn.Module):
 
     unit_vectors = True
     """Whether the answer of `angleVec` is made a unit vector."""
+    later_buffers = (SENSORS_SEEN,)
+    """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
 
     def __init__(
         self,
@@ -132,11 +136,6 @@ class Regressor(nn.Module):
             # the path leads, the head adds to it
             last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
             self.paths[task] = _silent(nn.Linear(self.encoder.out_width, last.out_features))
-
-    @property
-    def later_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return (SENSORS_SEEN, *self.training_distribution.names("training_distribution"))
 
     # ------------------------------------------------------------------------------------------ targets
 

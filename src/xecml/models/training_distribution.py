@@ -114,10 +114,6 @@ class TrainingDistribution(nn.Module):
         """Whether it says anything."""
         return bool(self.events > 0)
 
-    def names(self, prefix: str) -> tuple[str, ...]:
-        """Names of what is fitted, in the state of a module that has it under a name."""
-        return tuple(f"{prefix}.{name}" for name in self.state_dict())
-
     def numbers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor, look: object = None) -> Numbers:
         """Numbers of events from raw counts, times (s) and masks (B, 4760).
 

@@ -39,6 +39,9 @@ class Autoencoder(nn.Module):
         time_threshold: photons above which a time is worth learning.
     """
 
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, time_threshold: float = 100.0) -> None:
         super().__init__()
         self.encoder: Encoder = cast(Encoder, encoder)
@@ -46,11 +49,6 @@ class Autoencoder(nn.Module):
         self.shower = Shower(self.encoder.out_width) if self.decoder.on_point else None
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
         self.training_distribution = TrainingDistribution()
-
-    @property
-    def later_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return self.training_distribution.names("training_distribution")
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""

@@ -32,6 +32,9 @@ class Inpainter(nn.Module):
         freeze_encoder: leave the encoder as it is.
     """
 
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -50,11 +53,6 @@ class Inpainter(nn.Module):
         self.shower = Shower(self.encoder.out_width)
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
         self.training_distribution = TrainingDistribution()
-
-    @property
-    def later_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return self.training_distribution.names("training_distribution")
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""
