@@ -27,8 +27,8 @@ from xecml.events import number_of
 Floats = NDArray[np.float64]
 
 UNKNOWN = (
-    "The model does not say what its training events were like, as it was made before this was kept, or of too few: there "
-    "is no 'outlier', and files are not compared with them; train it anew for these."
+    "The model does not say what its training events were like, as it was made before this was kept or of too few: "
+    "there is no 'outlier', and files are not compared with them; train it anew for these."
 )
 """What is said of such a model."""
 ENOUGH = 100
@@ -40,8 +40,9 @@ _ALONE = 6.0
 """Widths of a number of the photons beyond which an event does not tell about the detector."""
 _PHOTONS = 3.0
 """Widths by which numbers of the photons must differ for a warning: other photons are no fault."""
-_OTHERS = 0.2
-"""Share of events with light unlike one photon's that is worth a word."""
+_OTHERS, _MOST = 0.2, 0.5
+"""Shares of events with light unlike one photon's that are worth a word, and that leave too few to tell of the
+detector."""
 _MANY, _LEAST_OUTLIERS = 0.05, 5
 """Share of events with `outlier` above 1 that is worth a word, where training has 0.01; fewer than so many are not."""
 _SAID = 3
@@ -246,6 +247,10 @@ class Comparison:
         """What a user must know, in one sentence; nothing where the file is like the training."""
         if self.events < ENOUGH:
             return ""
+        share = self.others / self.events
+        several = f"in {100 * share:.2g} % of the events the light is not that of one photon as in training"
+        if share > _MOST:
+            return f"The file is unlike the training: {several}, and the others are too few to tell of the detector."
         rows = self.differences()
         # what follows from others comes after them
         differing = sorted(
@@ -254,10 +259,9 @@ class Comparison:
         )
         photons = [r for r in rows if r.verdict == "other photons" and abs(r.away) > max(_PHOTONS, r.limit)]
         told = _by_group([*differing, *sorted(photons, key=lambda r: -abs(r.away))])
-        more = len(differing) + len(photons) - min(len(told), _SAID)
-        if self.others > _OTHERS * self.events:
-            share = 100 * self.others / self.events
-            told.insert(0, f"in {share:.2g} % of the events the light is not that of one photon as in training")
+        first = [several] if share > _OTHERS else []
+        more = len(differing) + len(photons) - min(len(told), _SAID - len(first))
+        told = first + told
         if not told:
             return ""
         rest = f"; {more} more {'number differs' if more == 1 else 'numbers differ'}" if more > 0 else ""
@@ -289,7 +293,7 @@ class Comparison:
 
     def missing(self) -> set[str]:
         """Kinds of differences, `counts` and `times`, that the line names: what else is said of them need not be."""
-        if self.events < ENOUGH:
+        if self.events < ENOUGH or self.others > _MOST * self.events:
             return set()
         kinds: set[str] = {row.number.kind for row in self.differences() if row.verdict == "differs"}
         return kinds & {"counts", "times"}
