@@ -242,8 +242,9 @@ def _only_of_measured(
     answers: dict[str, NDArray[Any]], npho: NDArray[np.float32], time: NDArray[np.float32]
 ) -> dict[str, NDArray[Any]]:
     """The answers with NaN where nothing was measured, as a model of this version gives them."""
-    known = answerable(answers, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
-    for name, values in answers.items():
+    names = [name for name in answers if name not in (OUTLIER, OUTLIER_NUMBERS)]
+    known = answerable(names, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
+    for name, values in ((name, answers[name]) for name in names):
         values[~known[name].numpy()] = np.nan
     return answers
 
