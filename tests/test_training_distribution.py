@@ -243,7 +243,7 @@ FILES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Pair], str]] = {
     "first photoelectrons": (first, "times of SiPMs under 3 photoelectrons come"),
     "PMT times 0.4 ns early": (
         early_pmts,
-        "times of the PMT faces come 0.41 ns earlier against those of the inner face",
+        "times of the PMT faces come 0.4 ns earlier against those of the inner face",
     ),
     "times further apart": (stretched, "times of "),
     "outer face dim": (dim_outer, "sensors of the outer face have 18 % less light than in training at the same depth"),

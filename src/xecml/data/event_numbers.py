@@ -174,22 +174,22 @@ NUMBERS: tuple[Number, ...] = (
         "times of {0} spread by {1} more than in training",
         "times of {0} spread by {1} less than in training",
     )),
-    *_group("square", "photons", "logarithm", (0.01, _USUAL), [(f"{s}", f"{s} x {s}") for s in SQUARES], (
+    *_group("square", "photons", "logarithm", (0.03, _USUAL), [(f"{s}", f"{s} x {s}") for s in SQUARES], (
         "light in the {0} SiPMs of the hot spot (logarithm of its share of 23 x 23)",
         "the {0} SiPMs of the hot spot have {1} more of its light than in training",
         "the {0} SiPMs of the hot spot have {1} less of its light than in training",
     )),
-    *_group("window", "photons", "logarithm", (0.01, _USUAL), [("", "the hot spot")], (
+    *_group("window", "photons", "logarithm", (0.03, _USUAL), [("", "the hot spot")], (
         "light about {0} (logarithm of its share of the inner face)",
         "about {0} there is {1} more of the inner face's light than in training",
         "about {0} there is {1} less of the inner face's light than in training",
     )),
-    *_group("width", "photons", "logarithm", (0.01, _USUAL), [("u", "u"), ("v", "v")], (
+    *_group("width", "photons", "logarithm", (0.03, _USUAL), [("u", "u"), ("v", "v")], (
         "width of the light about the hot spot along {0} (logarithm of cm)",
         "the light about the hot spot is {1} wider along {0} than in training",
         "the light about the hot spot is {1} narrower along {0} than in training",
     )),
-    *_group("lean", "photons", "ratio", (0.02, _USUAL), [("u", "u"), ("v", "v")], (
+    *_group("lean", "photons", "ratio", (0.05, _USUAL), [("u", "u"), ("v", "v")], (
         "lean of the light about the hot spot along {0} (in its width)",
         "the light about the hot spot leans {1} of its width further to +{0} than in training",
         "the light about the hot spot leans {1} of its width further to -{0} than in training",

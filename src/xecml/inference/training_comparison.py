@@ -183,7 +183,7 @@ class Comparison:
         self.outliers = np.zeros(len(OUTLIER_EDGES) + 1, np.int64)
         self._photons = np.array([BY_KEY[key].kind == "photons" for key in training.keys])
         self._counts = np.zeros((d, k, len(_EDGES) + 1), np.int64)
-        self._expected, self._widths = np.zeros((2, d, k))
+        self._expected, self._precisions = np.zeros((2, d, k))
 
     def add(self, compared: Compared, outlier: NDArray[Any]) -> None:
         """Add B events, with their `outlier` (B,)."""
@@ -205,7 +205,7 @@ class Comparison:
         event, number = np.nonzero(known)
         place = (depth[event] * numbers + number) * bins + np.searchsorted(_EDGES, z[event, number])
         self._counts += np.bincount(place, minlength=self._counts.size).reshape(self._counts.shape)
-        for sums, values in ((self._expected, compared.expected), (self._widths, compared.widths)):
+        for sums, values in ((self._expected, compared.expected), (self._precisions, 1 / compared.widths)):
             here = np.bincount(depth[event] * numbers + number, values[event, number], depths * numbers)
             sums += here.reshape(depths, numbers)
 
@@ -232,7 +232,9 @@ class Comparison:
         own = (training.highs[:, k] - training.lows[:, k]) / 2
         trained = training.events / 2 / len(n)
         errors = 1.25 * np.sqrt(np.where(some, width**2 / np.maximum(n, 1) + own**2 / max(trained, 1), 0.0))
-        expected, widths = ((sums[:, k].sum() / total) for sums in (self._expected, self._widths))
+        expected = self._expected[:, k].sum() / total
+        # a shift moves an event by its own width's inverse
+        widths = total / self._precisions[:, k].sum()
         usual = float((share * np.where(some, training.medians[:, k], 0)).sum())
         shift = float((share * away).sum())
         error = float(np.sqrt(((share * errors) ** 2).sum()))
