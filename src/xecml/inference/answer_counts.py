@@ -78,13 +78,13 @@ class Answered:
             said.append(f"{self.without_count} not answered (no valid count)")
         if self.without_time and self._times:
             said.append(f"{self.without_time} without an answer for the time (no valid time)")
-        if self.comparison is not None and not unlike and self.comparison.many_outliers():
-            said.append(self.comparison.outliers_in_words())
         if self.few and "counts" not in named:
             faces = ", ".join(f"{face} {n}" for face, n in zip(FACES, self.faces, strict=True) if n)
             said.append(f"{self.few} answered on fewer sensors than the training had ({faces})")
         if self.few_times and "times" not in named:
             said.append(f"{self.few_times} answered on fewer times than the training had")
+        if self.comparison is not None and not unlike and self.comparison.many_outliers():
+            said.append(self.comparison.outliers_in_words())
         counted = f"Of {number_of(self.events)}: {'; '.join(said)}." if said else ""
         return " ".join(part for part in (unlike and f"Warning: {unlike}", counted, self._unknown and UNKNOWN) if part)
 
