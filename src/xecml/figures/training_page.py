@@ -22,7 +22,7 @@ _PANELS = 6
 _WIDE = 150
 _FAR = 8.0
 """Widths beyond which the axis is logarithmic."""
-_NAMES = 64
+_NAMES = 56
 """Characters of a number's name along the axis."""
 
 
@@ -80,7 +80,7 @@ def _draw_numbers(axes: Axes, rows: Sequence[Difference]) -> None:
         axes.set_xscale("symlog", linthresh=2.0)
     axes.set(xlim=(-reach, reach), ylim=(-1, len(rows)), xlabel="file less training, in widths of training events")
     axes.set_yticks(places, [_short(row.number.title) for row in rows])
-    axes.tick_params(axis="y", labelsize=7)
+    axes.tick_params(axis="y", labelsize=6.5)
     for verdict, colour in _COLOURS.items():
         if any(row.verdict == verdict for row in rows) and verdict != "too few":
             axes.plot([], [], "o", color=colour, label=verdict)
