@@ -47,7 +47,7 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
 def test_onnx_equals_torch_at_any_batch_size(trained: Path, exported: Path, batch: int) -> None:
     events = point_sources(batch, seed=20, dead=0.03)
     one, two = (xecml.load_model(p).predict(events["npho"], events["time"]) for p in (trained, exported))
-    assert list(one) == list(two) == ["angle", "energy", "timing", "uvwFI"]
+    assert list(one) == list(two) == ["angle", "energy", "timing", "uvwFI", "outlier"]
     widths = {"angle": 0.1, "energy": 3e-4, "timing": 1e-11, "uvwFI": 0.1}
     for task, width in widths.items():
         assert (
@@ -62,7 +62,8 @@ def test_the_file_is_self_contained_and_describes_itself(exported: Path) -> None
     assert [(i.name, i.type, i.shape[1]) for i in session.get_inputs()] == [
         ("npho", "tensor(float)", 4760), ("time", "tensor(float)", 4760),
     ]  # fmt: skip
-    assert [o.name for o in session.get_outputs()] == ["angle", "energy", "timing", "uvwFI"]
+    names = ["angle", "energy", "timing", "uvwFI", "outlier", "outlier_numbers"]
+    assert [o.name for o in session.get_outputs()] == names
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["xecml.geometry_hash"] == geometry.geometry_hash()
     assert '"energy": "GeV"' in metadata["xecml.units"]
@@ -116,8 +117,8 @@ def test_files_without_truth_are_predicted(exported: Path, tmp_path: Path) -> No
     rootio.write(tmp_path / "real.root", {k: events[k] for k in ("npho", "time", "run", "event")})
     predict_files(xecml.load_model(exported), [tmp_path / "real.root"], tmp_path / "p.root")
     assert sorted(read_all(tmp_path / "p.root")) == [
-        "event", "n_timed", "n_valid", "pred_energy", "pred_phi", "pred_theta", "pred_timing", "pred_u", "pred_v",
-        "pred_w", "run",
+        "event", "n_timed", "n_valid", "outlier", "pred_energy", "pred_phi", "pred_theta", "pred_timing", "pred_u",
+        "pred_v", "pred_w", "run",
     ]  # fmt: skip
 
 
@@ -180,6 +181,7 @@ def test_events_without_a_measurement_have_no_answer(exported: Path, trained: Pa
     session = onnxruntime.InferenceSession(exported)
     names = [output.name for output in session.get_outputs()]
     graph = dict(zip(names, session.run(names, {k: events[k] for k in ("npho", "time")}), strict=True))
+    del graph["outlier_numbers"]  # of sensors that are missing there are none
     models = [xecml.load_model(path).predict(events["npho"], events["time"]) for path in (trained, exported)]
     for answers in (*models, graph):
         for task, values in answers.items():
@@ -210,7 +212,7 @@ def test_files_of_before_answer_no_more_than_those_of_now(
             np.testing.assert_allclose(answers[task], said[task], rtol=1e-3)
         assert not old.few_sensors(np.where(np.arange(4760) < 4092, events["npho"], 1e10)).any()
     # whose graph said a number, of all events: here the same one
-    ones = [np.ones(shape, np.float32) for shape in ((20, 2), (20,), (20,), (20, 3))]
+    ones = [np.ones(shape, np.float32) for shape in ((20, 2), (20,), (20,), (20, 3), (20,))]
     monkeypatch.setattr(old, "session", SimpleNamespace(run=lambda *_: ones))
     answers = old.predict(events["npho"], events["time"])
     assert np.isnan(answers["uvwFI"]).any(1).tolist() == [i < 8 for i in range(20)]
@@ -222,7 +224,7 @@ def test_no_event_has_no_answer(exported: Path, trained: Path) -> None:
     for path in (exported, trained):
         answers = xecml.load_model(path).predict(nothing, nothing)
         shapes = {task: values.shape for task, values in answers.items()}
-        assert shapes == {"angle": (0, 2), "energy": (0,), "timing": (0,), "uvwFI": (0, 3)}
+        assert shapes == {"angle": (0, 2), "energy": (0,), "timing": (0,), "uvwFI": (0, 3), "outlier": (0,)}
         assert {values.dtype for values in answers.values()} == {np.dtype("f4")}
         assert xecml.load_model(path).few_sensors(nothing, nothing).shape == (0, 6)
 

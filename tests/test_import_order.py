@@ -30,6 +30,7 @@ ROOMS = (
     "checks",
     "models.corrections models.cpu models.normalise models.ridge models.weight_files",
     "models.networks",
+    "models.training_distribution",
     "models.regressor",
     "models.rebuild models.original",
     "models",

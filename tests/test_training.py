@@ -323,7 +323,8 @@ def test_every_loss_and_answer_trains(sample: Path, tmp_path: Path) -> None:
     model = load_model(result.best)
     events = point_sources(16, seed=12)
     answers = model.predict(events["npho"], events["time"])
-    assert set(answers) == {"angle", "energy", "timing", "uvwFI", "angleVec", "sigma_energy", "sigma_uvwFI"}
+    widths = {"sigma_energy", "sigma_uvwFI"}
+    assert set(answers) == {"angle", "energy", "timing", "uvwFI", "angleVec", "outlier"} | widths
     np.testing.assert_allclose(np.linalg.norm(answers["angleVec"], axis=1), 1, atol=1e-5)
     assert (answers["sigma_uvwFI"] > 0).all()
     pull = (answers["uvwFI"] - events["uvwTruth"]) / answers["sigma_uvwFI"]

@@ -131,23 +131,53 @@ def simulate(
 def check(
     files: Files,
     tree: Tree = "tree",
-    pdf: Annotated[Path | None, typer.Option("--pdf", help="One page to look at: occupancy, distributions.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Compare the events with those that this checkpoint or ONNX file was trained on."),
+    ] = None,
+    pdf: Annotated[
+        Path | None,
+        typer.Option(
+            "--pdf", help="A page to look at: occupancy, distributions; with --model the comparison with its training."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say whether files can be used: branches, units, dead and hot sensors. Exit status 1 if not."""
+    """Say whether files can be used: branches, units, dead and hot sensors. Exit status 1 if not.
+
+    With --model also whether they are like the events that it was trained on: a table of what was compared, and which
+    of it is the detector's. That files are unlike these is no error: the model may then be wrong by more than it says.
+    """
     from xecml.checks.event_files import check_files
 
     report = check_files(files, tree=tree)
-    if pdf is not None:
+    comparison = None
+    if model is not None and report.predictable and report.n_events:
+        from xecml.inference.file_comparison import compare_files
+
+        comparison = compare_files(model, files, tree=tree)
+    if pdf is not None and comparison is not None and model is not None:
+        from xecml.figures.training_page import save_comparison
+
+        names = ", ".join(Path(file).name for file in report.files[:4])
+        title = f"{names} beside the training of {model}"
+        save_comparison(comparison, pdf, title=title, inputs=[model, *report.files], force=force)
+    elif pdf is not None:
         from xecml.figures.check_page import save_check
 
         save_check(report, pdf, force=force)
     if as_json:
-        print(json.dumps(report.as_dict()))
+        compared = {} if comparison is None else {"model": str(model), "training": comparison.as_dict()}
+        print(json.dumps(report.as_dict() | compared))
     else:
         show_table("", ["", "", ""], [list(row) for row in report.rows()])
+        if comparison is not None:
+            from xecml.inference.training_comparison import HEADERS
+
+            show_table(f"Beside the training of {model}", HEADERS, comparison.rows())
+            print(comparison.verdict())
     if not report.usable:
         sys.exit(1)
 
@@ -366,13 +396,14 @@ def inpaint(
     )
     known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
     left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
+    unlike = f"\n{said}" if (said := report.line()) else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
     show(
         as_json,
         report.as_dict(),
         ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
         + f"Filled {number_of(report.filled, 'value')} of {number_of(len(report.sensors), 'sensor')} ({known}{empty}) "
-        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).",
+        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).{unlike}",
     )
 
 

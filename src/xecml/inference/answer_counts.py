@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from xecml.data.coverage import Coverage, short_faces, short_times
 from xecml.events import TASKS, number_of
 from xecml.geometry import FACES
+from xecml.inference.training_comparison import UNKNOWN, Compared, Comparison, Training
 
 
 class _Model(Protocol):
@@ -28,12 +29,15 @@ class Answered:
         without_time: those with a count, but without any valid time, of which the time is not answered.
         few: those answered on fewer counts than the training sample had; `faces` (6,) has them by face.
         few_times: those answered on fewer times.
+        comparison: of all of them with the training sample, where it is known.
     """
+
+    comparison: Comparison | None = None
 
     def __init__(self) -> None:
         self.events = self.without_count = self.without_time = self.few = self.few_times = 0
         self.faces = np.zeros(len(FACES), np.int64)
-        self._times, self._usual = False, False
+        self._times, self._usual, self._unknown = False, False, False
 
     def add(self, found: Coverage, model: _Model) -> None:
         """Add what was measured in a chunk that a model has answered."""
@@ -50,19 +54,39 @@ class Answered:
             bool(model.usual_sensors.any()),
         )
 
+    def compare(
+        self, training: Training | None, compared: Compared | None, outlier: NDArray[np.float32] | None
+    ) -> None:
+        """Add how the events of a chunk compare with the training sample; all None where it is not known."""
+        if training is None:
+            self._unknown = True
+            return
+        if self.comparison is None:
+            self.comparison = Comparison(training)
+        if compared is not None and outlier is not None:
+            self.comparison.add(compared, outlier)
+
     def line(self) -> str:
-        """What a user must know, in one sentence; nothing where every event was answered on all that it should have."""
+        """What a user must know, in one line; nothing where every event was answered on all that it should have.
+
+        What the comparison with the training says of sensors without a count or a time is not said twice.
+        """
+        unlike = "" if self.comparison is None else self.comparison.line()
+        named = set() if self.comparison is None else self.comparison.missing()
         said = []
         if self.without_count:
             said.append(f"{self.without_count} not answered (no valid count)")
         if self.without_time and self._times:
             said.append(f"{self.without_time} without an answer for the time (no valid time)")
-        if self.few:
+        if self.few and "counts" not in named:
             faces = ", ".join(f"{face} {n}" for face, n in zip(FACES, self.faces, strict=True) if n)
             said.append(f"{self.few} answered on fewer sensors than the training had ({faces})")
-        if self.few_times:
+        if self.few_times and "times" not in named:
             said.append(f"{self.few_times} answered on fewer times than the training had")
-        return f"Of {number_of(self.events)}: {'; '.join(said)}." if said else ""
+        if self.comparison is not None and not unlike and self.comparison.many_outliers():
+            said.append(self.comparison.outliers_in_words())
+        counted = f"Of {number_of(self.events)}: {'; '.join(said)}." if said else ""
+        return " ".join(part for part in (unlike and f"Warning: {unlike}", counted, self._unknown and UNKNOWN) if part)
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers for JSON; `few_...` are none where the model does not know what its training had."""
@@ -72,4 +96,5 @@ class Answered:
             "no_valid_time": self.without_time,
             "few_sensors": {"events": self.few, "faces": faces} if self._usual else None,
             "few_times": self.few_times if self._usual else None,
+            **({} if self.comparison is None else {"training": self.comparison.as_dict()}),
         }

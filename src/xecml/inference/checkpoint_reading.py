@@ -53,6 +53,15 @@ def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor]:
     return weights
 
 
+def _of_this_version(weights: dict[str, Tensor], own: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Weights whose part by a prefix is left as the network has it, unless the file has it in this version's form."""
+    there = {name: w.shape for name, w in weights.items() if name.startswith(prefix)}
+    here = {name: w for name, w in own.items() if name.startswith(prefix)}
+    if there == {name: w.shape for name, w in here.items()}:
+        return weights
+    return {name: w for name, w in weights.items() if name not in there} | here
+
+
 def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str, what: str) -> None:
     """Load a state; anything missing, left over, of another shape or not finite is named.
 
@@ -62,6 +71,8 @@ def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str, what:
     own = module.state_dict()
     # a buffer that came after the file says nothing
     weights = {name: own[name] for name in getattr(module, "later_buffers", ())} | weights
+    for part in getattr(module, "parts_of_a_version", ()):
+        weights = _of_this_version(weights, own, f"{part}.")
     missing = [f"{name} is missing" for name in own if name not in weights]
     over = [f"{name} is left over" for name in weights if name not in own]
     shapes = [

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,14 @@ from xecml.events import INVALID, TASKS, measured, photoelectrons
 from xecml.files import atomic_path
 from xecml.garbage_collection import no_collection
 from xecml.inference.calibration_record import Correction
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS
 from xecml.inference.repair_models import NetworkRepair, OnnxRepair, is_repair, load_repair
 from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
+from xecml.inference.training_said import joined
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel
 from xecml.models.regressor import SENSORS_SEEN, Regressor
+from xecml.models.training_distribution import CHANCE
 from xecml.outputs import claim, making, mark
 
 TOLERANCE = 1e-4
@@ -48,6 +51,7 @@ class Report:
 
 _NEARLY = 1e-3
 """Photoelectrons from one within which a sensor may have a time or not."""
+_OUTLIER_UNIT = {OUTLIER: f"1 is exceeded by {100 * CHANCE:g} % of events of the training kind"}
 _LEAST_WIDTH = 1e-3
 """ns; a training sample has times if they spread by more."""
 
@@ -57,12 +61,34 @@ class RawModel(nn.Module):
 
     def __init__(self, network: Regressor | OriginalModel, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.outputs = network, network.outputs(tasks)
+        self.network, self.answers = network, network.outputs(tasks)
+        self.judges = network.training_distribution.fitted
+        self.outputs = (*self.answers, *((OUTLIER, OUTLIER_NUMBERS) if self.judges else ()))
 
     def forward(self, npho: Tensor, time: Tensor) -> tuple[Tensor, ...]:
-        """Answers of the tasks in order, from raw counts and times (B, 4760)."""
-        answers = self.network(npho, time, *validity(npho, time))
-        return tuple(answers[name] for name in self.outputs)
+        """Answers of the tasks in order, from raw counts and times (B, 4760), and how far events are from training."""
+        inputs = (npho, time, *validity(npho, time))
+        if not self.judges:
+            answers = self.network(*inputs)
+            return tuple(answers[name] for name in self.answers)
+        answers, judged = self.network.judged(*inputs)
+        return (*(answers[name] for name in self.answers), judged.outlier, joined(judged))
+
+
+class RawRepair(nn.Module):
+    """A repair, and how far events are from its training by the sensors that are not dead."""
+
+    def __init__(self, repair: NetworkRepair) -> None:
+        super().__init__()
+        self.filler = repair.filler
+
+    def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Filled counts and times (B, 4760), `outlier` (B,) and what it is made of."""
+        model = self.filler.model
+        valid, timed = (mask & ~dead for mask in validity(npho, time))
+        inputs = (npho, time, valid, timed)
+        judged = model.training_distribution(*inputs, model.encoder.look(*inputs))
+        return (*self.filler(npho, time, dead), judged.outlier, joined(judged))
 
 
 @making("export")
@@ -111,8 +137,14 @@ def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
         arguments = tuple(torch.from_numpy(a) for a in (*example_events(2), _example_dead(2)))
         names = ["npho_filled", "time_filled"]
         units = {"npho": "photons" if repair.filler.absolute else "", "time": "s", "dead": "true or false"}
-        proto = _program(repair.filler, arguments, ["npho", "time", "dead"], names)
+        module: nn.Module = repair.filler
+        if (training := repair.training) is not None:
+            module, names = RawRepair(repair).eval(), [*names, OUTLIER, OUTLIER_NUMBERS]
+            units |= _OUTLIER_UNIT
+        proto = _program(module, arguments, ["npho", "time", "dead"], names)
         said = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
+        if training is not None:
+            said["xecml.training"] = json.dumps(training.as_dict())
         _save(proto, _constants(repair.network.encoder.normaliser, repair) | said, temporary)
         differences = _compare_repairs(repair, OnnxRepair(temporary))
         size = temporary.stat().st_size
@@ -182,6 +214,9 @@ def _metadata(model: TorchModel, tasks: Sequence[str]) -> dict[str, str]:
     if corrected := {task: one.model_dump() for task, one in model.calibration.items() if task in tasks}:
         values["calibration"] = corrected
     constants = _constants(model.network.encoder.normaliser, model)
+    if model.training is not None:
+        values["units"] |= _OUTLIER_UNIT
+        values["training"] = model.training.as_dict()
     return {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
 
 
@@ -233,12 +268,19 @@ def _compare(model: TorchModel, exported: OnnxModel, tasks: Sequence[str]) -> di
     for batch in TEST_BATCHES:
         npho, time = _without_measurement(*example_events(batch, seed=batch))
         ours, theirs = model.predict(npho, time), exported.predict(npho, time)
-        away = []
+        away = [_outlier_apart(ours, theirs)]
         for name in model.network.outputs(tasks):
             width = model.network.get_buffer(f"{name.removeprefix('sigma_')}_width").numpy()
             away.append(_apart(ours[name], theirs[name], width.reshape(ours[name].shape[1:] or ())))
         differences[batch] = max(away)
     return _accepted(differences)
+
+
+def _outlier_apart(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
+    """Largest difference of `outlier`, which is 1 at its limit, against its size where it is larger."""
+    if OUTLIER not in ours:
+        return 0.0
+    return _apart(ours[OUTLIER], theirs[OUTLIER], np.maximum(np.nan_to_num(ours[OUTLIER]), 1.0))
 
 
 def _without_measurement(npho: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -276,6 +318,8 @@ def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, f
         # times of a sample that has none are not learnt, and have no width
         has_times = bool(ground.width[1] > _LEAST_WIDTH)
         differences[batch] = max(away, float(np.abs(late).max() * 1e9 / ground.width[1]) if has_times else 0.0)
+        if (ours := repair.compare(npho, time, dead)) is not None and (theirs := exported.compare(npho, time, dead)):
+            differences[batch] = max(differences[batch], _outlier_apart({OUTLIER: ours[0]}, {OUTLIER: theirs[0]}))
     return _accepted(differences)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from xecml.events import (
     valid_times,
 )
 from xecml.geometry import N_SENSORS
-from xecml.inference.repair_models import Repair
+from xecml.inference.onnx_files import OUTLIER
+from xecml.inference.repair_models import Knowing, Repair
+from xecml.inference.training_comparison import UNKNOWN, Comparison, Training
 from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.rootio.treewriter import named_root
@@ -52,6 +54,8 @@ class InpaintReport:
         sensors: their ids, those of any event if they differ from event to event.
         filled: sensors filled, summed over events.
         not_filled: dead sensors that the repair had nothing to go by for; they are not measured.
+        unknown: the repair is a network that does not know what it was trained on.
+        comparison: of the events with those that the repair was trained on, where it knows them.
         left_out: branches of the input that could not be written: lists, and those under a name that another has.
         seconds: time it took.
     """
@@ -64,10 +68,26 @@ class InpaintReport:
     not_filled: int
     left_out: tuple[str, ...]
     seconds: float
+    comparison: Comparison | None = None
+    unknown: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
-        return asdict(self) | {"out": str(self.out)}
+        facts = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("comparison", "unknown")
+        }
+        training = {} if self.comparison is None else {"training": self.comparison.as_dict()}
+        return facts | {"out": str(self.out)} | training
+
+    def line(self) -> str:
+        """What a user must know of files that are unlike the training, in one line; nothing where they are like it."""
+        if self.comparison is None:
+            return UNKNOWN if self.unknown else ""
+        if unlike := self.comparison.line():
+            return f"Warning: {unlike}"
+        return f"{self.comparison.outliers_in_words()}." if self.comparison.many_outliers() else ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,8 @@ def inpaint_files(
 ) -> InpaintReport:
     """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
 
+    A network that knows its training also gives `outlier`: how far each event lies from it by its live sensors.
+
     Dead are the sensors of the list; without one those that the files flag in a branch `dead`, event by event; without
     either those found by sight, file by file. Live sensors pass bit for bit, in the types of `xecml.events.BRANCHES`.
     An event that is dead as a whole stays as it is. `relative_npho`, `relative_time` and `nphe` follow where the input
@@ -139,6 +161,8 @@ def inpaint_files(
             f"{plan.paths[0]} has {number_of(plan.total)}, too few to tell which sensors are dead; "
             f"name them in a list, or give {MIN_EVENTS_SENSOR} events or more."
         )
+    training: Training | None = getattr(repair, "training", None)
+    comparison = None if training is None else Comparison(training)
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
     with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:
         for path, chunk in plan.chunks():
@@ -147,6 +171,8 @@ def inpaint_files(
             lost += int(whole.sum())
             where, not_filled = where & ~whole[:, None], not_filled + N_SENSORS * int(whole.sum())
             arrays = _repaired(repair, chunk, where, branches)
+            if comparison is not None:
+                arrays[OUTLIER] = _compared(repair, chunk, where | whole[:, None], branches, comparison)
             writer.extend({plan.names[0].get(name, name): values for name, values in arrays.items()})
             missing = int((where & ~read_counts(arrays[branches[0]])).sum())
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
@@ -157,7 +183,18 @@ def inpaint_files(
                 f"All {N_SENSORS} sensors are dead in all events of {plan.paths[0]}; nothing is left to fill them from."
             )
     ids, seconds = tuple(np.flatnonzero(ever).tolist()), clock.monotonic() - started
-    return InpaintReport(Path(out), plan.total, dead.origin, ids, filled, not_filled, plan.left_out, seconds)
+    return InpaintReport(
+        Path(out),
+        plan.total,
+        dead.origin,
+        ids,
+        filled,
+        not_filled,
+        plan.left_out,
+        seconds,
+        comparison,
+        isinstance(repair, Knowing) and training is None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the input
@@ -235,6 +272,18 @@ def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) 
     if INPAINTED in chunk:
         inpainted |= chunk[INPAINTED].astype(bool)
     return chunk | filled | {INPAINTED: inpainted}
+
+
+def _compared(
+    repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str], comparison: Comparison
+) -> NDArray[np.float32]:
+    """`outlier` (N,) of a chunk by its live sensors, which are added to the comparison."""
+    found = repair.compare(chunk[pair[0]], chunk[pair[1]], dead) if isinstance(repair, Knowing) else None
+    if found is None:
+        return np.full(len(dead), np.nan, np.float32)
+    outlier, compared = found
+    comparison.add(compared, outlier)
+    return outlier
 
 
 def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[Any]:

@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from xecml import cpu_load, geometry
+from xecml.data.event_numbers import CONDITIONS, KEYS
 from xecml.errors import InputError
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
@@ -22,6 +24,8 @@ from xecml.inference.calibration_record import Calibration
 from xecml.inference.onnx_graph import check_graph
 from xecml.schema import Described, Text, checked, one_line, parsed_json
 
+OUTLIER, OUTLIER_NUMBERS = "outlier", "outlier_numbers"
+"""Outputs of graphs that know their training: how far each event lies from it, and what this is made of."""
 _ADVICE = "export the model again"
 _SILENT = 4
 _FILLED = ("npho_filled", "time_filled")
@@ -49,6 +53,38 @@ class _Normalization(Described):
     npho_scheme: Text
 
 
+_KEY = f"^({'|'.join(map(re.escape, KEYS))})$"
+Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=1000)]
+ByDepth = Annotated[list[Numbers], Field(min_length=1, max_length=100)]
+
+
+class TrainingMetadata(Described):
+    """What the training sample was like, see `xecml.inference.training_comparison.Training`."""
+
+    keys: Annotated[list[Annotated[str, Field(pattern=_KEY)]], Field(min_length=1)]
+    events: int = Field(ge=1, lt=2**53)
+    medians: ByDepth
+    lows: ByDepth
+    highs: ByDepth
+    between: Numbers
+    depth_edges: Numbers
+    extremes: Annotated[
+        list[Annotated[Numbers, Field(min_length=len(CONDITIONS), max_length=len(CONDITIONS))]],
+        Field(min_length=2, max_length=2),
+    ]
+
+    @model_validator(mode="after")
+    def _of_one_shape(self) -> TrainingMetadata:
+        keys, depths = len(self.keys), len(self.depth_edges) - 1
+        tables = (self.medians, self.lows, self.highs)
+        rows = [self.between, *(row for table in tables for row in table)]
+        if len(set(self.keys)) < keys or any(len(t) != depths for t in tables) or any(len(r) != keys for r in rows):
+            raise ValueError("its tables are of different sizes")
+        if any(b < a for a, b in pairwise(self.depth_edges)):
+            raise ValueError("its depths do not rise")
+        return self
+
+
 class Metadata(Described):
     """What every exported file says of itself; structures are JSON."""
 
@@ -62,6 +98,8 @@ class Metadata(Described):
     run_name: Text = ""
     revision: Text = ""
     made_by: Text = ""
+    training: Annotated[TrainingMetadata | None, Json] = None
+    """what the training sample was like; none in older files"""
 
     @field_validator("invalid_value")
     @classmethod
@@ -200,11 +238,22 @@ def open_onnx(path: str | Path) -> tuple[Session, PredictionMetadata | RepairMet
     if "repairs" in said:
         repair = checked(RepairMetadata, said, *damaged)
         filled = dict.fromkeys(_FILLED, (geometry.N_SENSORS,))
-        session.expect(inputs | {"dead": "tensor(bool)"}, filled, _FILLED)
+        judged = _judged(repair)
+        session.expect(inputs | {"dead": "tensor(bool)"}, filled | judged, [*_FILLED, *judged])
         return session, repair
     prediction = checked(PredictionMetadata, said, *damaged)
-    session.expect(inputs, _answers(prediction.tasks), prediction.tasks)
+    judged = _judged(prediction)
+    session.expect(inputs, _answers(prediction.tasks) | judged, [*prediction.tasks, *judged])
     return session, prediction
+
+
+def _judged(said: Metadata) -> dict[str, tuple[int, ...]]:
+    """Shape of what a graph that knows its training says of an event."""
+    return (
+        {}
+        if said.training is None
+        else {OUTLIER: (), OUTLIER_NUMBERS: (3 * len(said.training.keys) + len(CONDITIONS),)}
+    )
 
 
 def _answers(tasks: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
 from xecml.events import TASKS, Chunk
 from xecml.inference.answer_counts import Answered
+from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.trained_model import Model
 
 PREDICTION_TREE = "predictions"
@@ -23,9 +24,12 @@ RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if tas
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
-    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ..."""
+    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ...; `outlier` as is."""
     columns: Chunk = {}
     for name, values in answers.items():
+        if name == OUTLIER:
+            columns[OUTLIER] = np.asarray(values, np.float32)
+            continue
         task = name.removeprefix("sigma_")
         names = [("sigma_" if name != task else prefix) + column for column in TASKS[task].columns]
         if len(names) == 1:
@@ -62,9 +66,11 @@ def predict_chunks(
     for path in source.expand(files):
         for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
             npho, time = (chunk[branch] for branch in model.branches)
-            answers, found = model.predict(npho, time), coverage(npho, time)
+            found = coverage(npho, time)
+            answers, compared = model.judge(npho, time)
             if answered is not None:
                 answered.add(found, model)
+                answered.compare(model.training, compared, answers.get(OUTLIER))
             yield chunk, prediction_columns(chunk, answers, found, first=entry)
             entry += len(npho)
 
@@ -72,8 +78,8 @@ def predict_chunks(
 def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found: Coverage, *, first: int) -> Chunk:
     """Columns of the prediction tree for a chunk and its answers; of a file without numbers, events count from `first`.
 
-    Numbers, sensors with a valid count and with a valid time, answers, truth and reconstructed values of every quantity
-    that the chunk has, and the opening angle in degrees.
+    Numbers, sensors with a valid count and with a valid time, `outlier` of models that know their training, answers,
+    truth and reconstructed values of every quantity that the chunk has, and the opening angle in degrees.
     """
     events = len(found.n_timed)
     columns: Chunk = {
@@ -81,6 +87,8 @@ def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found:
         "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
         "n_valid": found.n_valid.sum(1, dtype=np.int32),
         "n_timed": found.n_timed.sum(1, dtype=np.int32),
+        # how far an event lies from the training stands beside what it was measured with
+        **table_columns({name: values for name, values in answers.items() if name == OUTLIER}),
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
         **table_columns({t: chunk[b] for t, b in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from xecml.events import branch_names
 from xecml.files import mode_of, regular_file
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
-from xecml.inference.onnx_files import RepairMetadata, open_onnx
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, RepairMetadata, open_onnx
+from xecml.inference.training_comparison import Compared, Training
+from xecml.inference.training_said import compare, split, training_of, training_said
 from xecml.models import cpu
 from xecml.models.original.checkpoints import check_readable, recognise
 from xecml.models.rebuild.autoencoder import Autoencoder
@@ -41,6 +43,20 @@ class Repair(Protocol):
         """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
 
 
+@runtime_checkable
+class Knowing(Protocol):
+    """A repair that may know what the events were like that it was trained on."""
+
+    @property
+    def training(self) -> Training | None:
+        """What the training sample was like; none where it is not known."""
+
+    def compare(
+        self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], Compared] | None:
+        """`outlier` (N,) and how events compare with the training sample by their live sensors; none if not known."""
+
+
 class NetworkRepair:
     """An autoencoder's or inpainter's averaged weights, ready to fill dead sensors."""
 
@@ -52,6 +68,18 @@ class NetworkRepair:
         absolute = self.branches[0] not in RELATIVE_BRANCHES
         self.filler = Filler(network, absolute=absolute, roots=roots).eval()
         self.content = content
+
+    @property
+    def training(self) -> Training | None:
+        """What the training sample was like; none where it is not known."""
+        return training_of(self.network.training_distribution)
+
+    def compare(
+        self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], Compared] | None:
+        """`outlier` (N,) and how events compare with the training sample by their live sensors; none if not known."""
+        n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+        return compare(self.network, n, t, None if dead is None else dead_of_events(dead, len(n)))
 
     @torch.no_grad()
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
@@ -75,6 +103,23 @@ class OnnxRepair:
                 f"{path} predicts physical quantities and fills no sensors; export an 'inpaint' checkpoint."
             )
         self.branches, self.names = said.pair, said.names
+        self.training = training_said(said)
+
+    def compare(
+        self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], Compared] | None:
+        """See `NetworkRepair`."""
+        n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
+        if self.training is None or not len(n):
+            return None
+        d = np.zeros(n.shape, bool) if dead is None else dead_of_events(dead, len(n))
+        parts = []
+        for start in range(0, len(n), _BATCH):
+            rows = slice(start, start + _BATCH)
+            feed = {"npho": n[rows], "time": t[rows], "dead": np.ascontiguousarray(d[rows])}
+            parts.append(self.session.run([OUTLIER, OUTLIER_NUMBERS], feed))
+        outlier, numbers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return outlier, split(numbers)
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
         """See `NetworkRepair`."""

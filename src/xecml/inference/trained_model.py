@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from xecml import cpu_load, geometry
 from xecml.data.coverage import coverage, short_faces, short_times
@@ -18,12 +19,15 @@ from xecml.files import regular_file
 from xecml.inference.calibration_record import Correction, calibration_of
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
-from xecml.inference.onnx_files import PredictionMetadata, open_onnx
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, PredictionMetadata, open_onnx
+from xecml.inference.training_comparison import Compared, Training
+from xecml.inference.training_said import as_compared, compare, split, training_of, training_said
 from xecml.models import cpu
 from xecml.models.normalise import validity
 from xecml.models.original.checkpoints import load_original, recognise
 from xecml.models.original.network import OriginalModel
 from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
+from xecml.models.training_distribution import Judged
 from xecml.models.weight_files import read
 from xecml.pretrained import model_file
 
@@ -51,8 +55,17 @@ class Model(Protocol):
         """Answers by task from raw counts and times (B, 4760), in the units of `xecml.events.TASKS`.
 
         `sigma_<task>` stands beside tasks that the model predicts a width for. An event without any valid count is
-        answered by NaN in everything, one without any valid time by NaN in `timing`.
+        answered by NaN in everything, one without any valid time by NaN in `timing`. `outlier` (B,) says how far each
+        event lies from the training sample: 1 % of events of the training kind have more than 1. Models made before
+        it was known leave it out.
         """
+
+    @property
+    def training(self) -> Training | None:
+        """What the training sample was like, as far as files are compared with it; none where it is not known."""
+
+    def judge(self, npho: ArrayLike, time: ArrayLike) -> tuple[dict[str, NDArray[Any]], Compared | None]:
+        """Answers as `predict` gives them, and how the events compare with the training sample where that is known."""
 
     def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
         """Faces (B, 6) on which events (B, 4760) have fewer counts, or times, than the training sample's events had.
@@ -60,6 +73,9 @@ class Model(Protocol):
         In the order of `xecml.geometry.FACES`; see `xecml.data.coverage`. Times are looked at where they are given.
         Nothing is marked by a model of a file that does not say what its training sample had.
         """
+
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """`outlier` (B,) and how events compare with the training sample, without answers; none if it is not known."""
 
 
 class TorchModel:
@@ -88,18 +104,42 @@ class TorchModel:
         """See `Model`."""
         return _few_sensors(npho, time, self.usual_sensors)
 
-    @torch.no_grad()
+    @property
+    def training(self) -> Training | None:
+        """See `Model`."""
+        return training_of(self.network.training_distribution)
+
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
+        return self.judge(npho, time)[0]
+
+    @torch.no_grad()
+    def judge(self, npho: ArrayLike, time: ArrayLike) -> tuple[dict[str, NDArray[Any]], Compared | None]:
+        """See `Model`."""
         n, t = (torch.from_numpy(a) for a in _inputs(npho, time))
+        names, fitted = self.network.outputs(), self.network.training_distribution.fitted
         if not len(n):
-            return _of_no_event(self.network.outputs())
-        parts = []
+            return _of_no_event([*names, *([OUTLIER] if fitted else [])]), None
+        parts: list[dict[str, Tensor]] = []
+        compared: list[Judged] = []
         for start in range(0, len(n), _BATCH):
             cpu_load.look()
             a, b = n[start : start + _BATCH], t[start : start + _BATCH]
-            parts.append(self.network(a, b, *validity(a, b)))
-        return {name: torch.cat([p[name] for p in parts]).numpy() for name in self.network.outputs()}
+            inputs = (a, b, *validity(a, b))
+            if fitted:
+                answers, judged = self.network.judged(*inputs)
+                parts.append(answers | {OUTLIER: judged.outlier})
+                compared.append(judged)
+            else:
+                parts.append(self.network(*inputs))
+        every = (*names, OUTLIER) if fitted else names
+        joined = {name: torch.cat([p[name] for p in parts]).numpy() for name in every}
+        return joined, as_compared(compared) if fitted else None
+
+    @torch.no_grad()
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """See `Model`."""
+        return compare(self.network, *_inputs(npho, time))
 
 
 class OnnxModel:
@@ -111,7 +151,8 @@ class OnnxModel:
             raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
         self.metadata = self.session.metadata
         self.tasks: tuple[str, ...] = tuple(said.tasks)
-        self._outputs = list(self.session.outputs)
+        self._outputs = [name for name in self.session.outputs if name != OUTLIER_NUMBERS]
+        self.training = training_said(said)
         self.branches, self.names = said.pair, said.names
         self.truth_means = said.truth_means
         self.calibration: dict[str, Correction] = said.calibration
@@ -129,14 +170,32 @@ class OnnxModel:
 
     def predict(self, npho: ArrayLike, time: ArrayLike) -> dict[str, NDArray[Any]]:
         """See `Model`."""
+        return self._run(npho, time, self._outputs)
+
+    def judge(self, npho: ArrayLike, time: ArrayLike) -> tuple[dict[str, NDArray[Any]], Compared | None]:
+        """See `Model`."""
+        if self.training is None:
+            return self.predict(npho, time), None
+        answers = self._run(npho, time, [*self._outputs, OUTLIER_NUMBERS])
+        return answers, split(answers.pop(OUTLIER_NUMBERS))
+
+    def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
+        """See `Model`."""
+        if self.training is None:
+            return None
+        answers = self._run(npho, time, [OUTLIER, OUTLIER_NUMBERS])
+        return answers[OUTLIER], split(answers[OUTLIER_NUMBERS])
+
+    def _run(self, npho: ArrayLike, time: ArrayLike, names: list[str]) -> dict[str, NDArray[Any]]:
         n, t = _inputs(npho, time)
         if not len(n):  # which the graph itself refuses
-            return _of_no_event(self._outputs)
+            shapes = self.session.outputs
+            return {name: np.empty((0, *shapes[name]), np.float32) for name in names}
         parts = []
         for start in range(0, len(n), _BATCH):
             feed = {"npho": n[start : start + _BATCH], "time": t[start : start + _BATCH]}
-            parts.append(self.session.run(self._outputs, feed))
-        answers = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
+            parts.append(self.session.run(names, feed))
+        answers = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
         # graphs that say what their training had say NaN themselves; those before them said a number
         return answers if self._sensors_seen is not None else _only_of_measured(answers, n, t)
 
@@ -190,8 +249,9 @@ def _only_of_measured(
     answers: dict[str, NDArray[Any]], npho: NDArray[np.float32], time: NDArray[np.float32]
 ) -> dict[str, NDArray[Any]]:
     """The answers with NaN where nothing was measured, as a model of this version gives them."""
-    known = answerable(answers, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
-    for name, values in answers.items():
+    names = [name for name in answers if name not in (OUTLIER, OUTLIER_NUMBERS)]
+    known = answerable(names, *validity(torch.from_numpy(npho), torch.from_numpy(time)))
+    for name, values in ((name, answers[name]) for name in names):
         values[~known[name].numpy()] = np.nan
     return answers
 
@@ -204,5 +264,5 @@ def _few_sensors(npho: ArrayLike, time: ArrayLike | None, usual: NDArray[np.floa
 
 def _of_no_event(names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Answers by name to no event: arrays (0, size), or (0,) for scalars."""
-    sizes = {name: TASKS[name.removeprefix("sigma_")].size for name in names}
+    sizes = {name: 1 if name == OUTLIER else TASKS[name.removeprefix("sigma_")].size for name in names}
     return {name: np.empty((0, size) if size > 1 else 0, np.float32) for name, size in sizes.items()}

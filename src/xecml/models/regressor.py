@@ -28,6 +28,7 @@ from xecml.geometry import FACES
 from xecml.models.corrections import BUFFERS, Corrections
 from xecml.models.normalise import Normaliser
 from xecml.models.ridge import Ridges
+from xecml.models.training_distribution import Judged, TrainingDistribution
 
 SENSORS_SEEN = "sensors_seen"
 """Buffer (4, 6) of what `xecml.data.coverage.usual` says of the training sample; zeros say nothing."""
@@ -105,6 +106,8 @@ class Regressor(nn.Module):
 
     unit_vectors = True
     """Whether the answer of `angleVec` is made a unit vector."""
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
 
     @property
     def later_buffers(self) -> tuple[str, ...]:
@@ -152,6 +155,7 @@ class Regressor(nn.Module):
         self.paths = nn.ModuleDict()
         self.register_buffer(SENSORS_SEEN, torch.zeros(4, len(FACES)))
         self.corrections = Corrections()
+        self.training_distribution = TrainingDistribution()
         for task in tasks if linear_path else ():
             # the path leads, the head adds to it
             last = _silent(cast(nn.Linear, cast(nn.Sequential, self.heads[task])[-1]))
@@ -286,6 +290,17 @@ class Regressor(nn.Module):
             training, numbers everywhere, and also `logits_n_gamma`. The corrections of a calibration are in the
             answers, but not in training.
         """
+        return self._answers(npho, time, valid, timed)[0]
+
+    def judged(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Judged]:
+        """Answers as `forward` gives them, and how the events compare with those of the training sample.
+
+        The latter says something only where `training_distribution.fitted`.
+        """
+        answers, look = self._answers(npho, time, valid, timed)
+        return answers, self.training_distribution(npho, time, valid, timed, look)
+
+    def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)
         answers: dict[str, Tensor] = {}
         for task, z in standard.items():
@@ -304,10 +319,10 @@ class Regressor(nn.Module):
                     sigma if self.training else self.corrections.corrected_width(task, sigma)
                 )
         if self.training:
-            return answers
+            return answers, look
         known = answerable(answers, valid, timed)
         rows = {name: known[name] if y.ndim == 1 else known[name][:, None] for name, y in answers.items()}
-        return {name: torch.where(rows[name], y, torch.nan) for name, y in answers.items()}
+        return {name: torch.where(rows[name], y, torch.nan) for name, y in answers.items()}, look
 
     def outputs(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
         """Names of the answers, widths after their task."""

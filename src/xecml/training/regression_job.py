@@ -23,6 +23,7 @@ from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.build import build_regressor
 from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable, any_of
+from xecml.models.training_distribution import Gathered
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
 from xecml.training.processes.devices import gather_objects
@@ -81,7 +82,9 @@ class Regression:
 
 @torch.no_grad()
 def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
-    """Fit what the model keeps as buffers (means, widths, anchors, usual sensors) on the first training events.
+    """Fit what the model keeps as buffers on the first training events.
+
+    These are means, widths and anchors, and what the events were like: usual sensors, distribution.
 
     Raises:
         InputError: nothing was measured that a task can be learnt from, or a target has zero width.
@@ -92,6 +95,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     clocked: list[Tensor] = []
     found: list[Coverage] = []
     runs: list[Tensor] = []
+    gathered = Gathered(model.training_distribution)
     model.eval()
     for batch in batches:
         counted.append(any_of(batch.valid))
@@ -105,6 +109,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
             look = model.encoder.look(*batch.inputs())
         features.append(look.features)
         light_times.append(look.light_time)
+        gathered.add(batch, look)
         # buffers of the stream are used again: what stays is a copy
         runs.append(batch.run.clone())
         truth.append({task: y.clone() for task, y in batch.truth.items()})
@@ -118,6 +123,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     if int(some.sum()) < 2:
         raise InputError("There is a single training event, of which nothing can be learnt; name files with more.")
     model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
+    gathered.fit()
     model.fit_targets(
         torch.cat(features)[some],
         torch.cat(light_times)[some],

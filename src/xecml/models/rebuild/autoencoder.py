@@ -17,6 +17,7 @@ from xecml.models.rebuild.point_light import PointLight
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
+from xecml.models.training_distribution import TrainingDistribution
 
 
 class Decoder(Protocol):
@@ -38,16 +39,20 @@ class Autoencoder(nn.Module):
         time_threshold: photons above which a time is worth learning.
     """
 
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, time_threshold: float = 100.0) -> None:
         super().__init__()
         self.encoder: Encoder = cast(Encoder, encoder)
         self.decoder: Decoder = cast(Decoder, decoder)
         self.shower = Shower(self.encoder.out_width) if self.decoder.on_point else None
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
+        self.training_distribution = TrainingDistribution()
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""
-        self.ground.fit(self.encoder, batches, keep_features=keep_features)
+        self.ground.fit(self.encoder, batches, distribution=self.training_distribution, keep_features=keep_features)
 
     def forward(
         self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor, hidden: Tensor

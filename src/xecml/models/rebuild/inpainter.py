@@ -16,6 +16,7 @@ from xecml.models.rebuild.head import Asked, Head
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
 from xecml.models.regressor import Encoder
+from xecml.models.training_distribution import TrainingDistribution
 
 _TRUSTED = 200.0  # photons at which a time counts half
 
@@ -30,6 +31,9 @@ class Inpainter(nn.Module):
         time_threshold: photons above which a time is worth learning.
         freeze_encoder: leave the encoder as it is.
     """
+
+    parts_of_a_version = ("training_distribution",)
+    """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
 
     def __init__(
         self,
@@ -48,10 +52,11 @@ class Inpainter(nn.Module):
         encoder.requires_grad_(not freeze_encoder)
         self.shower = Shower(self.encoder.out_width)
         self.ground = Ground(self.encoder.normaliser, time_threshold=time_threshold)
+        self.training_distribution = TrainingDistribution()
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
         """Fit the constants of the model, see `Ground.fit`."""
-        self.ground.fit(self.encoder, batches, keep_features=keep_features)
+        self.ground.fit(self.encoder, batches, distribution=self.training_distribution, keep_features=keep_features)
 
     def train(self, mode: bool = True) -> Inpainter:
         """Set the mode; a frozen encoder stays in evaluation."""

@@ -21,6 +21,7 @@ from xecml.events import INVALID
 from xecml.models.normalise import Normaliser
 from xecml.models.rebuild.point_light import PointLight, PointSource
 from xecml.models.regressor import Encoder
+from xecml.models.training_distribution import Gathered, TrainingDistribution
 
 CHANNELS = ("npho", "time")
 _FIT_EVENTS = 20_000
@@ -144,11 +145,19 @@ class Ground(nn.Module):
         return counts + self.residual_mean[0], point.nanoseconds + shift + self.residual_mean[1]
 
     @torch.no_grad()
-    def fit(self, encoder: Encoder, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
+    def fit(
+        self,
+        encoder: Encoder,
+        batches: Iterable[Batch],
+        *,
+        distribution: TrainingDistribution,
+        keep_features: bool = False,
+    ) -> None:
         """Fit everything on training events, all of whose sensors are seen.
 
         Args:
             encoder: whose numbers are standardised too.
+            distribution: of the training sample, fitted too.
             batches: of the training sample; enough of them are used.
             keep_features: keep the constants of the encoder, which was trained with them.
 
@@ -156,9 +165,11 @@ class Ground(nn.Module):
             InputError: no sensor of the sample has counts.
         """
         features, plain, residual, events = [], Moments(), Moments(), 0
+        gathered = Gathered(distribution)
         for batch in batches:
             look = encoder.look(*batch.inputs())
             features.append(look.features)
+            gathered.add(batch, look)
             every = torch.arange(batch.npho.numel(), device=batch.npho.device)
             truth = self.truth(batch, look.light_time, every)
             shape = (2, len(batch), -1)
@@ -172,6 +183,7 @@ class Ground(nn.Module):
                 break
         if not plain.n[0].sum():
             raise InputError("No sensor of the training sample has a valid count; look at it with 'xec check'.")
+        gathered.fit()
         if not keep_features:
             encoder.fit_features(torch.cat(features))
         self.mean.copy_(plain.mean())
