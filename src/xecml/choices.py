@@ -40,6 +40,8 @@ class Loss(Choice):
     """A loss of tasks, a function of `xecml.training.losses.Compared`; and for which quantities it is."""
 
     fits: Callable[[Task], bool] = lambda task: not task.is_class
+    predicts_width: bool = False
+    """whether heads give a width beside the answer"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ LOSSES = {
     "l1": Loss("absolute difference", f"{_LOSSES}:l1"),
     "mse": Loss("squared difference", f"{_LOSSES}:mse"),
     "huber": Loss("loss_beta times smooth_l1", f"{_LOSSES}:huber"),
-    "gaussian_nll": Loss("predicts a width too", f"{_LOSSES}:gaussian_nll"),
+    "gaussian_nll": Loss("predicts a width too", f"{_LOSSES}:gaussian_nll", predicts_width=True),
+    "student_nll": Loss("predicts a width too; far events hardly count", f"{_LOSSES}:student_nll", predicts_width=True),
     "opening_angle": Loss(
         "rad, for angle and angleVec", f"{_LOSSES}:opening_angle", fits=lambda task: task.is_direction
     ),

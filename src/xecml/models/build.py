@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from xecml.choices import PRESETS
+from xecml.choices import LOSSES, PRESETS
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
 from xecml.models.networks import compact
@@ -96,7 +96,7 @@ def build_regressor(config: Config) -> Regressor:
         hidden_dim=config.model.hidden_dim,
         dropout=(0.2 if wide else 0.0) if dropout is None else dropout,
         linear_path=config.model.linear_path,
-        with_sigma=[name for name, task in config.tasks.enabled().items() if task.loss_fn == "gaussian_nll"],
+        with_sigma=[name for name, task in config.tasks.enabled().items() if LOSSES[task.loss_fn].predicts_width],
     )
 
 

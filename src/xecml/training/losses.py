@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from xecml.errors import InputError
 
+_STUDENT_DEGREES = 3.0
+_STUDENT_68 = 1.1969
+"""Half-width that holds 68.27 % of Student's t with three degrees of freedom, over its scale."""
 DISTANCES = ("smooth_l1", "huber", "l1", "mse")
 
 
@@ -106,6 +109,18 @@ def gaussian_nll(compared: Compared) -> Tensor:
     """Losses (B,): the negative log likelihood under the predicted widths."""
     assert compared.sigma is not None
     return negative_log_likelihood(compared.difference, compared.sigma / compared.width)
+
+
+def student_nll(compared: Compared) -> Tensor:
+    """Losses (B,): the negative log likelihood of Student's t with three degrees of freedom, less a constant.
+
+    The predicted width is the half-width that holds 68 % of it. Far tails, as of events with a second photon, hardly
+    count, and each event counts by its own width: whatever the first guess left of a target, it is learnt to the end.
+    """
+    assert compared.sigma is not None
+    scale = compared.sigma / compared.width / _STUDENT_68
+    square = (compared.difference / scale).square() / _STUDENT_DEGREES
+    return (0.5 * (_STUDENT_DEGREES + 1) * torch.log1p(square) + torch.log(scale)).mean(1)
 
 
 def opening_angle(compared: Compared) -> Tensor:
