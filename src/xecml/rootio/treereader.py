@@ -15,6 +15,7 @@ from xecml.events import BRANCHES, ID_BRANCHES, INVALID, SENSOR_BRANCHES, Chunk,
 from xecml.files import is_url
 from xecml.rootio.opening import listing, readable
 from xecml.rootio.packed import packed, upper_end
+from xecml.rootio.pointers import Pointers, pointers, unpacked
 
 _MANY_BASKETS = 8
 """Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
@@ -127,6 +128,17 @@ class TreeReader:
             return np.asarray(values)
         return self._converted(branch, values)
 
+    def stored(self, branch: str, start: int, stop: int) -> Any:
+        """Events `start` to `stop` of a branch as it is: an array of a fixed shape, or awkward's lists or records.
+
+        An array may be a view of decompressed data, in the file's byte order; it is valid while the file is open.
+
+        Raises:
+            InputError: the branch is missing, not as long as its tree, of a type that cannot be read, or damaged.
+        """
+        self._stored_and_derived([branch])
+        return self._values(branch, start, stop)
+
     def boundaries(self, branches: Sequence[str]) -> list[int]:
         """Entries from 0 to the number of events between which every branch is stored in whole baskets."""
         edges: set[int] | None = None
@@ -182,6 +194,9 @@ class TreeReader:
         with readable(self.path):
             if isinstance(source.how, _Numbers):
                 values = self._numbers(branch, source, start, stop)
+            elif isinstance(source.how, Pointers):
+                sizes = self._tree[source.how.counter].array(entry_start=start, entry_stop=stop)
+                values = unpacked(source.found, source.how.kind, sizes, start, stop)
             elif source.how is not None:
                 values = source.found.array(source.how, start, stop)
             else:
@@ -235,6 +250,8 @@ def _interpretation(path: str, found: Any) -> Any:
     how = packed(found) or found.interpretation
     if isinstance(how, Exception):
         raise InputError(f"{path}: '{found.name}' is of a type that cannot be read; write it as numbers.") from how
+    if (behind := pointers(found)) is not None:
+        return behind
     if type(how) is uproot.AsDtype and how.from_dtype.names is None:
         return _Numbers(how.from_dtype, how.to_dtype)
     return how
