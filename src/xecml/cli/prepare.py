@@ -27,7 +27,7 @@ _ANY = "any"
 
 def prepare(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[REC...]", help="Rec files, globs or folders; or --dir and --runs.")
+        list[str] | None, typer.Argument(metavar="REC...", help="Rec files, globs or folders; or --dir and --runs.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="ROOT file to write; of --runs also a folder for it, by default this.")

@@ -133,11 +133,12 @@ def _photons_of(light: Light) -> Marks:
     """
     n = len(light.run)
     energy = light.photons.get("energyReco")
+    present: Marks
     if energy is not None:
         present = np.asarray(energy > 0)
     elif light.photons:
         values = next(iter(light.photons.values()))
-        present = np.isfinite(values).all(-1) if values.ndim == 3 else np.isfinite(values)
+        present = np.isfinite(values if values.ndim == 2 else values.sum(-1))
     else:
         present = np.ones((n, 1), bool)
     if "n_photons" in light.numbers:  # arrays of fixed length go on beyond what an event has
