@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -247,7 +248,7 @@ def _interpretation(path: str, found: Any) -> Any:
     """
     if not isinstance(found, uproot.TBranch):
         return None
-    how = packed(found) or found.interpretation
+    how = packed(found) or _in_shape(found, found.interpretation)
     if isinstance(how, Exception):
         raise InputError(f"{path}: '{found.name}' is of a type that cannot be read; write it as numbers.") from how
     if (behind := pointers(found)) is not None:
@@ -255,6 +256,24 @@ def _interpretation(path: str, found: Any) -> Any:
     if type(how) is uproot.AsDtype and how.from_dtype.names is None:
         return _Numbers(how.from_dtype, how.to_dtype)
     return how
+
+
+def _in_shape(found: Any, how: Any) -> Any:
+    """An interpretation with the shape that the leaf's length tells.
+
+    Of a branch `xyz[3]`, a name with a shape in it, the leaf's title may be `xyz[3][3]`, and uproot takes all of that
+    for the shape.
+    """
+    content = how.content if isinstance(how, uproot.AsJagged) else how
+    leaves = found.member("fLeaves") if type(content) is uproot.AsDtype and not found.branches else []
+    if len(leaves) != 1 or content.from_dtype.names is not None:
+        return how
+    shape, length = content.from_dtype.shape, int(leaves[0].member("fLen"))
+    right = next((shape[i:] for i in range(len(shape) + 1) if math.prod(shape[i:]) == length), shape)
+    if right == shape:
+        return how
+    mended = uproot.AsDtype(*(np.dtype((kind.base, right)) for kind in (content.from_dtype, content.to_dtype)))
+    return uproot.AsJagged(mended, how.header_bytes) if isinstance(how, uproot.AsJagged) else mended
 
 
 def _check_basket(index: int, entries: int, edges: Sequence[int] | NDArray[np.int64]) -> None:
