@@ -187,3 +187,41 @@ def arrays(found: list[Event]) -> dict[str, Any]:
     numbers |= {f"reco.{axis}Positron": numbers["xyzVTX"][:, i].copy() for i, axis in enumerate("XYZ")}
     del numbers["xyzVTX"]
     return {names.get(name, name): values for name, values in numbers.items()}
+
+
+# ------------------------------------------------------------------------------------------- for C++ ROOT to write
+
+
+def small_events() -> list[Event]:
+    """Five events whose numbers compress well: of two photons, one, none, two and one."""
+    found = []
+    ids = np.arange(N)
+    for i, photons in enumerate((2, 1, 0, 2, 1)):
+        event = Event(321, 10 * i, 0, np.array([i, -1, 0.5], np.float32))
+        for j in range(photons):
+            npho = (100.0 + ids // 100 + 50 * j).astype(np.float32)
+            npho[7 + i] = np.nan
+            time = (1e-9 * (1 + ids // 500 + j)).astype(np.float32)
+            xyz = np.array([-66.0 - i, 3.0 * j, 1.0 + i], np.float32)
+            charge = (npho * np.float32(0.45)).astype(np.float32)
+            event.photons.append(Photon(0.05 + 0.001 * j, 1e-9 * i, xyz, 0, npho, charge, time))
+        found.append(event)
+    return found
+
+
+def as_arrays(found: list[Event]) -> dict[str, np.ndarray]:
+    """Events as `root_rec_files.py` takes them: two photons each, of which the first few count."""
+    n = len(found)
+    arrays = {
+        "photons": np.array([len(e.photons) for e in found], np.int32),
+        "ids": np.array([[e.run, e.number, e.trigger] for e in found], np.int32),
+        "energies": np.zeros((n, 2)), "times": np.zeros((n, 2)), "xyz": np.zeros((n, 2, 3), np.float32),
+        "flags": np.zeros((n, 2), np.int32), "vertices": np.array([e.vertex for e in found], np.float32),
+        "sensors": np.full((n, 2, 3, N), np.nan, np.float32),
+    }  # fmt: skip
+    for i, event in enumerate(found):
+        for j, photon in enumerate(event.photons):
+            arrays["energies"][i, j], arrays["times"][i, j] = photon.energy, photon.time
+            arrays["xyz"][i, j], arrays["flags"][i, j] = photon.xyz, photon.pileup
+            arrays["sensors"][i, j] = photon.npho, photon.nphe, photon.tpm
+    return arrays

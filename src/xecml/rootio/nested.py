@@ -48,7 +48,7 @@ class Nested:
         """What an entry is, for messages: `number`, `4760 numbers`, `list of 3 numbers`."""
         fixed = " x ".join(map(str, self.values.shape[1:]))
         inside = f"{fixed} numbers" if fixed else "numbers" if self.lengths else "a number"
-        return "lists of " * (len(self.lengths) - 1) + ("a list of " if self.lengths else "") + inside
+        return ("a list of " + "lists of " * (len(self.lengths) - 1) if self.lengths else "") + inside
 
 
 @dataclass(frozen=True)
