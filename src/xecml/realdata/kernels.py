@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from xecml.compiled import compiled
+from xecml.compiled import compiled, inner, vectorised
 from xecml.events import INVALID, INVALID_ABOVE, RELATIVE_TIME_NPHE
 
 _LARGEST = np.float32(INVALID_ABOVE)
 _INVALID = np.float32(INVALID)
 _BRIGHT = np.float32(RELATIVE_TIME_NPHE)
-_ZERO, _FAR = np.float32(0), np.float32(np.inf)
+_ZERO = np.float32(0)
 
 
 @compiled
@@ -71,34 +71,79 @@ def sensor_columns(
         valid: number of sensors with a valid count (N,).
         timed: number of those with a valid time (N,).
     """
-    n_sensors = npho.shape[1]
     for i in range(npho.shape[0]):
-        mask, n_valid, n_timed = bad_of[i], 0, 0
-        largest, earliest, earliest_bright = _ZERO, _FAR, _FAR
-        for s in range(n_sensors):
-            n, t = npho[i, s] * factors[0], time[i, s] * factors[1]
-            read = abs(n) < limits[0] and not bad[mask, s]
-            count = np.float32(n) if read else _INVALID
-            when = np.float32(t) if read and abs(t) < limits[1] else _INVALID
-            if abs(count) >= _LARGEST:  # rounding may reach what is no measurement
-                count, when = _INVALID, _INVALID
-            out_npho[i, s], out_time[i, s] = count, when
-            if count > _ZERO and count < _LARGEST:
-                n_valid += 1
-                largest = max(largest, count)
-                if abs(when) < _LARGEST:
-                    n_timed += 1
-                    earliest = min(earliest, when)
-                    if nphe.shape[0] > 0:
-                        charge = np.float32(nphe[i, s] * factors[2])
-                    else:
-                        charge = np.float32(count * efficiency[s])
-                    if charge > _BRIGHT:
-                        earliest_bright = min(earliest_bright, when)
-        begin = earliest_bright if earliest_bright < _FAR else earliest
-        for s in range(n_sensors):
-            count, when = out_npho[i, s], out_time[i, s]
-            ok = count > _ZERO and count < _LARGEST
-            relative_npho[i, s] = np.float32(count / largest) if ok else _INVALID
-            relative_time[i, s] = np.float32(when - begin) if ok and abs(when) < _LARGEST else _INVALID
-        valid[i], timed[i] = n_valid, n_timed
+        count, when, of_valid, of_bright = out_npho[i], out_time[i], relative_npho[i], relative_time[i]
+        _convert(npho[i], time[i], factors, limits, bad[bad_of[i]], count, when)
+        valid[i], timed[i] = _numbers(count, when)
+        # the rows of the relative quantities hold times until these are known
+        charges = nphe[i] if nphe.shape[0] > 0 else npho[i]
+        _times(count, when, charges, factors[2], efficiency, nphe.shape[0] > 0, of_valid, of_bright)
+        begin = _smallest(of_bright)
+        if begin >= _LARGEST:
+            begin = _smallest(of_valid)
+        _relate(count, when, _largest(count), begin, relative_npho[i], relative_time[i])
+
+
+# each of these is one loop without branches, which becomes vector instructions; in those whose order is free there is
+# no NaN, of which the compiler takes no notice then
+
+
+@inner
+def _convert(npho: Any, time: Any, factors: Any, limits: Any, bad: Any, count: Any, when: Any) -> None:
+    """Counts and times in their units, 1e10 where not measured; a time is not measured where its count is not."""
+    for s in range(npho.shape[0]):
+        n, t = npho[s] * factors[0], time[s] * factors[1]
+        rounded = np.float32(n)
+        # rounding may reach what is no measurement
+        there = (abs(n) < limits[0]) & (abs(rounded) < _LARGEST) & (not bad[s])
+        count[s] = rounded if there else _INVALID
+        when[s] = np.float32(t) if there & (abs(t) < limits[1]) else _INVALID
+
+
+@inner
+def _times(
+    count: Any, when: Any, charges: Any, factor: Any, efficiency: Any, given: Any, of_valid: Any, of_bright: Any
+) -> None:
+    """Times of sensors with a valid count, and of those among them with over 50 photoelectrons; 1e10 of the others."""
+    for s in range(count.shape[0]):
+        charge = np.float32(charges[s] * factor) if given else np.float32(count[s] * efficiency[s])
+        of_valid[s] = when[s] if (count[s] > _ZERO) & (count[s] < _LARGEST) else _INVALID
+        of_bright[s] = of_valid[s] if charge > _BRIGHT else _INVALID
+
+
+@vectorised
+def _numbers(count: Any, when: Any) -> Any:
+    """Sensors with a valid count, and with a valid time."""
+    valid, timed = 0, 0
+    for s in range(count.shape[0]):
+        ok = (count[s] > _ZERO) & (count[s] < _LARGEST)
+        valid += ok
+        timed += ok & (abs(when[s]) < _LARGEST)
+    return valid, timed
+
+
+@vectorised
+def _largest(count: Any) -> Any:
+    """The largest valid count, or 0."""
+    largest = _ZERO
+    for s in range(count.shape[0]):
+        largest = max(largest, count[s] if count[s] < _LARGEST else _ZERO)
+    return largest
+
+
+@vectorised
+def _smallest(times: Any) -> Any:
+    """The smallest number."""
+    smallest = _INVALID
+    for s in range(times.shape[0]):
+        smallest = min(smallest, times[s])
+    return smallest
+
+
+@inner
+def _relate(count: Any, when: Any, largest: Any, begin: Any, relative_npho: Any, relative_time: Any) -> None:
+    """Counts over the largest, times after the earliest; 1e10 where not measured."""
+    for s in range(count.shape[0]):
+        ok = (count[s] > _ZERO) & (count[s] < _LARGEST)
+        relative_npho[s] = np.float32(count[s] / largest) if ok else _INVALID
+        relative_time[s] = np.float32(when[s] - begin) if ok & (abs(when[s]) < _LARGEST) else _INVALID

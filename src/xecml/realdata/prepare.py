@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import rootio
+from xecml.data.freed_memory import keep_freed_memory
 from xecml.errors import InputError
 from xecml.events import BRANCHES, INVALID, PDE_SIPM, QE_PMT, Chunk
 from xecml.files import expand
@@ -33,6 +34,8 @@ from xecml.rootio.treewriter import named_root
 CHUNK_EVENTS = 256
 _AHEAD = 2
 """Chunks that are read while others are computed and written."""
+_COMPRESSING = 2
+"""Threads that compress; of all work it is the longest."""
 SENSOR_ORDER = ("npho", "time", "nphe")
 
 
@@ -121,6 +124,7 @@ def prepare_files(
     """
     named_root(out)
     started = clock.monotonic()
+    keep_freed_memory()
     paths = expand(files)
     claim([out], inputs=[map_path, names.bad_sensors.list, *paths], force=force)
     marks = listed(names.bad_sensors.list)
@@ -178,7 +182,7 @@ def _say(line: str) -> None:
 def _stream(worker: _Preparer, paths: Sequence[str], out: Path, total: int, chunk_events: int) -> None:
     """Read in one thread, compute here, write in another; chunks stay in their order."""
     with (
-        rootio.TreeWriter(out) as writer,
+        rootio.TreeWriter(out, threads=_COMPRESSING) as writer,
         progress(total, "prepare") as bar,
         ThreadPoolExecutor(1, "read") as reading,
         ThreadPoolExecutor(1, "write") as writing,

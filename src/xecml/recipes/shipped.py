@@ -37,7 +37,7 @@ class Shipped:
     def option(self) -> str:
         """The option that takes it by its name: `--config`, `--map`."""
         words = self.usage.split()
-        return words[words.index(self.name) - 1]
+        return words[len(words) - 2 - words[::-1].index(self.name)]
 
     @property
     def command(self) -> str:

@@ -85,7 +85,7 @@ class TreeReader:
     def is_jagged(self, branch: str) -> bool:
         """Whether entries of a branch have lengths of their own, as far as the file says so without being read."""
         with readable(self.path):
-            return isinstance(_interpretation(self.path, self._tree[self._name(branch)]), uproot.AsJagged)
+            return isinstance(_interpretation(self.path, self._tree[self._name(branch)]), uproot.AsJagged | Pointers)
 
     def known(self) -> list[str]:
         """Branches of the event vocabulary that the file holds."""
@@ -248,11 +248,13 @@ def _interpretation(path: str, found: Any) -> Any:
     """
     if not isinstance(found, uproot.TBranch):
         return None
-    how = packed(found) or _in_shape(found, found.interpretation)
-    if isinstance(how, Exception):
-        raise InputError(f"{path}: '{found.name}' is of a type that cannot be read; write it as numbers.") from how
+    if (how := packed(found)) is not None:
+        return how
     if (behind := pointers(found)) is not None:
         return behind
+    how = _in_shape(found, found.interpretation)
+    if isinstance(how, Exception):
+        raise InputError(f"{path}: '{found.name}' is of a type that cannot be read; write it as numbers.") from how
     if type(how) is uproot.AsDtype and how.from_dtype.names is None:
         return _Numbers(how.from_dtype, how.to_dtype)
     return how
