@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from xecml.cli.printing import Debug, Force, Json, show_table
-from xecml.errors import InputError
-from xecml.limits import cut
+from xecml.errors import InputError, printable
 
 
 class Photons(StrEnum):
@@ -23,6 +22,7 @@ class Photons(StrEnum):
 
 
 _ANY = "any"
+_LONGEST_SHOWN = 80
 
 
 def prepare(
@@ -138,7 +138,9 @@ def _numbers(name: str, text: str) -> list[int] | None:
     if text == _ANY:
         return None
     if not re.fullmatch(r"\s*-?\d{1,10}(\s*,\s*-?\d{1,10})*\s*", text):
-        raise InputError(f"'{cut(text)}' of --{name} is no list of numbers; give such as 0 or 50,51, or any.")
+        raise InputError(
+            f"'{printable(text, _LONGEST_SHOWN)}' of --{name} is no list of numbers; give such as 0 or 50,51, or any."
+        )
     return [int(part) for part in text.split(",")]
 
 
@@ -148,5 +150,7 @@ def _energies(text: str) -> list[float] | None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*:\s*(\d+(?:\.\d*)?)\s*", text)
     if not found:
-        raise InputError(f"'{cut(text)}' of --energy is no range; give MeV, such as 35:65, or any.")
+        raise InputError(
+            f"'{printable(text, _LONGEST_SHOWN)}' of --energy is no range; give MeV, such as 35:65, or any."
+        )
     return [float(found[1]), float(found[2])]
