@@ -21,7 +21,7 @@ from tests.recfiles import Event, as_arrays, assert_rows, chosen, events, row, s
 from xecml.errors import InputError
 from xecml.realdata.branch_map import load_map
 from xecml.realdata.prepare import Report, prepare_files
-from xecml.rootio.pointers import unpacked
+from xecml.rootio.pointers import pointers, unpacked
 
 INTERPRETER = os.environ.get("XECML_ROOT_PYTHON", sys.executable if find_spec("ROOT") else "")
 OPEN = {"trigger": None, "one_photon": False, "energy_mev": None, "fiducial": False, "pileup": None}
@@ -96,14 +96,22 @@ def test_a_file_that_root_wrote_is_read_without_it(tmp_path: Path) -> None:
     assert_rows(tmp_path / "all.root", [row(e, p) for e in found for p in e.photons])
 
 
-def test_arrays_behind_pointers_that_disagree_with_their_number_are_damage() -> None:
-    """Its bytes and the number that stands in another branch."""
+@pytest.mark.parametrize("sure", [64, 10**9])
+def test_arrays_behind_pointers_are_read_by_their_bytes_or_by_their_numbers(
+    sure: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the bytes and what other branches say of them disagree, the file is damaged."""
+    monkeypatch.setattr("xecml.rootio.pointers._SURE_OBJECTS", sure)
     path = Path(__file__).parent / "data" / "rec000321.root"
     with uproot.open(path) as file:
-        found, sizes = file["rec"]["xeccl.npho"], file["rec"]["xeccl.nphoSize"].array()
-        right = unpacked(found, np.dtype(">f4"), sizes[1:4], 1, 4)
+        tree, found = file["rec"], file["rec"]["xeccl.npho"]
+        how, sizes = pointers(found), file["rec"]["xeccl.nphoSize"].array()
+        assert how == (np.dtype(">f4"), "xeccl", "xeccl.nphoSize")
+        right = unpacked(tree, found, how, 1, 4)
         assert ak.num(right, axis=1).to_list() == [4760] * 3
         assert ak.num(right, axis=2)[:, 5].to_list() == sizes[1:4, 5].to_list() == [1, 0, 2]
-        for wrong in (sizes + 1, sizes[:, :-1]):
-            with pytest.raises(ValueError, match="have other lengths than their objects say"):
-                unpacked(found, np.dtype(">f4"), wrong[1:4], 1, 4)
+        other = {"xeccl.nphoSize": tree["xeccl.bad"], "xeccl": tree["eventheader.mask"]}
+        for name in ["xeccl"] if sure == 64 else other:
+            wrong = {n: other[n] if n == name else tree[n] for n in other}
+            with pytest.raises(ValueError, match=r"have other lengths than|cannot|basket"):
+                unpacked(wrong, found, how, 1, 4)

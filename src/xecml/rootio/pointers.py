@@ -7,6 +7,7 @@ are stored so.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import awkward as ak
@@ -21,15 +22,22 @@ _TYPES = {
 """Kinds of numbers by TVirtualStreamerInfo's EReadWrite, as they are stored."""
 
 
+_SURE_OBJECTS = 64
+"""From so many objects on an entry's bytes tell by themselves that all objects have as many numbers: a byte of its own
+stands before each, and that many do not lie in the right places by chance."""
+
+
 class Pointers(NamedTuple):
     """How a branch of arrays behind pointers is read.
 
     Attributes:
         kind: of the numbers, as they are stored.
-        counter: name of the branch that holds how many they are, object by object.
+        objects: name of the branch of the list, which holds how many objects it has.
+        counter: name of the branch that holds how many numbers each object has.
     """
 
     kind: np.dtype[Any]
+    objects: str
     counter: str
 
 
@@ -46,38 +54,69 @@ def pointers(branch: Any) -> Pointers | None:
         return None
     kind = _TYPES.get(int(streamer.member("fType")) - uproot.const.kOffsetP)
     parent, dot, _ = str(branch.name).rpartition(".")
-    return None if kind is None else Pointers(np.dtype(kind), f"{parent}{dot}{streamer.member('fCountName')}")
+    name = f"{parent}{dot}{streamer.member('fCountName')}"
+    return None if kind is None else Pointers(np.dtype(kind), str(branch.parent.name), name)
 
 
-def unpacked(found: Any, kind: np.dtype[Any], sizes: Any, start: int, stop: int) -> Any:
+def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int) -> Any:
     """Entries `start` to `stop` of such a branch, as awkward's lists (entry, object, number).
 
     Args:
-        found: a TBranch of uproot.
-        kind: of the numbers.
-        sizes: numbers of each object of these entries, as awkward's lists (entry, object).
+        tree: uproot's TTree.
+        found: a TBranch of it.
+        how: it is read.
         start: first entry.
         stop: entry after the last.
 
     Raises:
-        ValueError: bytes and sizes do not agree.
+        ValueError: bytes and numbers of objects do not agree.
     """
-    objects, numbers = ak.to_numpy(ak.num(sizes)), ak.to_numpy(ak.flatten(sizes)).astype(np.int64)
-    content = _content(found, start, stop)
-    ends = np.cumsum(1 + numbers * kind.itemsize)
-    begins = np.concatenate([[0], ends])[:-1]
-    if (ends[-1] if len(ends) else 0) != len(content) or (content[begins] != (numbers > 0)).any():
+    objects = tree[how.objects].array(uproot.AsDtype(">i4"), start, stop, library="np").astype(np.int64)
+    content, ends = _content(found, start, stop)
+    found_alike = _alike(content, ends, objects, how.kind)
+    if found_alike is not None:
+        return _listed(objects, *found_alike)
+    numbers = ak.to_numpy(ak.flatten(tree[how.counter].array(entry_start=start, entry_stop=stop))).astype(np.int64)
+    # a byte, which is 0 where there are no numbers, comes before the numbers of each object
+    after = np.cumsum(1 + numbers * how.kind.itemsize)
+    begins = np.concatenate([[0], after])[:-1]
+    is_right = len(numbers) == objects.sum() and (after[-1] if len(after) else 0) == len(content)
+    if not is_right or (content[begins] != (numbers > 0)).any():
         raise ValueError(f"the arrays of '{found.name}' have other lengths than their objects say")
-    if len(numbers) and (numbers == numbers[0]).all():  # of every object as many
-        bare = content.reshape(len(numbers), -1)[:, 1:]
-    else:
-        is_number = np.ones(len(content), bool)
-        is_number[begins] = False
-        bare = content[is_number]
-    values = np.frombuffer(bare.tobytes(), kind)
-    inner = ak.contents.ListOffsetArray(
-        _offsets(numbers), ak.contents.NumpyArray(values.astype(kind.newbyteorder("=")))
-    )
+    is_number = np.ones(len(content), bool)
+    is_number[begins] = False
+    values = content[is_number].view(how.kind)
+    return _listed(objects, numbers, values.astype(how.kind.newbyteorder("=")))
+
+
+def _alike(
+    content: NDArray[np.uint8], ends: NDArray[np.int64], objects: NDArray[np.int64], kind: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
+    """Numbers of each object, and all of them, where those of an entry have as many, as its bytes tell; else None."""
+    lengths = np.diff(ends)
+    each = (lengths // np.maximum(objects, 1) - 1) // kind.itemsize
+    if (objects < _SURE_OBJECTS).any() or (lengths != objects * (1 + kind.itemsize * each)).any():
+        return None
+    values = np.empty(int((objects * each).sum()), kind.newbyteorder("="))
+    place = 0
+    # a step for entries that follow one another and have as many numbers an object
+    edges = np.flatnonzero(np.diff(each, prepend=-1, append=-1))
+    for first, last in pairwise(edges.tolist()):
+        number, many, step = int(objects[first:last].sum()), int(each[first]), 1 + kind.itemsize * int(each[first])
+        flags = content[ends[first] : ends[last] : step]
+        if (flags != (many > 0)).any():
+            return None
+        if many:
+            shape, strides = (number, many), (step, kind.itemsize)
+            stored = np.ndarray(shape, kind, content.data, int(ends[first]) + 1, strides)
+            values[place : place + number * many].reshape(shape)[...] = stored
+            place += number * many
+    return np.repeat(each, objects), values
+
+
+def _listed(objects: NDArray[np.int64], numbers: NDArray[np.int64], values: NDArray[Any]) -> Any:
+    """Awkward's lists of lists."""
+    inner = ak.contents.ListOffsetArray(_offsets(numbers), ak.contents.NumpyArray(values))
     return ak.Array(ak.contents.ListOffsetArray(_offsets(objects), inner))
 
 
@@ -85,9 +124,9 @@ def _offsets(lengths: NDArray[Any]) -> Any:
     return ak.index.Index64(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def _content(found: Any, start: int, stop: int) -> NDArray[np.uint8]:
-    """Bytes of entries, joined from their baskets."""
-    edges, parts = np.asarray(found.entry_offsets), []
+def _content(found: Any, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes of entries, joined from their baskets, and where each entry begins and the last ends."""
+    edges, parts, ends = np.asarray(found.entry_offsets), [], [np.zeros(1, np.int64)]
     for i in range(int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, stop, "left"))):
         basket = found.basket(i)
         offsets, data = basket.byte_offsets, np.asarray(basket.data)
@@ -95,4 +134,6 @@ def _content(found: Any, start: int, stop: int) -> NDArray[np.uint8]:
             raise ValueError(f"basket {i} of '{found.name}' has other entries than promised")
         first, last = max(start - int(edges[i]), 0), min(stop, int(edges[i + 1])) - int(edges[i])
         parts.append(data[offsets[first] : offsets[last]])
-    return np.concatenate(parts).astype(np.uint8, copy=False) if parts else np.empty(0, np.uint8)
+        ends.append(offsets[first + 1 : last + 1].astype(np.int64) - offsets[first] + ends[-1][-1])
+    joined = np.concatenate(parts).astype(np.uint8, copy=False) if parts else np.empty(0, np.uint8)
+    return joined, np.concatenate(ends)

@@ -196,8 +196,7 @@ class TreeReader:
             if isinstance(source.how, _Numbers):
                 values = self._numbers(branch, source, start, stop)
             elif isinstance(source.how, Pointers):
-                sizes = self._tree[source.how.counter].array(entry_start=start, entry_stop=stop)
-                values = unpacked(source.found, source.how.kind, sizes, start, stop)
+                values = unpacked(self._tree, source.found, source.how, start, stop)
             elif source.how is not None:
                 values = source.found.array(source.how, start, stop)
             else:
