@@ -107,11 +107,11 @@ def test_arrays_behind_pointers_are_read_by_their_bytes_or_by_their_numbers(
         tree, found = file["rec"], file["rec"]["xeccl.npho"]
         how, sizes = pointers(found), file["rec"]["xeccl.nphoSize"].array()
         assert how == (np.dtype(">f4"), "xeccl", "xeccl.nphoSize")
-        right = unpacked(tree, found, how, 1, 4)
+        right = unpacked(tree, found, how, 1, 4, {})
         assert ak.num(right, axis=1).to_list() == [4760] * 3
         assert ak.num(right, axis=2)[:, 5].to_list() == sizes[1:4, 5].to_list() == [1, 0, 2]
         other = {"xeccl.nphoSize": tree["xeccl.bad"], "xeccl": tree["eventheader.mask"]}
         for name in ["xeccl"] if sure == 64 else other:
             wrong = {n: other[n] if n == name else tree[n] for n in other}
             with pytest.raises(ValueError, match=r"have other lengths than|cannot|basket"):
-                unpacked(wrong, found, how, 1, 4)
+                unpacked(wrong, found, how, 1, 4, {})

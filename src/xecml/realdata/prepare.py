@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import sys
 import time as clock
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -32,10 +31,8 @@ from xecml.realdata.selection import Rows, Selector
 from xecml.rootio.treewriter import named_root
 
 CHUNK_EVENTS = 256
-_AHEAD = 2
-"""Chunks that are read while others are computed and written."""
-_COMPRESSING = 2
-"""Threads that compress; of all work it is the longest."""
+_READING, _COMPRESSING = 2, 2
+"""Threads that read sensors, and that compress: the longest of all work."""
 SENSOR_ORDER = ("npho", "time", "nphe")
 
 
@@ -209,15 +206,14 @@ def _stream(worker: _Preparer, paths: Sequence[str], out: Path, total: int, chun
 
 
 def _read_ahead(pool: ThreadPoolExecutor, chunks: Iterator[_Read]) -> Iterator[_Read]:
-    """Chunks in their order, some of them read in advance."""
-    ahead: deque[Future[_Read | None]] = deque()
+    """Chunks in their order, each read while the one before it is worked on."""
 
     def following() -> _Read | None:
         return next(chunks, None)
 
-    ahead.extend(pool.submit(following) for _ in range(_AHEAD))
-    while (read := ahead.popleft().result()) is not None:
-        ahead.append(pool.submit(following))
+    ahead = pool.submit(following)
+    while (read := ahead.result()) is not None:
+        ahead = pool.submit(following)
         yield read
 
 
@@ -257,19 +253,21 @@ class _Preparer:
 
     def read(self, paths: Sequence[str], chunk_events: int) -> Iterator[_Read]:
         """Chunks of all files; sensors only of those in which a photon is kept."""
-        for path in paths:
-            with open_rec(path, self._map) as rec:
-                for start, stop in rec.chunks(chunk_events):
-                    yield self._chunk(rec, start, stop)
+        with ThreadPoolExecutor(_READING, "sensors") as pool:
+            for path in paths:
+                with open_rec(path, self._map) as rec:
+                    for start, stop in rec.chunks(chunk_events):
+                        yield self._chunk(rec, start, stop, pool)
 
-    def _chunk(self, rec: RecFile, start: int, stop: int) -> _Read:
+    def _chunk(self, rec: RecFile, start: int, stop: int, pool: ThreadPoolExecutor) -> _Read:
         light = rec.light(start, stop)
         rows = self._selector.choose(light, rec.path)
         read = _Read(rec.path, stop - start, light.run[rows.event], light.event[rows.event], rows)
         if len(rows):
-            for name in (*SENSOR_ORDER, "dead"):
-                if rec.has(name):
-                    read.sensors[name] = rec.sensors(name, start, stop, rows.event, rows.photon)
+            names = [name for name in (*SENSOR_ORDER, "dead") if rec.has(name)]
+            # decompression is most of it, and lets others run
+            found = pool.map(lambda name: rec.sensors(name, start, stop, rows.event, rows.photon), names)
+            read.sensors = dict(zip(names, found, strict=True))
         return read
 
     def columns(self, read: _Read) -> Chunk:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,16 @@ class RecFile:
         )
 
     def chunks(self, most: int) -> list[tuple[int, int]]:
-        """Ranges of at most so many events, along the file's baskets where that is possible."""
+        """Ranges of at most so many events, along the file's baskets, or equal parts of large ones."""
         branches = [self._places[name][0].branch for name in ("npho", "time", "nphe") if name in self._places]
-        return rootio.ranges(self._reader.boundaries(branches), most)
+        edges = self._reader.boundaries(branches)
+        found, start = list[tuple[int, int]](), edges[0]
+        for here, after in zip(edges[1:], [*edges[2:], None], strict=True):
+            if after is None or after - start > most:
+                parts = -(-(here - start) // most)
+                found += pairwise(start + (here - start) * i // parts for i in range(parts + 1))
+                start = here
+        return found
 
     def has(self, name: str) -> bool:
         """Whether the file holds a quantity."""

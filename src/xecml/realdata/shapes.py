@@ -90,15 +90,20 @@ def of_sensors(nested: Nested, what: str, rows: Ints, photon: Ints) -> NDArray[A
     sizes = [*nested.lengths, *nested.values.shape[1:]]
     if len(sizes) not in (1, 2):
         raise InputError(f"{what} is {nested.form()} an event; it must be {N_SENSORS} numbers.")
-    odd = [_odd(size) for size in sizes]
-    if 0 not in odd:
+    # the first axis is most often that of the sensors, and then it is all there is to look at
+    odd: list[int] = []
+    for size in sizes:
+        odd.append(_odd(size))
+        if odd[-1] == 0:
+            break
+    else:
         raise InputError(
             f"{what} has {number_of(max(odd), 'sensor')} in an event; the detector has {N_SENSORS}, in the order of "
             "their ids."
         )
     if not nested.lengths:
-        return _of_array(nested.values, odd.index(0), rows, photon)
-    return _of_lists(nested, odd.index(0), rows, photon)
+        return _of_array(nested.values, len(odd) - 1, rows, photon)
+    return _of_lists(nested, len(odd) - 1, rows, photon)
 
 
 def _odd(size: Any) -> int:

@@ -58,7 +58,11 @@ def pointers(branch: Any) -> Pointers | None:
     return None if kind is None else Pointers(np.dtype(kind), str(branch.parent.name), name)
 
 
-def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int) -> Any:
+Held = dict[str, tuple[int, NDArray[np.int64], NDArray[np.uint8]]]
+"""Of branches the last basket: its index, where its entries begin and end, and its bytes."""
+
+
+def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int, held: Held) -> Any:
     """Entries `start` to `stop` of such a branch, as awkward's lists (entry, object, number).
 
     Args:
@@ -67,12 +71,13 @@ def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int) -> Any
         how: it is read.
         start: first entry.
         stop: entry after the last.
+        held: baskets of the call before, of which the last may go on here.
 
     Raises:
         ValueError: bytes and numbers of objects do not agree.
     """
     objects = tree[how.objects].array(uproot.AsDtype(">i4"), start, stop, library="np").astype(np.int64)
-    content, ends = _content(found, start, stop)
+    content, ends = _content(found, start, stop, held)
     found_alike = _alike(content, ends, objects, how.kind)
     if found_alike is not None:
         return _listed(objects, *found_alike)
@@ -124,16 +129,25 @@ def _offsets(lengths: NDArray[Any]) -> Any:
     return ak.index.Index64(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def _content(found: Any, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _content(found: Any, start: int, stop: int, held: Held) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of entries, joined from their baskets, and where each entry begins and the last ends."""
     edges, parts, ends = np.asarray(found.entry_offsets), [], [np.zeros(1, np.int64)]
     for i in range(int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, stop, "left"))):
-        basket = found.basket(i)
-        offsets, data = basket.byte_offsets, np.asarray(basket.data)
-        if offsets is None or len(offsets) != edges[i + 1] - edges[i] + 1:
-            raise ValueError(f"basket {i} of '{found.name}' has other entries than promised")
+        offsets, data = _basket(found, i, int(edges[i + 1] - edges[i]), held)
         first, last = max(start - int(edges[i]), 0), min(stop, int(edges[i + 1])) - int(edges[i])
         parts.append(data[offsets[first] : offsets[last]])
         ends.append(offsets[first + 1 : last + 1].astype(np.int64) - offsets[first] + ends[-1][-1])
     joined = np.concatenate(parts).astype(np.uint8, copy=False) if parts else np.empty(0, np.uint8)
     return joined, np.concatenate(ends)
+
+
+def _basket(found: Any, index: int, entries: int, held: Held) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Where the entries of a basket begin and end, and its bytes."""
+    last = held.get(found.name)
+    if last is None or last[0] != index:
+        basket = found.basket(index)
+        if basket.byte_offsets is None or len(basket.byte_offsets) != entries + 1:
+            raise ValueError(f"basket {index} of '{found.name}' has other entries than promised")
+        last = index, basket.byte_offsets, np.asarray(basket.data)
+        held[found.name] = last
+    return last[1:]

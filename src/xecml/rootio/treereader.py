@@ -16,7 +16,7 @@ from xecml.events import BRANCHES, ID_BRANCHES, INVALID, SENSOR_BRANCHES, Chunk,
 from xecml.files import is_url
 from xecml.rootio.opening import listing, readable
 from xecml.rootio.packed import packed, upper_end
-from xecml.rootio.pointers import Pointers, pointers, unpacked
+from xecml.rootio.pointers import Held, Pointers, pointers, unpacked
 
 _MANY_BASKETS = 8
 """Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
@@ -76,6 +76,7 @@ class TreeReader:
                 "filled one by one; call SetEntries() of the tree before it is written."
             )
         self._sources_of: dict[str, _Source] = {}
+        self._held: Held = {}
         self._baskets: dict[str, tuple[int, NDArray[Any]]] = {}
 
     def has(self, branch: str) -> bool:
@@ -196,7 +197,7 @@ class TreeReader:
             if isinstance(source.how, _Numbers):
                 values = self._numbers(branch, source, start, stop)
             elif isinstance(source.how, Pointers):
-                values = unpacked(self._tree, source.found, source.how, start, stop)
+                values = unpacked(self._tree, source.found, source.how, start, stop, self._held)
             elif source.how is not None:
                 values = source.found.array(source.how, start, stop)
             else:
