@@ -17,6 +17,7 @@ from xecml.checks.event_files import check_files
 from xecml.events import relative_quantities
 from xecml.realdata.branch_map import load_map
 from xecml.realdata.prepare import Report, prepare_files
+from xecml.realdata.rec_file import open_rec
 
 OPEN = {"trigger": None, "one_photon": False, "energy_mev": None, "fiducial": False, "pileup": None}
 """Cuts that look at what an event is like, switched off."""
@@ -328,6 +329,15 @@ def test_events_that_were_there_before_are_left_out_across_chunks_and_files(tmp_
     assert report.flow.left["not read before"] == report.events == 25
     assert_rows(tmp_path / "out.root", [row(e, e.photons[0]) for e in [*one, *other[5:]]])
     assert prepared(paths, tmp_path / "out.root", {**OPEN, "repeated": False}).events == 45
+
+
+def test_chunks_follow_baskets_and_cut_large_ones_evenly(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "rec.root", arrays(events(30, photons=(1,))), pieces=3)
+    with open_rec(path, load_map()) as rec:
+        assert rec.chunks(100) == [(0, 30)]
+        assert rec.chunks(20) == [(0, 20), (20, 30)]
+        assert rec.chunks(10) == [(0, 10), (10, 20), (20, 30)]
+        assert rec.chunks(9) == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 25), (25, 30)]
 
 
 # ----------------------------------------------------------------------------------------------------- bad sensors

@@ -341,7 +341,7 @@ def test_all_sensors_dead_are_refused_or_cut(xec: Xec, rec: Path, tmp_path: Path
     said = refused(path, tmp_path, xec, "--map", tmp_path / "m.yaml", "--no-cuts", "--measured")
     assert "a count and a time 0" in said
     said = refused(rec, tmp_path, xec, "--no-cuts", "--find-dead")
-    assert "12 events that pass the cuts are too few to see which sensors are bad; give 100 or more" in said
+    assert "100 events that pass the cuts are needed to see which sensors are bad, and there are fewer" in said
 
 
 def test_an_input_is_never_written(xec: Xec, rec: Path, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR, SensorSums
+from xecml.checks.dead_sensors import found_by_sight
+from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR
 from xecml.errors import InputError
-from xecml.events import Chunk, number_of, valid_counts, valid_times
+from xecml.events import Chunk
 from xecml.geometry import N_SENSORS, Ints
 from xecml.simulation.settings import read_dead_list
 
 Marks = NDArray[np.bool_]
-PAIR = ("npho", "time")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def listed(path: str | Path | None) -> Marks:
     return bad
 
 
-def found_by_sight(chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str]) -> dict[str, Marks]:
-    """Masks of sensors never lit, or hot or always lit unlike their neighbours, by file; few events look together.
+def seen(chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str]) -> dict[str, Marks]:
+    """Masks of sensors that are bad by sight, by file, as `xecml.checks.dead_sensors` finds them.
 
     Args:
         chunks: files and counts and times of their events.
@@ -73,23 +73,10 @@ def found_by_sight(chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str]) ->
     Raises:
         InputError: all files together have too few events to tell.
     """
-    together, by_file = SensorSums(*PAIR), {path: SensorSums(*PAIR) for path in paths}
-    for path, chunk in chunks:
-        npho, time = (chunk[branch] for branch in PAIR)
-        measured = {"npho": valid_counts(npho), "time": valid_times(npho, time)}
-        for sums in (together, by_file[path]):
-            sums.add(chunk, measured)
-    if together.n_events < MIN_EVENTS_SENSOR:
+    found = found_by_sight(chunks, paths)
+    if found is None:
         raise InputError(
-            f"{number_of(together.n_events)} that pass the cuts are too few to see which sensors are bad; give "
-            f"{MIN_EVENTS_SENSOR} or more, or name the sensors in a list (--dead-list)."
+            f"{MIN_EVENTS_SENSOR} events that pass the cuts are needed to see which sensors are bad, and there are "
+            "fewer; give more, or name the sensors in a list (--dead-list)."
         )
-    whole = _found(together)
-    return {p: _found(s) if s.n_events >= MIN_EVENTS_SENSOR else whole for p, s in by_file.items()}
-
-
-def _found(sums: SensorSums) -> Marks:
-    statistics, bad = sums.statistics(), np.zeros(N_SENSORS, bool)
-    bad[statistics.dead()] = True
-    bad[statistics.hot()] = True
-    return bad
+    return found

@@ -22,7 +22,7 @@ from xecml.files import expand
 from xecml.geometry import N_SENSORS, N_SIPM, Ints, angles_from_direction
 from xecml.outputs import claim, making
 from xecml.progress import Progress, progress
-from xecml.realdata.bad_sensors import BadSensors, found_by_sight, listed
+from xecml.realdata.bad_sensors import BadSensors, listed, seen
 from xecml.realdata.branch_map import RecMap
 from xecml.realdata.cut_flow import CutFlow
 from xecml.realdata.kernels import sensor_columns
@@ -129,7 +129,7 @@ def prepare_files(
     bad = BadSensors(marks)
     if names.bad_sensors.find:
         with progress(total, "look for bad sensors") as bar:
-            bad = replace(bad, found=found_by_sight(_sights(paths, names, chunk_events, bar), paths))
+            bad = replace(bad, found=seen(_sights(paths, names, chunk_events, bar), paths))
     flow = CutFlow()
     known = bool(names.bad_sensors.list or names.bad_sensors.find or names.branches.dead.given)
     worker = _Preparer(names, bad, flow, known)
