@@ -288,7 +288,7 @@ def test_a_branch_of_another_shape_or_content_is_named(
 def test_an_empty_tree_and_an_empty_file_among_others(xec: Xec, rec: Path, tmp_path: Path) -> None:
     empty = write_tree(tmp_path / "e.root", {k: v[:0] for k, v in arrays(events(2, photons=(1,))).items()})
     xec(empty, "--out", tmp_path / "out.root", status=2)
-    assert f"xec: {empty} holds no events" in xec.error
+    assert f"xec: {empty} holds no events." in xec.error
     assert not (tmp_path / "out.root").exists()
     said = json.loads(xec(empty, rec, "--out", tmp_path / "out.root", "--no-cuts", "--json"))
     assert (said["files"], said["events"]) == (1, 12)

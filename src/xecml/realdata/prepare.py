@@ -165,7 +165,7 @@ def _look_at(paths: Sequence[str], names: RecMap, *, skip_damaged: bool) -> tupl
         good.append(path)
         total += events
     if not total:
-        raise InputError(f"{paths[0]} holds no events; nothing was written." if not skipped else skipped[0])
+        raise InputError(skipped[0])
     return good, total, skipped
 
 

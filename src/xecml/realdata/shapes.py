@@ -164,4 +164,5 @@ def _floats(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    """A copy in native byte order: what is read may be a view of a file that is closed before it is used."""
+    return np.array(values, values.dtype.newbyteorder("="), order="C")
