@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from tests.recfiles import N, arrays, assert_rows, events, row, write_tree
 from xecml.cli import main
 from xecml.errors import InputError
 from xecml.realdata import kernels
-from xecml.realdata.branch_map import load_map
-from xecml.realdata.rec_file import run_of_name
+from xecml.realdata.branch_map import NO_CUTS, load_map
+from xecml.realdata.prepare import prepare_files
+from xecml.realdata.rec_file import RecFile, run_of_name
 from xecml.realdata.run_range import parse_runs
 
 
@@ -371,6 +373,26 @@ def test_a_failure_in_the_middle_leaves_nothing(
     monkeypatch.setattr("xecml.rootio.treewriter.TreeWriter.extend", full)
     xec(rec, "--out", tmp_path / "out.root", "--no-cuts", status=74)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_closed_after_the_threads_that_read_it(
+    rec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one quantity is refused another may still be on its way out of the file's memory."""
+    open_then = []
+
+    def sensors(self: RecFile, name: str, *_: Any) -> Any:
+        if name == "npho":
+            raise InputError("refused")
+        time.sleep(0.3)
+        open_then.append(not self._reader._tree.file.closed)
+        return np.ones((12, N), np.float32)
+
+    monkeypatch.setattr(RecFile, "sensors", sensors)
+    with pytest.raises(InputError, match="refused"):
+        prepare_files(rec, tmp_path / "out.root", load_map(None, {"selection": NO_CUTS}))
+    assert open_then
+    assert all(open_then)
 
 
 # ------------------------------------------------------------------------------------------------------------ maps

@@ -21,7 +21,7 @@ from tests.recfiles import Event, as_arrays, assert_rows, chosen, events, row, s
 from xecml.errors import InputError
 from xecml.realdata.branch_map import load_map
 from xecml.realdata.prepare import Report, prepare_files
-from xecml.rootio.pointers import pointers, unpacked
+from xecml.rootio.pointers import as_lists, pointers, unpacked
 
 INTERPRETER = os.environ.get("XECML_ROOT_PYTHON", sys.executable if find_spec("ROOT") else "")
 OPEN = {"trigger": None, "one_photon": False, "energy_mev": None, "fiducial": False, "pileup": None}
@@ -107,7 +107,7 @@ def test_arrays_behind_pointers_are_read_by_their_bytes_or_by_their_numbers(
         tree, found = file["rec"], file["rec"]["xeccl.npho"]
         how, sizes = pointers(found), file["rec"]["xeccl.nphoSize"].array()
         assert how == (np.dtype(">f4"), "xeccl", "xeccl.nphoSize")
-        right = unpacked(tree, found, how, 1, 4, {})
+        right = as_lists(*unpacked(tree, found, how, 1, 4, {}))
         assert ak.num(right, axis=1).to_list() == [4760] * 3
         assert ak.num(right, axis=2)[:, 5].to_list() == sizes[1:4, 5].to_list() == [1, 0, 2]
         other = {"xeccl.nphoSize": tree["xeccl.bad"], "xeccl": tree["eventheader.mask"]}

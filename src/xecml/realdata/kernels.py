@@ -76,8 +76,10 @@ def sensor_columns(
         _convert(npho[i], time[i], factors, limits, bad[bad_of[i]], count, when)
         valid[i], timed[i] = _numbers(count, when)
         # the rows of the relative quantities hold times until these are known
-        charges = nphe[i] if nphe.shape[0] > 0 else npho[i]
-        _times(count, when, charges, factors[2], efficiency, nphe.shape[0] > 0, of_valid, of_bright)
+        if nphe.shape[0] > 0:
+            _times_by_charge(count, when, nphe[i], factors[2], of_valid, of_bright)
+        else:
+            _times_by_count(count, when, efficiency, of_valid, of_bright)
         begin = _smallest(of_bright)
         if begin >= _LARGEST:
             begin = _smallest(of_valid)
@@ -101,14 +103,19 @@ def _convert(npho: Any, time: Any, factors: Any, limits: Any, bad: Any, count: A
 
 
 @inner
-def _times(
-    count: Any, when: Any, charges: Any, factor: Any, efficiency: Any, given: Any, of_valid: Any, of_bright: Any
-) -> None:
+def _times_by_charge(count: Any, when: Any, charges: Any, factor: Any, of_valid: Any, of_bright: Any) -> None:
     """Times of sensors with a valid count, and of those among them with over 50 photoelectrons; 1e10 of the others."""
     for s in range(count.shape[0]):
-        charge = np.float32(charges[s] * factor) if given else np.float32(count[s] * efficiency[s])
         of_valid[s] = when[s] if (count[s] > _ZERO) & (count[s] < _LARGEST) else _INVALID
-        of_bright[s] = of_valid[s] if charge > _BRIGHT else _INVALID
+        of_bright[s] = of_valid[s] if np.float32(charges[s] * factor) > _BRIGHT else _INVALID
+
+
+@inner
+def _times_by_count(count: Any, when: Any, efficiency: Any, of_valid: Any, of_bright: Any) -> None:
+    """The same with photoelectrons from counts."""
+    for s in range(count.shape[0]):
+        of_valid[s] = when[s] if (count[s] > _ZERO) & (count[s] < _LARGEST) else _INVALID
+        of_bright[s] = of_valid[s] if np.float32(count[s] * efficiency[s]) > _BRIGHT else _INVALID
 
 
 @vectorised

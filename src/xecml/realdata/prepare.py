@@ -253,11 +253,11 @@ class _Preparer:
 
     def read(self, paths: Sequence[str], chunk_events: int) -> Iterator[_Read]:
         """Chunks of all files; sensors only of those in which a photon is kept."""
-        with ThreadPoolExecutor(_READING, "sensors") as pool:
-            for path in paths:
-                with open_rec(path, self._map) as rec:
-                    for start, stop in rec.chunks(chunk_events):
-                        yield self._chunk(rec, start, stop, pool)
+        for path in paths:
+            # threads end before their file is closed, also where one of them fails
+            with open_rec(path, self._map) as rec, ThreadPoolExecutor(_READING, "sensors") as pool:
+                for start, stop in rec.chunks(chunk_events):
+                    yield self._chunk(rec, start, stop, pool)
 
     def _chunk(self, rec: RecFile, start: int, stop: int, pool: ThreadPoolExecutor) -> _Read:
         light = rec.light(start, stop)
@@ -282,7 +282,7 @@ class _Preparer:
         valid, timed = np.zeros(n, np.int64), np.zeros(n, np.int64)
         masks, mask_of = self._bad.of_events(read.path, read.run, read.sensors.get("dead"))
         if n:
-            inputs = _alike([read.sensors[b] for b in SENSOR_ORDER if b in read.sensors])
+            inputs = _as_floats([read.sensors[b] for b in SENSOR_ORDER if b in read.sensors])
             outputs = [columns[b] for b in ("npho", "time", "relative_npho", "relative_time")]
             settings = [self._factors, self._limits, self._efficiency, masks, mask_of]
             arrays: list[NDArray[Any]] = [*inputs, *settings, *outputs, valid, timed]
@@ -297,11 +297,10 @@ class _Preparer:
         return columns if keep.all() else {name: values[keep] for name, values in columns.items()}
 
 
-def _alike(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Counts, times and photoelectrons in one type; photoelectrons of no event where there are none."""
-    kind = np.float32 if all(a.dtype == np.float32 for a in arrays) else np.float64
-    found = [np.ascontiguousarray(a, kind) for a in arrays]
-    return found if len(found) == len(SENSOR_ORDER) else [*found, np.empty((0, N_SENSORS), kind)]
+def _as_floats(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Counts, times and photoelectrons in single or double precision; the last of no event where there are none."""
+    found = [np.ascontiguousarray(a, np.float32 if a.dtype == np.float32 else np.float64) for a in arrays]
+    return found if len(found) == len(SENSOR_ORDER) else [*found, np.empty((0, N_SENSORS), np.float32)]
 
 
 def _reconstructed(rows: Rows) -> Chunk:

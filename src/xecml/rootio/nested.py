@@ -119,6 +119,8 @@ class BranchFinder:
         Raises:
             InputError: it holds no numbers, or cannot be read.
         """
+        if not place.fields and (behind := self._reader.behind_pointers(place.branch, start, stop)) is not None:
+            return Nested(behind[2], (behind[0], behind[1]))
         values = self._reader.stored(place.branch, start, stop)
         for field in place.fields:
             values = values[field]

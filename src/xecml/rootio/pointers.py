@@ -62,8 +62,10 @@ Held = dict[str, tuple[int, NDArray[np.int64], NDArray[np.uint8]]]
 """Of branches the last basket: its index, where its entries begin and end, and its bytes."""
 
 
-def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int, held: Held) -> Any:
-    """Entries `start` to `stop` of such a branch, as awkward's lists (entry, object, number).
+def unpacked(
+    tree: Any, found: Any, how: Pointers, start: int, stop: int, held: Held
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """Entries `start` to `stop` of such a branch: objects of each entry, numbers of each object, and all numbers.
 
     Args:
         tree: uproot's TTree.
@@ -80,7 +82,7 @@ def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int, held: 
     content, ends = _content(found, start, stop, held)
     found_alike = _alike(content, ends, objects, how.kind)
     if found_alike is not None:
-        return _listed(objects, *found_alike)
+        return objects, *found_alike
     numbers = ak.to_numpy(ak.flatten(tree[how.counter].array(entry_start=start, entry_stop=stop))).astype(np.int64)
     # a byte, which is 0 where there are no numbers, comes before the numbers of each object
     after = np.cumsum(1 + numbers * how.kind.itemsize)
@@ -91,7 +93,17 @@ def unpacked(tree: Any, found: Any, how: Pointers, start: int, stop: int, held: 
     is_number = np.ones(len(content), bool)
     is_number[begins] = False
     values = content[is_number].view(how.kind)
-    return _listed(objects, numbers, values.astype(how.kind.newbyteorder("=")))
+    return objects, numbers, values.astype(how.kind.newbyteorder("="))
+
+
+def as_lists(objects: NDArray[np.int64], numbers: NDArray[np.int64], values: NDArray[Any]) -> Any:
+    """What `unpacked` gives, as awkward's lists (entry, object, number)."""
+
+    def offsets(lengths: NDArray[Any]) -> Any:
+        return ak.index.Index64(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    inner = ak.contents.ListOffsetArray(offsets(numbers), ak.contents.NumpyArray(values))
+    return ak.Array(ak.contents.ListOffsetArray(offsets(objects), inner))
 
 
 def _alike(
@@ -117,16 +129,6 @@ def _alike(
             values[place : place + number * many].reshape(shape)[...] = stored
             place += number * many
     return np.repeat(each, objects), values
-
-
-def _listed(objects: NDArray[np.int64], numbers: NDArray[np.int64], values: NDArray[Any]) -> Any:
-    """Awkward's lists of lists."""
-    inner = ak.contents.ListOffsetArray(_offsets(numbers), ak.contents.NumpyArray(values))
-    return ak.Array(ak.contents.ListOffsetArray(_offsets(objects), inner))
-
-
-def _offsets(lengths: NDArray[Any]) -> Any:
-    return ak.index.Index64(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def _content(found: Any, start: int, stop: int, held: Held) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

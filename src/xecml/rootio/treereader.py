@@ -16,7 +16,7 @@ from xecml.events import BRANCHES, ID_BRANCHES, INVALID, SENSOR_BRANCHES, Chunk,
 from xecml.files import is_url
 from xecml.rootio.opening import listing, readable
 from xecml.rootio.packed import packed, upper_end
-from xecml.rootio.pointers import Held, Pointers, pointers, unpacked
+from xecml.rootio.pointers import Held, Pointers, as_lists, pointers, unpacked
 
 _MANY_BASKETS = 8
 """Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
@@ -141,6 +141,17 @@ class TreeReader:
         self._stored_and_derived([branch])
         return self._values(branch, start, stop)
 
+    def behind_pointers(self, branch: str, start: int, stop: int) -> tuple[NDArray[Any], ...] | None:
+        """What `xecml.rootio.pointers.unpacked` gives of a branch of arrays behind pointers; None of any other.
+
+        Raises:
+            InputError: as `stored` does.
+        """
+        self._stored_and_derived([branch])
+        source = self._source(branch)
+        with readable(self.path):
+            return self._behind(source, start, stop) if isinstance(source.how, Pointers) else None
+
     def boundaries(self, branches: Sequence[str]) -> list[int]:
         """Entries from 0 to the number of events between which every branch is stored in whole baskets."""
         edges: set[int] | None = None
@@ -197,7 +208,7 @@ class TreeReader:
             if isinstance(source.how, _Numbers):
                 values = self._numbers(branch, source, start, stop)
             elif isinstance(source.how, Pointers):
-                values = unpacked(self._tree, source.found, source.how, start, stop, self._held)
+                values = as_lists(*self._behind(source, start, stop))
             elif source.how is not None:
                 values = source.found.array(source.how, start, stop)
             else:
@@ -205,6 +216,9 @@ class TreeReader:
             if len(values) != stop - start:
                 raise ValueError(f"'{name}' has {len(values)} entries from {start} to {stop}")
         return values
+
+    def _behind(self, source: _Source, start: int, stop: int) -> tuple[NDArray[Any], ...]:
+        return unpacked(self._tree, source.found, source.how, start, stop, self._held)
 
     def _converted(self, branch: str, values: Any) -> NDArray[Any]:
         array = as_vocabulary(self.path, branch, values)
