@@ -25,6 +25,7 @@ ROOMS = {
     "conventional": "reconstruction without learning",
     "data": "streams, shards, masks, augmentation",
     "checks": "event files before use",
+    "realdata": "rec files of the analyser",
     "models": "networks: raw values in, physics out",
     "inference": "load, predict, fill, export",
     "training": "the loop, jobs, losses, checkpoints",

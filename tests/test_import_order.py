@@ -28,6 +28,7 @@ ROOMS = (
     "conventional",
     "data",
     "checks",
+    "realdata",
     "models.corrections models.cpu models.normalise models.ridge models.weight_files",
     "models.networks",
     "models.training_distribution",

@@ -152,6 +152,7 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "predict": (["predict", model, data, "--out", str(folder / "p.root")], ["p.root"]),
         "inpaint": (["inpaint", "solid_angle", data, "--out", str(folder / "i.root")], ["i.root"]),
         "display": (["display", data, "--event", "0", "--out", str(folder / "e.png")], ["e.png"]),
+        "prepare": (["prepare", data, "--out", str(folder / "r.root")], ["r.root"]),
         "convert": (["convert", data, "--out", str(folder / "shards")], ["shards/notes.txt"]),
     }
 
@@ -207,6 +208,9 @@ def test_every_command_leaves_what_is_not_its_own(tmp_path: Path, model: Path, n
         (["check", "{a}", "--pdf", "{a}"], "a.root"),
         (["simulate", "{f}/d.root", "-n", "1", "--dead-list", "{f}/d.root"], "d.root"),
         (["simulate", "{f}/y.root", "-n", "1", "--config", "{f}/y.root"], "y.root"),
+        (["prepare", "{a}", "--out", "{a}"], "a.root"),
+        (["prepare", "{a}", "--map", "{f}/y.root", "--out", "{f}/y.root"], "y.root"),
+        (["prepare", "{a}", "--dead-list", "{f}/d.root", "--out", "{f}/d.root"], "d.root"),
         (["convert", "{f}/shards", "--out", "{f}/shards"], "shards/manifest.json"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from xecml import __version__
 from xecml.cli import main
 from xecml.errors import InputError
+from xecml.realdata.branch_map import load_map
 from xecml.recipes import load_config
 from xecml.recipes.shipped import copy_recipe, find, shipped
 from xecml.simulation.settings import load_settings
@@ -36,10 +37,12 @@ def test_each_says_what_it_is_for_and_loads(name: str) -> None:
     assert len(one.meaning) < 120
     words = one.usage.split()
     assert words[0] == "xec"
-    option = "--vary" if "--vary" in words else "--config"
-    assert words[words.index(option) + 1] == name
+    assert words[words.index(one.option) + 1] == name
     if words[1] == "train":
         load_config(name, job=words[2])
+    elif words[1] == "prepare":
+        assert one.option == "--map"
+        assert load_map(name) == load_map()
     else:
         assert words[1] == "simulate"
         load_settings(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import uproot
 from tests.conftest import point_sources
 from xecml import events, rootio
 from xecml.errors import InputError
+from xecml.rootio import treewriter
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,34 @@ def test_equal_arrays_give_equal_bytes(tmp_path: Path, few: dict[str, np.ndarray
     content = (tmp_path / "a.root").read_bytes()
     assert (tmp_path / "elsewhere" / "another_name.root").read_bytes() == content
     assert b"a.root" not in content
+
+
+def test_threads_that_compress_leave_the_bytes_as_they_are(tmp_path: Path) -> None:
+    """Of arrays of several of ROOT's blocks too, of small ones, and of some that do not become smaller."""
+    rng = np.random.default_rng(1)
+    chunk = {
+        "counts": rng.poisson(3, (900, 4760)).astype(np.float32),
+        "noise": rng.normal(size=(900, 4760)).astype(np.float32),
+        "bytes": rng.integers(0, 2, (900, 4761)).astype(np.int8),
+        "number": np.arange(900, dtype=np.int32),
+    }
+    assert chunk["counts"].nbytes > treewriter._BLOCK_BYTES
+    for threads in (0, 2):
+        with rootio.TreeWriter(tmp_path / f"{threads}.root", threads=threads) as writer:
+            for piece in (slice(None), slice(100, 300), slice(0, 5), slice(0, 0)):
+                writer.extend({name: values[piece] for name, values in chunk.items()})
+    assert (tmp_path / "0.root").read_bytes() == (tmp_path / "2.root").read_bytes()
+
+
+def test_a_block_that_no_thread_has_is_compressed_when_it_is_asked_for() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        ahead, plain = treewriter._Beforehand(1, pool), uproot.LZ4(1)
+        first, second = np.arange(1000, dtype=">f4"), np.zeros(1000, ">f4")
+        ahead.begin([first, second])
+        for asked in (second, first[:-1], first, second, first):
+            assert bytes(ahead.compress(asked.tobytes())) == bytes(plain.compress(asked.tobytes()))
+        assert ahead.code_pair == plain.code_pair
+        assert not ahead._begun
 
 
 def test_other_arrays_are_another_file(tmp_path: Path, few: dict[str, np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -83,20 +83,39 @@ def dead_sensors(
         return DeadSensors("list", dict.fromkeys(paths, listed))
     if flagged:
         return DeadSensors("branch")
-    together, by_file = SensorSums(*pair), dict[str, SensorSums]()
-    for path in paths:
-        by_file[path] = SensorSums(*pair)
-        here = source.names_here(path, tree, names)
-        for chunk in source.read([path], pair, tree=tree, names=here, chunk_events=chunk_events):
-            npho, time = (chunk[branch] for branch in pair)
-            measured = {pair[0]: valid_counts(npho), pair[1]: valid_times(npho, time)}
-            for sums in (together, by_file[path]):
-                sums.add(chunk, measured)
+
+    def chunks() -> Iterator[tuple[str, Chunk]]:
+        for path in paths:
+            here = source.names_here(path, tree, names)
+            for chunk in source.read([path], pair, tree=tree, names=here, chunk_events=chunk_events):
+                yield path, chunk
+
+    found = found_by_sight(chunks(), paths, pair)
+    return None if found is None else DeadSensors("automatic", found)
+
+
+def found_by_sight(
+    chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str], pair: tuple[str, str] = ("npho", "time")
+) -> dict[str, Marks] | None:
+    """Masks (4760,) of sensors never lit, or hot or always lit unlike their neighbours, by file.
+
+    Files of fewer than 100 events are looked at with all the others together. None if all are too few together.
+
+    Args:
+        chunks: events with the file that they are of.
+        paths: all files, those without events too.
+        pair: branches of counts and times.
+    """
+    together, by_file = SensorSums(*pair), {path: SensorSums(*pair) for path in paths}
+    for path, chunk in chunks:
+        npho, time = (chunk[branch] for branch in pair)
+        measured = {pair[0]: valid_counts(npho), pair[1]: valid_times(npho, time)}
+        for sums in (together, by_file[path]):
+            sums.add(chunk, measured)
     if together.n_events < MIN_EVENTS_SENSOR:
         return None
     whole = _found(together)
-    enough = {path: sums.n_events >= MIN_EVENTS_SENSOR for path, sums in by_file.items()}
-    return DeadSensors("automatic", {p: _found(sums) if enough[p] else whole for p, sums in by_file.items()})
+    return {p: _found(sums) if sums.n_events >= MIN_EVENTS_SENSOR else whole for p, sums in by_file.items()}
 
 
 def without_dead(path: str, chunk: Chunk, dead: DeadSensors | None) -> tuple[NDArray[Any], NDArray[Any]]:

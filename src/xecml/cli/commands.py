@@ -14,6 +14,7 @@ import typer
 from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.calibrate import Reference, calibrate
+from xecml.cli.prepare import prepare
 from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
@@ -207,6 +208,7 @@ def convert(
     )
 
 
+app.command()(prepare)
 app.command()(train)
 
 

@@ -22,7 +22,7 @@ def _recipe_names() -> list[str]:
 
 @recipes_app.callback(invoke_without_command=True)
 def recipes(context: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
-    """List the recipes and settings that are shipped: --config takes each by its name."""
+    """List the recipes and settings that are shipped: --config takes each by its name, --map branch maps."""
     if context.invoked_subcommand is not None:
         return
     from xecml.recipes.shipped import shipped
@@ -50,5 +50,6 @@ def recipes_copy(
     from xecml.recipes.shipped import copy_recipe, shipped
 
     out = copy_recipe(name, to, force=force)
-    usage = shipped()[name].usage.replace(f"--config {name}", f"--config {shlex.quote(str(out))}")
+    option = shipped()[name].option
+    usage = shipped()[name].usage.replace(f"{option} {name}", f"{option} {shlex.quote(str(out))}")
     show(as_json, {"out": out, "usage": usage}, f"Wrote {out}; use it with: {usage}")

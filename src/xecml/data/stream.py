@@ -23,7 +23,8 @@ from torch import Tensor
 from xecml import rootio
 from xecml.data import source
 from xecml.data.batch import Batch
-from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers, keep_freed_memory
+from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers
+from xecml.data.freed_memory import keep_freed_memory
 from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.data.rows import Layout, fill
 from xecml.errors import InputError

@@ -34,6 +34,12 @@ class Shipped:
     usage: str
 
     @property
+    def option(self) -> str:
+        """The option that takes it by its name: `--config`, `--vary`, `--map`."""
+        words = self.usage.split()
+        return words[len(words) - 2 - words[::-1].index(self.name)]
+
+    @property
     def command(self) -> str:
         """The command it serves: `train regress`, `simulate`, ..."""
         words = self.usage.split()[1:]
@@ -56,7 +62,7 @@ def find(given: str | Path, command: str) -> Path:
 
     Args:
         given: a path, or a name that `xec recipes` lists.
-        command: that will read it, `train` or `simulate`.
+        command: that will read it, `train`, `simulate` or `prepare`.
 
     Raises:
         InputError: there is neither, or what is shipped under that name serves another command.
@@ -73,7 +79,9 @@ def find(given: str | Path, command: str) -> Path:
             raise InputError(f"There is no file '{name}', and no recipe of that name{_choice(name, known)}.")
         if Path(name).stem in known:
             stem = Path(name).stem
-            raise InputError(f"No such file: {name}; the recipe of that name that is shipped is: --config {stem}.")
+            raise InputError(
+                f"No such file: {name}; the recipe of that name that is shipped is: {known[stem].option} {stem}."
+            )
     return Path(given)
 
 

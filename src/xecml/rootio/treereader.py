@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from xecml.events import BRANCHES, ID_BRANCHES, INVALID, SENSOR_BRANCHES, Chunk,
 from xecml.files import is_url
 from xecml.rootio.opening import listing, readable
 from xecml.rootio.packed import packed, upper_end
+from xecml.rootio.pointers import Held, Pointers, as_lists, pointers, unpacked
 
 _MANY_BASKETS = 8
 """Above this number a range is read by uproot as a whole, in one request, and not basket by basket."""
@@ -74,6 +76,7 @@ class TreeReader:
                 "filled one by one; call SetEntries() of the tree before it is written."
             )
         self._sources_of: dict[str, _Source] = {}
+        self._held: Held = {}
         self._baskets: dict[str, tuple[int, NDArray[Any]]] = {}
 
     def has(self, branch: str) -> bool:
@@ -83,7 +86,7 @@ class TreeReader:
     def is_jagged(self, branch: str) -> bool:
         """Whether entries of a branch have lengths of their own, as far as the file says so without being read."""
         with readable(self.path):
-            return isinstance(_interpretation(self.path, self._tree[self._name(branch)]), uproot.AsJagged)
+            return isinstance(_interpretation(self.path, self._tree[self._name(branch)]), uproot.AsJagged | Pointers)
 
     def known(self) -> list[str]:
         """Branches of the event vocabulary that the file holds."""
@@ -126,6 +129,28 @@ class TreeReader:
         if as_it_is and values.dtype.newbyteorder("=") == wanted.dtype:
             return np.asarray(values)
         return self._converted(branch, values)
+
+    def stored(self, branch: str, start: int, stop: int) -> Any:
+        """Events `start` to `stop` of a branch as it is: an array of a fixed shape, or awkward's lists or records.
+
+        An array may be a view of decompressed data, in the file's byte order; it is valid while the file is open.
+
+        Raises:
+            InputError: the branch is missing, not as long as its tree, of a type that cannot be read, or damaged.
+        """
+        self._stored_and_derived([branch])
+        return self._values(branch, start, stop)
+
+    def behind_pointers(self, branch: str, start: int, stop: int) -> tuple[NDArray[Any], ...] | None:
+        """What `xecml.rootio.pointers.unpacked` gives of a branch of arrays behind pointers; None of any other.
+
+        Raises:
+            InputError: as `stored` does.
+        """
+        self._stored_and_derived([branch])
+        source = self._source(branch)
+        with readable(self.path):
+            return self._behind(source, start, stop) if isinstance(source.how, Pointers) else None
 
     def boundaries(self, branches: Sequence[str]) -> list[int]:
         """Entries from 0 to the number of events between which every branch is stored in whole baskets."""
@@ -182,6 +207,8 @@ class TreeReader:
         with readable(self.path):
             if isinstance(source.how, _Numbers):
                 values = self._numbers(branch, source, start, stop)
+            elif isinstance(source.how, Pointers):
+                values = as_lists(*self._behind(source, start, stop))
             elif source.how is not None:
                 values = source.found.array(source.how, start, stop)
             else:
@@ -189,6 +216,9 @@ class TreeReader:
             if len(values) != stop - start:
                 raise ValueError(f"'{name}' has {len(values)} entries from {start} to {stop}")
         return values
+
+    def _behind(self, source: _Source, start: int, stop: int) -> tuple[NDArray[Any], ...]:
+        return unpacked(self._tree, source.found, source.how, start, stop, self._held)
 
     def _converted(self, branch: str, values: Any) -> NDArray[Any]:
         array = as_vocabulary(self.path, branch, values)
@@ -232,12 +262,34 @@ def _interpretation(path: str, found: Any) -> Any:
     """
     if not isinstance(found, uproot.TBranch):
         return None
-    how = packed(found) or found.interpretation
+    if (how := packed(found)) is not None:
+        return how
+    if (behind := pointers(found)) is not None:
+        return behind
+    how = _in_shape(found, found.interpretation)
     if isinstance(how, Exception):
         raise InputError(f"{path}: '{found.name}' is of a type that cannot be read; write it as numbers.") from how
     if type(how) is uproot.AsDtype and how.from_dtype.names is None:
         return _Numbers(how.from_dtype, how.to_dtype)
     return how
+
+
+def _in_shape(found: Any, how: Any) -> Any:
+    """An interpretation with the shape that the leaf's length tells.
+
+    Of a branch `xyz[3]`, a name with a shape in it, the leaf's title may be `xyz[3][3]`, and uproot takes all of that
+    for the shape.
+    """
+    content = how.content if isinstance(how, uproot.AsJagged) else how
+    leaves = found.member("fLeaves") if type(content) is uproot.AsDtype and not found.branches else []
+    if len(leaves) != 1 or content.from_dtype.names is not None:
+        return how
+    shape, length = content.from_dtype.shape, int(leaves[0].member("fLen"))
+    right = next((shape[i:] for i in range(len(shape) + 1) if math.prod(shape[i:]) == length), shape)
+    if right == shape:
+        return how
+    mended = uproot.AsDtype(*(np.dtype((kind.base, right)) for kind in (content.from_dtype, content.to_dtype)))
+    return uproot.AsJagged(mended, how.header_bytes) if isinstance(how, uproot.AsJagged) else mended
 
 
 def _check_basket(index: int, entries: int, edges: Sequence[int] | NDArray[np.int64]) -> None:

@@ -1,0 +1,1 @@
+"""Real data: the analyser's rec files, made into event files."""
