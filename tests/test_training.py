@@ -270,6 +270,37 @@ def test_gaussian_likelihood_is_lowest_at_the_true_width() -> None:
     assert values[2.0] < min(values[1.0], values[4.0])
 
 
+def test_student_likelihood_gives_the_core_its_width_and_far_events_no_say() -> None:
+    """Of Student's t itself its 68 % half-width; one event in twenty far away moves neither width nor place."""
+    random = np.random.default_rng(0)
+    core = torch.from_numpy(2.0 * random.standard_t(3, 40000)).float()[:, None]
+    half_width = float((core.quantile(0.8413) - core.quantile(0.1587)) / 2)
+
+    def best(d: torch.Tensor) -> tuple[float, float]:
+        place = torch.zeros(1, requires_grad=True)
+        log_sigma = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.LBFGS([place, log_sigma], max_iter=100)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            sigma = torch.exp(log_sigma).expand(len(d), 1)
+            loss = losses.student_nll(losses.Compared(place.expand(len(d), 1), d, torch.ones(1), sigma)).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return float(place.detach()), float(torch.exp(log_sigma.detach()))
+
+    place, sigma = best(core)
+    assert place == pytest.approx(0, abs=0.05)
+    assert sigma == pytest.approx(half_width, rel=0.02)
+    far = core.clone()
+    far[::20] += 500
+    place, sigma = best(far)
+    assert place == pytest.approx(0, abs=0.3)
+    assert sigma == pytest.approx(half_width, rel=0.25)
+
+
 def test_opening_angle_loss_is_the_angle_and_has_gradients_everywhere() -> None:
     a = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]], requires_grad=True)
     b = torch.tensor([[1.0, 0, 0], [0, 2, 0], [-1, 0, 0]])

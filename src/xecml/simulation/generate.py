@@ -199,11 +199,10 @@ def event_blocks(
         return
     with ThreadPoolExecutor(jobs) as pool:
         running: deque[Future[list[Arrays]]] = deque()
-        most = 2 * jobs if each == 1 else jobs
         try:
             for number in numbers:
                 running.append(pool.submit(piece, number))
-                if len(running) > most:
+                if len(running) > 2 * jobs:
                     yield from running.popleft().result()
             while running:
                 yield from running.popleft().result()
