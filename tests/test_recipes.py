@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def test_the_names_that_users_know_are_shipped() -> None:
-    assert {"regress", "mae", "finetune", "inpaint", "tiny", "demo", "simulation"} <= set(shipped())
+    assert {"regress", "mae", "finetune", "inpaint", "tiny", "demo", "robust", "simulation", "varied"} <= set(shipped())
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
