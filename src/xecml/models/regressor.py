@@ -36,6 +36,7 @@ SENSORS_SEEN = "sensors_seen"
 _TINY = 1e-6
 # an anchor's correction may leave the range of the training sample by this share of it
 _REACH = 0.1
+_UNBOUNDED = 1e30  # finite, as all numbers of a checkpoint
 _QUANTILE_EVENTS = 1_000_000
 _REACH_QUANTILES = (0.001, 0.999)
 # tasks whose anchor is a factor on the first guess
@@ -147,8 +148,8 @@ class Regressor(nn.Module):
                 ("mean", torch.zeros(size)),
                 ("width", torch.ones(size)),
                 ("truth_mean", torch.zeros(size)),
-                ("lowest", torch.full((size,), -torch.inf)),
-                ("highest", torch.full((size,), torch.inf)),
+                ("lowest", torch.full((size,), -_UNBOUNDED)),
+                ("highest", torch.full((size,), _UNBOUNDED)),
             ):
                 self.register_buffer(f"{task}_{name}", values)
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
