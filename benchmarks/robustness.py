@@ -1,4 +1,4 @@
-"""What trained models keep on detectors that differ: bias and 68 % half-width of every quantity, constant by constant.
+"""What trained models keep on detectors that differ: median and 68 % half-width of every quantity, constant by constant.
 
 Run: python benchmarks/robustness.py NAME=MODEL [NAME=MODEL ...] [--vertex signal|decoupled] [--vary varied] [-n EVENTS]
 
@@ -25,7 +25,7 @@ from xecml.choices import REPAIRS
 from xecml.conventional.dead_sensor_estimates import ConventionalRepair
 from xecml.evaluation.tables import opening_angles, residuals, truth_columns
 from xecml.inference.trained_model import Model
-from xecml.resolution import figures_of_merit
+from xecml.resolution import s68
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_vary, make_settings
 from xecml.simulation.vary import Changes, Vary
@@ -94,8 +94,8 @@ def measured(model: Model, path: Path, repair: str | None = None) -> dict[str, t
     for quantity in QUANTITIES:
         if f"pred_{quantity.removesuffix('_relative')}" in table:
             values = residuals(table, quantity)
-            f = figures_of_merit(values[np.isfinite(values)], replicas=0, with_peak=False)
-            found[quantity] = (f.bias, f.s68)
+            values = values[np.isfinite(values)]
+            found[quantity] = (float(np.median(values)), s68(values))
     if (angles := opening_angles(table)) is not None:
         found["opening_angle"] = (0.0, float(np.nanquantile(angles, 0.68)))
     return found
@@ -125,7 +125,7 @@ def show(name: str, found: dict[str, dict[str, tuple[float, float]]]) -> None:
     heads = " | ".join(nominal)
     print(f"\n{name}\n\n| detector | {heads} |\n|{'---|' * (len(nominal) + 1)}")
     cells = " | ".join(f"{b:+.1f}, {w:.2f}" for b, w in nominal.values())
-    print(f"| nominal (bias, half-width) | {cells} |")
+    print(f"| nominal (median, half-width) | {cells} |")
     missed = 0
     for label, figures in found.items():
         if label == "nominal":
