@@ -1,4 +1,4 @@
-"""What trained models keep on detectors that differ: median and 68 % half-width of every quantity, constant by constant.
+"""What trained models keep on detectors that differ: median and half-width (68 %) of every quantity, by constant.
 
 Run: python benchmarks/robustness.py NAME=MODEL [NAME=MODEL ...] [--vertex signal|decoupled] [--vary varied] [-n EVENTS]
 
