@@ -266,9 +266,9 @@ def test_blended_light_maps_are_those_that_would_be_built() -> None:
     near = family.blend(optics, into)
     built = light_map(optics, "quick")
     far = [float(values.share.sum()) for values in (into, built, default)]
-    assert abs(far[0] / far[1] - 1) < 0.02 < abs(far[2] / far[1] - 1)
+    assert abs(far[0] / far[1] - 1) < 0.03 < 0.1 < abs(far[2] / far[1] - 1)
     mean_path = [float(values.path.sum() / values.share.sum()) for values in (into, built, default)]
-    assert abs(mean_path[0] / mean_path[1] - 1) < 0.02 < abs(mean_path[2] / mean_path[1] - 1)
+    assert abs(mean_path[0] / mean_path[1] - 1) < 0.04 < 0.06 < abs(mean_path[2] / mean_path[1] - 1)
     for of_blend, of_fit in zip(near, near_field(optics), strict=True):
         np.testing.assert_allclose(of_blend, of_fit, atol=0.01)
 

@@ -218,7 +218,7 @@ class Regressor(nn.Module):
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
             if of_time:
                 y = y - light_time[events].double()[:, None]
-            guess = self.encoder.first_guess(task, features[events])
+            guess = self._first_guess(task, features[events])
             target = y if guess is None else _away(task, y, guess.double())
             # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
             kind = of_time, task not in self.trained_heads
@@ -256,6 +256,10 @@ class Regressor(nn.Module):
         last.bias[:size].copy_(bias)
         last.weight[:size].copy_(last.weight[:size] * (was_width / width)[:, None])
 
+    def _first_guess(self, task: str, features: Tensor) -> Tensor | None:
+        """The encoder's first guess; none of a ratio beside a linear path, which adds and does not multiply."""
+        return None if self.linear_path and task in _RATIOS else self.encoder.first_guess(task, features)
+
     def _anchor(self, task: str, look: Glance) -> Tensor:
         """What the quick look alone says of a task, (B, size) in physical units."""
         # never in 16 bits: it carries the absolute position
@@ -267,7 +271,7 @@ class Regressor(nn.Module):
                 anchor = x @ self.get_buffer(f"{task}_slope") + anchor
                 low, high = self.get_buffer(f"{task}_lowest"), self.get_buffer(f"{task}_highest")
                 anchor = torch.minimum(torch.maximum(anchor, low), high)
-                guess = self.encoder.first_guess(task, look.features)
+                guess = self._first_guess(task, look.features)
                 anchor = anchor if guess is None else _back(task, anchor, guess)
         return anchor + look.light_time[:, None] if TASKS[task].needs == "time" else anchor
 
