@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench bench-data validate clean
+.PHONY: install demo test test-slow test-all lint bench bench-data bench-robust validate clean
 
 install: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for b in simulation networks loop repairs prepare; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
+
+# what a model keeps on detectors that differ: make bench-robust MODELS='fixed=A.pth varied=B.pth'
+bench-robust: $(STAMP)
+	$(BIN)/python benchmarks/robustness.py $(MODELS) --jobs $(JOBS)
 
 bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py

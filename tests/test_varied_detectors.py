@@ -270,7 +270,7 @@ def test_blended_light_maps_are_those_that_would_be_built() -> None:
     mean_path = [float(values.path.sum() / values.share.sum()) for values in (into, built, default)]
     assert abs(mean_path[0] / mean_path[1] - 1) < 0.04 < 0.06 < abs(mean_path[2] / mean_path[1] - 1)
     for of_blend, of_fit in zip(near, near_field(optics), strict=True):
-        np.testing.assert_allclose(of_blend, of_fit, atol=0.01)
+        np.testing.assert_allclose(of_blend, of_fit, atol=0.02)  # of coefficients up to 2.6
 
 
 def test_blocks_make_detectors() -> None:
