@@ -39,7 +39,7 @@ Halves = NDArray[np.uint16]
 
 
 class _Half(NamedTuple):
-    """A map's shares, paths and squared paths, each the upper half of a float32: as exact as their files."""
+    """Shares, paths and squared paths of all maps (maps, n), upper halves of float32: as exact as their files."""
 
     share: Halves
     path: Halves
@@ -54,7 +54,7 @@ class MapFamily:
     """of the default constants; a blend takes grid and interpolation from it"""
     near: tuple[NearField, ...]
     """of each stored map, the default first"""
-    halves: tuple[_Half, ...]
+    halves: _Half
     """the same order"""
 
     def blend(self, optics: Optics, into: LightMap) -> NearField:
@@ -69,9 +69,7 @@ class MapFamily:
         window = mean_transmission(optics) / mean_transmission(Optics())
         for field in _Half._fields:
             target: Floats32 = getattr(into, field).reshape(-1)
-            for number, k in enumerate(used):
-                stored = getattr(self.halves[k], field).reshape(-1)
-                _add_halves(stored, np.float32(weights[k] * window), number == 0, target)
+            _blend_halves(getattr(self.halves, field), used, (weights[used] * window).astype(np.float32), target)
         shape, excess = (
             sum(weights[k] * getattr(self.near[k], name) for k in used).astype(np.float32) for name in NearField._fields
         )
@@ -122,20 +120,25 @@ def _coordinates(optics: Optics) -> Floats:
 
 
 @compiled
-def _add_halves(halves: Halves, weight: np.float32, first: bool, total: Floats32) -> None:
-    """Add weight times the values of upper halves (n,) to `total` (n,), or begin it."""
+def _blend_halves(halves: Halves, used: NDArray[np.int64], weights: Floats32, total: Floats32) -> None:
+    """Fill `total` (n,) with the weighted sum of those rows of upper halves (maps, n) that are used.
+
+    Piece by piece, so that sums stay in the cache: the memory is what limits this.
+    """
     bits = np.empty(_CHUNK, np.uint32)
-    for begin in range(0, halves.shape[0], _CHUNK):
-        end = min(begin + _CHUNK, halves.shape[0])
-        for i in range(end - begin):
-            bits[i] = np.uint32(halves[begin + i]) << np.uint32(16)
-        values = bits.view(np.float32)
-        if first:
-            for i in range(end - begin):
-                total[begin + i] = weight * values[i]
-        else:
-            for i in range(end - begin):
-                total[begin + i] += weight * values[i]
+    n = halves.shape[1]
+    for begin in range(0, n, _CHUNK):
+        size = min(_CHUNK, n - begin)
+        piece = total[begin : begin + size]
+        piece[:] = 0.0
+        for j in range(len(used)):
+            row = halves[used[j], begin : begin + size]
+            for i in range(size):
+                bits[i] = np.uint32(row[i]) << np.uint32(16)
+            values = bits.view(np.float32)
+            weight = weights[j]
+            for i in range(size):
+                piece[i] += weight * values[i]
 
 
 def _halves(values: Floats32) -> Halves:
@@ -165,8 +168,10 @@ def map_family(quality: str = "standard", jobs: int = 2) -> MapFamily:
             halves = []
             for optics in every:
                 found = light_map(optics, quality, jobs)
-                halves.append(_Half(*(_halves(getattr(found, name)) for name in _Half._fields)))
+                halves.append([_halves(getattr(found, name)).reshape(-1) for name in _Half._fields])
             _families[quality] = MapFamily(
-                light_map(Optics(), quality, jobs), tuple(near_field(optics) for optics in every), tuple(halves)
+                light_map(Optics(), quality, jobs),
+                tuple(near_field(optics) for optics in every),
+                _Half(*(np.stack(rows) for rows in zip(*halves, strict=True))),
             )
         return _families[quality]
