@@ -227,6 +227,9 @@ def test_the_command_line_varies(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, str(own)]).exit_code == 0
     assert 0.02 <= float(everything(out, DETECTORS_TREE)["gain_spread"].ravel()[0]) <= 0.08
     assert len(load_vary("varied")) > 5
+    own.write_text("vary:\n  response: {gain_spread: [0.08, 0.02]}\n")
+    with pytest.raises(InputError, match=r"in .*own\.yaml: vary\.response\.gain_spread must rise"):
+        load_vary(own)
     own.write_text("vary:\nenergy_mev: 20\n")
     with pytest.raises(InputError, match="also sets energy_mev"):
         load_vary(own)

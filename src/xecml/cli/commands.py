@@ -19,6 +19,7 @@ from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, sho
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
 from xecml.errors import InputError
+from xecml.pretrained import names as shipped_models
 
 app = typer.Typer(
     name="xec",
@@ -319,12 +320,15 @@ app.command()(calibrate)
 @app.command()
 def predict(
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file; not given with --pretrained.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file.")],
     files: Annotated[list[str] | None, typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")] = None,
     pretrained: Annotated[
-        str | None, typer.Option("--pretrained", help="A model that comes with the package: signal or decoupled.")
+        str | None,
+        typer.Option(
+            "--pretrained",
+            help=f"In place of MODEL, one that comes with the package: {', '.join(shipped_models())}.",
+            hidden=not shipped_models(),
+        ),
     ] = None,
     tree: Tree = "tree",
     force: Force = False,
@@ -341,7 +345,7 @@ def predict(
     path = Path(model) if pretrained is None else pretrained_file(pretrained)
     inputs = [*(() if pretrained is None else (model,)), *(files or ())]
     if not inputs:
-        raise InputError("No files to predict are given; name them after the model, or use --pretrained.")
+        raise InputError("No files to predict are given; name them after the model.")
     loaded = load_model(path)
     report = predict_files(loaded, inputs, out, tree=tree, model_path=path, force=force)
     rate = report.events / report.seconds

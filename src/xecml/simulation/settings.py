@@ -399,7 +399,7 @@ def load_vary(path: str | Path) -> dict[str, Any]:
     """Read the section `vary` of a settings file, or of a shipped one by its name.
 
     Raises:
-        InputError: the file is missing, is not YAML, or holds anything else.
+        InputError: the file is missing, is not YAML, holds anything else, or a range that settings do not take.
     """
     path = find(path, "simulate")
     values, _ = read_yaml(path, "settings file", "a section 'vary' of ranges")
@@ -409,6 +409,7 @@ def load_vary(path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(values.get("vary"), dict):
         raise InputError(f"{path} has no section 'vary' with ranges; see 'xec recipes copy varied'.")
+    make_settings(values, str(path))  # so that what is wrong is said of this file
     return dict(values["vary"])
 
 
