@@ -17,6 +17,11 @@ def keep_freed_memory() -> bool:
     A decompressed cluster is 10 MB, used once. By default glibc may give such a piece back to the system each time, and
     getting the next one, page by page, takes as long as decompressing LZ4 into it. Other C libraries are left alone.
     """
+    return keep_blocks(_LARGEST_KEPT_BYTES, _KEPT_BYTES)
+
+
+def keep_blocks(largest: int, in_all: int) -> bool:
+    """Ask glibc to keep freed blocks of up to `largest` bytes, and `in_all` of them; say whether it does."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -24,6 +29,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # either call switches off glibc's own adaptation, so both are needed
-    settings = ((_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES))
-    done = [int(mallopt(name, value)) for name, value in settings]
+    done = [int(mallopt(name, value)) for name, value in ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, in_all))]
     return done == [1, 1]

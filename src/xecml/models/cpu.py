@@ -8,8 +8,6 @@ exported, PyTorch's own operations are used. Results agree to rounding.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -23,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xecml.compiled import fast
+from xecml.data.freed_memory import keep_blocks
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**30
 _CACHE_BYTES = 8 * 2**20
 _TINY = 1e-12
@@ -36,13 +34,7 @@ def keep_memory() -> bool:
     A training step frees and takes gigabytes; with glibc's defaults every large tensor is fresh memory that the
     system must clear first, which costs as much as the arithmetic. Returns whether the C library knows the setting.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        tune = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(tune(_M_MMAP_THRESHOLD, _KEEP_BYTES) and tune(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return keep_blocks(_KEEP_BYTES, 2**31 - 1)
 
 
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: ignore[no-untyped-call]
