@@ -51,7 +51,7 @@ def model(events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]) -> Regr
     torch.manual_seed(0)
     network = Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL).eval()
     look = network.encoder.look(*inputs(events["npho"], events["time"]))
-    network.fit_targets(look.features, look.light_time, truth)
+    network.fit_targets(look.features, look.event_time, truth)
     return network
 
 
@@ -169,7 +169,7 @@ def test_a_target_that_does_not_vary_is_refused(events: dict[str, np.ndarray], t
     look = network.encoder.look(*inputs(events["npho"], events["time"]))
     constant = truth | {"energy": torch.full((300, 1), 0.0528)}
     with pytest.raises(InputError, match="'energy' has the same truth"):
-        network.fit_targets(look.features, look.light_time, constant)
+        network.fit_targets(look.features, look.event_time, constant)
 
 
 def test_gradients_reach_every_parameter(model: Regressor, events: dict[str, np.ndarray]) -> None:
@@ -203,7 +203,7 @@ def test_face_sums_follow_the_face_codes() -> None:
 HEADS = [
     f"tasks.{t}={{enabled: true, loss_fn: {'cross_entropy' if t == 'n_gamma' else 'gaussian_nll'}}}" for t in TASKS
 ]
-PARAMETERS = {"tiny": 114_376, "compact": 3_744_832, "base": 6_941_776, "large": 13_189_216}
+PARAMETERS = {"tiny": 145_000, "compact": 3_989_824, "base": 7_309_264, "large": 13_679_200}
 SIZES = [pytest.param(p, marks=() if p in ("tiny", "compact") else pytest.mark.slow) for p in PRESETS]
 
 
@@ -215,7 +215,7 @@ def every_head(preset: str, sample: dict[str, np.ndarray]) -> Regressor:
     events = len(look.light_time)
     truth = {t: torch.from_numpy(sample[info.truth]).reshape(events, -1) for t, info in TASKS.items()}
     truth["n_gamma"] = truth["n_gamma"] + torch.arange(events)[:, None] % 2
-    network.fit_targets(look.features, look.light_time, truth)
+    network.fit_targets(look.features, look.event_time, truth)
     for view in (network.encoder.window, network.encoder.surroundings):  # type: ignore[attr-defined]
         view[-1].reset_parameters()
         view[-1].weight.data /= getattr(view[-1], "scale", 1.0)
@@ -315,7 +315,7 @@ def test_trained_sigmas_are_right() -> None:
 
     whole = batch(train, torch.arange(4000))
     look = network.encoder.look(*whole.inputs())
-    network.fit_targets(look.features, look.light_time, whole.truth)
+    network.fit_targets(look.features, look.event_time, whole.truth)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=5 * 32)
     for _ in range(5):

@@ -1,7 +1,7 @@
 """The regressor: an encoder and a head a task; raw values in, physical values out.
 
 Heads predict standardised targets. A target is standardised as its difference to an anchor, and the network learns
-what the anchor leaves. For the time this is the light-weighted time of the event, so that a constant added to all
+what the anchor leaves. For the time this is the event's rough time, so that a constant added to all
 times is added to the answer. Where the encoder has a quick look, the anchor is what it says without any fit (the hot
 spot, the sum of the light) with a linear correction that is fitted to the training sample. Corrections of positions,
 directions and energies come from counts alone, and no correction goes beyond those of the training sample: a detector
@@ -54,7 +54,11 @@ class Glance(Protocol):
 
     @property
     def light_time(self) -> Tensor:
-        """(B,) seconds: light-weighted mean time."""
+        """(B,) seconds: light-weighted mean time of the event."""
+
+    @property
+    def event_time(self) -> Tensor:
+        """(B,) seconds: rough time of the event; a constant added to all times is added to it."""
 
 
 class Encoder(Protocol):
@@ -168,7 +172,7 @@ class Regressor(nn.Module):
     def fit_targets(
         self,
         features: Tensor,
-        light_time: Tensor,
+        event_time: Tensor,
         truth: Mapping[str, Tensor],
         *,
         codes: Tensor | None = None,
@@ -180,7 +184,7 @@ class Regressor(nn.Module):
 
         Args:
             features: the encoder's numbers (N, n_features).
-            light_time: light-weighted times (N,), seconds.
+            event_time: rough times of the events (N,), seconds.
             truth: targets (N, size) of every task, physical units; for `n_gamma` classes (N, 1).
             codes: of the encoder (N, out_width), for linear paths.
             keep_features: keep the standardisation of the numbers, as an encoder that was trained with it needs.
@@ -217,7 +221,7 @@ class Regressor(nn.Module):
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
             if of_time:
-                y = y - light_time[events].double()[:, None]
+                y = y - event_time[events].double()[:, None]
             guess = self._first_guess(task, features[events])
             target = y if guess is None else _away(task, y, guess.double())
             # a head that was trained elsewhere keeps its answers, so there is nothing for a path to say
@@ -263,9 +267,9 @@ class Regressor(nn.Module):
     def _anchor(self, task: str, look: Glance) -> Tensor:
         """What the quick look alone says of a task, (B, size) in physical units."""
         # never in 16 bits: it carries the absolute position
-        with torch.autocast(look.light_time.device.type, enabled=False):
+        with torch.autocast(look.event_time.device.type, enabled=False):
             # an expand to the batch's length would freeze that length in an export
-            anchor: Tensor = torch.zeros_like(look.light_time)[:, None] + self.get_buffer(f"{task}_mean")
+            anchor: Tensor = torch.zeros_like(look.event_time)[:, None] + self.get_buffer(f"{task}_mean")
             if self.encoder.n_features:
                 x = self.encoder.standard_features(look.features)
                 anchor = x @ self.get_buffer(f"{task}_slope") + anchor
@@ -273,7 +277,7 @@ class Regressor(nn.Module):
                 anchor = torch.minimum(torch.maximum(anchor, low), high)
                 guess = self._first_guess(task, look.features)
                 anchor = anchor if guess is None else _back(task, anchor, guess)
-        return anchor + look.light_time[:, None] if TASKS[task].needs == "time" else anchor
+        return anchor + look.event_time[:, None] if TASKS[task].needs == "time" else anchor
 
     # ------------------------------------------------------------------------------------------ answers
 

@@ -89,7 +89,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     Raises:
         InputError: nothing was measured that a task can be learnt from, or a target has zero width.
     """
-    features, light_times, truth, seen = [], [], [], 0
+    features, event_times, truth, seen = [], [], [], 0
     codes: list[Tensor] = []
     counted: list[Tensor] = []
     clocked: list[Tensor] = []
@@ -108,7 +108,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         else:
             look = model.encoder.look(*batch.inputs())
         features.append(look.features)
-        light_times.append(look.light_time)
+        event_times.append(look.event_time)
         gathered.add(batch, look)
         # buffers of the stream are used again: what stays is a copy
         runs.append(batch.run.clone())
@@ -126,7 +126,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
     gathered.fit()
     model.fit_targets(
         torch.cat(features)[some],
-        torch.cat(light_times)[some],
+        torch.cat(event_times)[some],
         {task: torch.cat([t[task] for t in truth])[some] for task in model.tasks},
         codes=torch.cat(codes)[some] if codes else None,
         keep_features=keep_features,

@@ -19,6 +19,8 @@ _INNER_SHAPE = geometry.inner_map().shape
 _COARSE = (24, 11)
 _N_PMT = geometry.N_SENSORS - geometry.N_SIPM
 _CHANNELS = 4
+_FEW_PHOTONS = 50.0
+"""Added to both sides of a ratio of observed to expected light."""
 _LEAST_WIDTH = 0.05
 """Of a number, over its standard deviation: what hardly ever differs is not blown up."""
 
@@ -68,7 +70,7 @@ class CompactEncoder(nn.Module):
             nn.Flatten(),
             WideLinear(2 * width * (WINDOW // 4) ** 2, dense),
         )
-        n_surroundings = 2 * _COARSE[0] * _COARSE[1] + 3 * _N_PMT
+        n_surroundings = 3 * _COARSE[0] * _COARSE[1] + 4 * _N_PMT
         self.surroundings = nn.Sequential(WideLinear(n_surroundings, dense), nn.GELU(), nn.Linear(dense, dense))
         self.numbers = nn.Linear(N_FEATURES, dense)
         # the numbers lead: the two other views add to them, from nothing at the start
@@ -136,14 +138,17 @@ class CompactEncoder(nn.Module):
         return grid.contiguous(memory_format=torch.channels_last)
 
     def _surroundings(self, look: Look, valid: Tensor) -> Tensor:
-        """The inner face pooled by 4 x 4 and all PMTs: normalised counts, times, validity of PMTs."""
-        inner = look.counts[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE)
+        """The inner face pooled by 4 x 4 and all PMTs: counts, times, counts over expected ones, validity of PMTs."""
+        inner, expected = (x[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE) for x in (look.counts, look.expected))
         times = look.residuals[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE) * inner
         # three more rows below make 96 = 24 x 4
-        pooled, weighted = (F.avg_pool2d(F.pad(m, (0, 0, 0, 3)), 4).flatten(1) * 16 for m in (inner, times))
+        pooled, weighted, point = (
+            F.avg_pool2d(F.pad(m, (0, 0, 0, 3)), 4).flatten(1) * 16 for m in (inner, times, expected)
+        )
         coarse_time = (weighted / pooled.clamp_min(1.0)).clamp(-5.0, 5.0) * (pooled / (pooled + 500.0))
         pmt = look.counts[:, geometry.N_SIPM :]
         pmt_time = look.residuals[:, geometry.N_SIPM :].clamp(-5.0, 5.0) * (pmt / (pmt + 200.0))
+        lit = valid[:, geometry.N_SIPM :].to(pmt.dtype)
         some = torch.ones((), dtype=torch.bool, device=pmt.device)
         return torch.cat(
             [
@@ -151,10 +156,17 @@ class CompactEncoder(nn.Module):
                 coarse_time,
                 self.normaliser.counts(pmt, some),
                 pmt_time,
-                valid[:, geometry.N_SIPM :].to(pmt.dtype),
+                _ratio(pooled, point),
+                _ratio(pmt, look.expected[:, geometry.N_SIPM :]) * lit,
+                lit,
             ],
             1,
         )
+
+
+def _ratio(counts: Tensor, expected: Tensor) -> Tensor:
+    """Logarithm of observed over expected light."""
+    return torch.log((counts + _FEW_PHOTONS) / (expected + _FEW_PHOTONS)).clamp(-3.0, 3.0)
 
 
 def compact(normaliser: Normaliser, *, drop_path: float = 0.0, positions: Tensor | None = None) -> CompactEncoder:

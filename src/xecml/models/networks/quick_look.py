@@ -1,5 +1,8 @@
 """A quick look at an event, as part of a network: hot spot, depth, sums, times less the light's travel.
 
+Light is compared with what a point at the hot spot would give, by distance: how far it reaches tells the liquid's and
+the walls' optics, which differ between detectors, and with them what the sum of the light means.
+
 What a conventional reconstruction computes first, vectorised over a batch and exportable: the network then
 learns what this leaves. Everything runs in float32.
 """
@@ -38,10 +41,14 @@ class Look(NamedTuple):
     """(B, N_FEATURES): position, direction, sums, shape, regional times; physical units of order one."""
     light_time: Tensor
     """(B,) seconds: light-weighted mean time of the event."""
+    event_time: Tensor
+    """(B,) seconds: mean time of the bright sensors near the hot spot, less the light's travel from it."""
     counts: Tensor
     """(B, 4760) photons, 0 where invalid on PMTs, the mean of valid neighbours where invalid on SiPMs."""
     residuals: Tensor
-    """(B, 4760) ns: time less light-weighted time less the light's travel from the hot spot; 0 if untimed."""
+    """(B, 4760) ns: time less event time less the light's travel from the hot spot; 0 if untimed."""
+    expected: Tensor
+    """(B, 4760) photons that a point at the hot spot would give, scaled to the light of all sensors with a count."""
     row: Tensor
     column: Tensor
 
@@ -56,8 +63,25 @@ _LARGEST_TIME = 4.0
 _DIM_FACE = 1e-3
 """Share of all light added to a face before the logarithm: whether a few dim sensors are reported says nothing of the
 photon."""
+_DISTANCES = (8.0, 14.0, 20.0, 27.0, 35.0, 45.0, 55.0, 70.0)
+"""cm; they part sensors into nine classes of distance from the hot spot, SiPMs and PMTs apart."""
+_REACH = 40.0
+"""cm over which light that is both scattered and absorbed falls to 1/e beyond its spreading."""
+_ROUND_CORNERS = 0.05
+"""Scattered light that reaches a window from all sides, over the light that would fall on it at a right angle."""
+_FEW_PHOTONS = 50.0
+"""Added to both sides of a ratio of observed to expected light."""
+_SHARP = 25.0, 45.0**2
+"""Precision of a sensor's time in 1/ns2 that no sensor exceeds, and that of one photoelectron: the first of n
+photoelectrons comes within 45 ns / n, so that the times of bright sensors mean the same by every definition."""
+_NEAR = 10.0
+"""cm; sensors further from the hot spot than the nearest count the less, since their light was scattered on its way."""
+_FORGIVING = (5.0, 1.0)
+"""ns; rounds that find the event's time weigh a residual r by 1 / (1 + (r / this)^2): a second photon's light is left
+out."""
 _REGIONS = len(_RINGS) - 1 + _FACES
-_N_OF_COUNTS = (5 + 1) + (_FACES + len(_SQUARES) + _FACES) + 6 + 2 * len(_POWERS) * (len(_SQUARES) - 1)
+_RATIOS = 2 * (len(_DISTANCES) + 1) + _FACES + 1
+_N_OF_COUNTS = (5 + 1) + (_FACES + len(_SQUARES) + _FACES) + 6 + 2 * len(_POWERS) * (len(_SQUARES) - 1) + _RATIOS
 N_FEATURES = _N_OF_COUNTS + 2 * _REGIONS + 2 * (len(_BRIGHTNESS) + 1)
 FROM_TIMES = np.arange(N_FEATURES) >= _N_OF_COUNTS
 """Which of the numbers need times, or ask where there are some; the others come from counts alone."""
@@ -79,6 +103,8 @@ class QuickLook(nn.Module):
     """See the module. Its buffers come from geometry and do not train."""
 
     positions: Tensor
+    normals: Tensor
+    areas: Tensor
     efficiency: Tensor
     window_index: Tensor
     square_masks: Tensor
@@ -105,6 +131,8 @@ class QuickLook(nn.Module):
         lever = np.stack([(i - _PAD).ravel(), (j - _PAD).ravel()], 1) * np.array([-1.5305, 1.5098])
         for name, values in (
             ("positions", xyz),
+            ("normals", geometry.normals(xyz)),
+            ("areas", np.where(geometry.face_codes() == 0, geometry.SIPM_AREA, np.pi * geometry.PMT_RADIUS**2)),
             ("efficiency", efficiency),
             ("square_masks", squares),
             ("ring_masks", rings),
@@ -139,11 +167,18 @@ class QuickLook(nn.Module):
         beyond = (nanoseconds * weight).sum(1, keepdim=True) / total
         light_time = (rough + beyond * 1e-9).squeeze(1)
         spot = _cartesian(u, v, depth)
-        travel = (self.positions - spot[:, None, :]).square().sum(2).sqrt() / GROUP_VELOCITY
-        # the travel's own light-weighted mean keeps residuals centred on zero
-        mean_travel = (travel * weight).sum(1, keepdim=True) / total
-        residual = nanoseconds - beyond - travel + mean_travel
-        residual = torch.where(timed, residual, 0.0).clamp(-30.0, 30.0)
+        away = self.positions - spot[:, None, :]
+        distance = away.square().sum(2).sqrt()
+        travel = distance / GROUP_VELOCITY
+        began = self._event_time(nanoseconds - travel, counts, distance, timed)
+        event_time = (rough + began * 1e-9).squeeze(1)
+        residual = torch.where(timed, nanoseconds - travel - began, 0.0).clamp(-30.0, 30.0)
+        # counts of SiPMs are known everywhere by now
+        lit = valid[:, geometry.N_SIPM :].to(counts.dtype)
+        lit = torch.cat([torch.ones_like(counts[:, : geometry.N_SIPM]), lit], 1)
+        point = self._point(away, distance)
+        scale = counts.sum(1, keepdim=True) / (point * lit).sum(1, keepdim=True).clamp_min(1e-6)
+        expected = point * scale
         precision = self._precision(counts, timed)
         light_travel = (travel * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp_min(1e-6)
         features = torch.cat(
@@ -153,12 +188,13 @@ class QuickLook(nn.Module):
                 *self._sums(counts, light),
                 self._moments(light),
                 *self._centroids(light),
+                *self._light_ratios(counts, expected * lit, distance, scale),
                 *self._regional_times(residual, precision, row, column),
                 self._times_by_brightness(residual, counts, timed),
             ],
             1,
         )
-        return Look(features, light_time, counts, residual, row, column)
+        return Look(features, light_time, event_time, counts, residual, expected, row, column)
 
     def _filled(self, counts: Tensor, valid: Tensor) -> Tensor:
         """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it.
@@ -196,6 +232,42 @@ class QuickLook(nn.Module):
         ring, block = (light @ self.depth_masks).unbind(1)
         hinges = ((ring / block.clamp_min(1e-6))[:, None] - self.depth_knots).clamp_min(0.0)
         return (float(_DEPTHS[0]) + hinges @ self.depth_slopes).clamp(0.1, 40.0)
+
+    def _point(self, away: Tensor, distance: Tensor) -> Tensor:
+        """Light on all windows (B, 4760), in no unit, of a point that lies `away` (cm) and at this `distance`."""
+        cosine = -(away * self.normals).sum(2) / distance.clamp_min(1e-3)
+        # never nearer than half a SiPM
+        spread = distance.clamp_min(0.6).square()
+        return self.areas * (cosine.clamp_min(0.0) + _ROUND_CORNERS) / spread * torch.exp(-distance / _REACH)
+
+    def _light_ratios(self, counts: Tensor, expected: Tensor, distance: Tensor, scale: Tensor) -> list[Tensor]:
+        """Logarithms of observed over expected light by distance, SiPMs first, by face, and of the light of the point.
+
+        The last is what all light would be without a wall's or the liquid's losses, up to a factor.
+        """
+        found = []
+        for sensors in (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS)):
+            n, e, d = counts[:, sensors], expected[:, sensors], distance[:, sensors]
+            near = 0.0
+            for far in (*_DISTANCES, float("inf")):
+                inside = ((d >= near) & (d < far)).to(n.dtype)
+                found.append(torch.stack([(n * inside).sum(1), (e * inside).sum(1)], 1))
+                near = far
+        both = torch.cat([torch.stack(found, 1), torch.stack([face_sums(counts), face_sums(expected)], 2)], 1)
+        ratio = torch.log((both[..., 0] + _FEW_PHOTONS) / (both[..., 1] + _FEW_PHOTONS))
+        return [ratio, torch.log(scale.clamp_min(1e-6) / 1e6)]
+
+    def _event_time(self, started: Tensor, counts: Tensor, distance: Tensor, timed: Tensor) -> Tensor:
+        """When the event began (B, 1) in ns, from times less the light's travel (B, 4760)."""
+        most, single = _SHARP
+        squared = (counts * self.efficiency).square()
+        further = (distance - distance.amin(1, keepdim=True)) / _NEAR
+        precision = torch.where(timed, squared / (single + squared / most), 0.0) / (1.0 + further.square())
+        moment = (started * precision).sum(1, keepdim=True) / precision.sum(1, keepdim=True).clamp_min(1e-9)
+        for forgiving in _FORGIVING:
+            weight = precision / (1.0 + ((started - moment) / forgiving).square())
+            moment = (started * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1e-9)
+        return moment
 
     def _precision(self, counts: Tensor, timed: Tensor) -> Tensor:
         """Inverse variance (1/ns2) of each sensor's time; 0 if untimed."""

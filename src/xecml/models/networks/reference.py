@@ -32,6 +32,11 @@ class Glance(NamedTuple):
     light_time: Tensor
     """(B,) seconds: light-weighted mean time; 0 where the encoder sees times as they are."""
 
+    @property
+    def event_time(self) -> Tensor:
+        """(B,) seconds: what times of events refer to."""
+        return self.light_time
+
 
 def light_weighted_time(npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Tensor:
     """Mean time (B,) in seconds of the timed sensors (B, 4760), weighted by their counts; 0 without any."""
