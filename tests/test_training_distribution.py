@@ -10,14 +10,17 @@ import torch
 
 from tests.conftest import point_sources
 from xecml import geometry
+from xecml.data.batch import Batch
 from xecml.data.event_numbers import BY_KEY, KEYS, NUMBERS
-from xecml.events import INVALID, photoelectrons, relative_quantities
+from xecml.events import INVALID, TASKS, photoelectrons, relative_quantities
 from xecml.inference.answer_counts import Answered
 from xecml.inference.training_comparison import UNKNOWN, Comparison
 from xecml.inference.training_said import as_compared, joined, split, training_of
 from xecml.models.networks.event_numbers import Numbers
 from xecml.models.normalise import validity
 from xecml.models.training_distribution import LEAST, Judged, TrainingDistribution, depth_bin
+from xecml.recipes import load_config
+from xecml.training.regression_job import Regression
 
 Events = dict[str, np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -390,3 +393,23 @@ def test_differences_are_said_in_units() -> None:
     assert BY_KEY["spread_dim"].sentence(np.log(4), 0.0) == (
         "times of SiPMs under 10 photoelectrons spread by 300 % more than in training"
     )
+
+
+def test_a_training_that_begins_with_the_weights_of_another_remembers_its_own_sample(events: Events) -> None:
+    job = Regression(load_config(None, ["model.preset=tiny"]))
+
+    def batches(light: float) -> list[Batch]:
+        n, t, *masks = inputs(light * events["npho"][:600], events["time"][:600])
+        truth = {k: torch.from_numpy(events[TASKS[k].truth][:600]).reshape(600, -1) for k in job.tasks}
+        rows = torch.arange(600)
+        return [Batch(n, t, *masks, truth, rows, rows)]
+
+    job.fit(batches(1.0), keep_features=False)
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    job.remember(batches(1.0))
+    again = job.model.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in before.items())
+    job.remember(batches(1.5))
+    after = job.model.state_dict()
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"training_distribution", "sensors_seen"}

@@ -13,6 +13,7 @@ The second half also gives quantiles by depth of each number, which files are co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,8 @@ _SCALED_AT = 0.97
 _LEAST_LIMIT = 1e-2
 _BEYOND = 4.0
 """Of `outlier`, an event for each standard deviation by which it lies beyond all of the sample."""
+_REMEMBERED = 20_000
+"""Training events to which a distribution is fitted."""
 _EVENTS_EACH = 20
 """Runs of a sample from which it is halved by runs."""
 
@@ -333,6 +336,24 @@ class Gathered:
         """Fit the distribution to all that was added."""
         parts = zip(*self._numbers, strict=True)
         self._distribution.fit(Numbers(*(torch.cat(part) for part in parts)), torch.cat(self._runs))
+
+
+@torch.no_grad()
+def remember(distribution: TrainingDistribution, look: Callable[..., object], batches: Iterable[Batch]) -> None:
+    """Fit a distribution to the first 20,000 events of a training sample.
+
+    Args:
+        distribution: is fitted.
+        look: what the model's encoder sees of a batch's counts, times and masks at a glance.
+        batches: of the sample; no more of them are read than are needed.
+    """
+    gathered, events = Gathered(distribution), 0
+    for batch in batches:
+        gathered.add(batch, look(*batch.inputs()))
+        events += len(batch)
+        if events >= _REMEMBERED:
+            break
+    gathered.fit()
 
 
 def _tempered(z: Tensor) -> Tensor:

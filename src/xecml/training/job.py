@@ -46,6 +46,9 @@ class Job(Protocol):
     def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
         """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
 
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Have the model remember what the training sample is like, and keep all its other constants."""
+
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Do to an augmented batch what must be drawn anew in every step.
 

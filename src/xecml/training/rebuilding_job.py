@@ -22,6 +22,7 @@ from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.rebuild.autoencoder import Autoencoder
 from xecml.models.rebuild.inpainter import Inpainter
 from xecml.models.rebuild.sensor_targets import CHANNELS, Ground, Rebuilt, Truth, hide
+from xecml.models.training_distribution import remember
 from xecml.simulation.settings import read_dead_list
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
@@ -73,6 +74,11 @@ class Rebuilding:
     def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
         """Fit means and widths of the sensors."""
         self.model.fit(batches, keep_features=keep_features)
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Fit the distribution of the training sample."""
+        self.model.eval()
+        remember(self.model.training_distribution, self.model.encoder.look, batches)
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Choose the sensors to hide."""

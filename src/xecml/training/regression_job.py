@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.models.build import build_regressor
 from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable, any_of
-from xecml.models.training_distribution import Gathered
+from xecml.models.training_distribution import Gathered, remember
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
 from xecml.training.processes.devices import gather_objects
@@ -48,6 +48,19 @@ class Regression:
     def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
         """Fit means, widths and anchors of the targets."""
         fit_targets(self.model, batches, keep_features=keep_features)
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Fit which sensors are usual, and the distribution of the training sample."""
+        found: list[Coverage] = []
+
+        def counted() -> Iterator[Batch]:
+            for batch in batches:
+                found.append(coverage(batch.npho.numpy(), batch.time.numpy()))
+                yield batch
+
+        self.model.eval()
+        remember(self.model.training_distribution, self.model.encoder.look, counted())
+        self.model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Leave the batch as it is."""

@@ -87,10 +87,13 @@ def begin(
     if first_process:
         resumed = given.resumed is not None
         _claim(config, [*training.files, *validation.files, recipe_path], folder, resumed=resumed, force=force)
-    if not given.targets_given:
+    if given.resumed is None:
         # every process fits to the same events, those of a single process
-        alone = streams(config, None, None, tasks=job.tasks)[0]
-        job.fit(alone.epoch(0), keep_features=given.encoder_given)
+        alone = streams(config, None, None, tasks=job.tasks)[0].epoch(0)
+        if given.targets_given:
+            job.remember(alone)
+        else:
+            job.fit(alone, keep_features=given.encoder_given)
     groups = parameter_groups(job.step, options.weight_decay, encoder_scale=options.encoder_lr_scale)
     # one pass over the memory of weights, gradients and moments
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
