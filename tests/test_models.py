@@ -203,7 +203,7 @@ def test_face_sums_follow_the_face_codes() -> None:
 HEADS = [
     f"tasks.{t}={{enabled: true, loss_fn: {'cross_entropy' if t == 'n_gamma' else 'gaussian_nll'}}}" for t in TASKS
 ]
-PARAMETERS = {"tiny": 145_000, "compact": 3_989_824, "base": 7_309_264, "large": 13_679_200}
+PARAMETERS = {"tiny": 176_744, "compact": 4_243_776, "base": 7_689_936, "large": 14_186_592}
 SIZES = [pytest.param(p, marks=() if p in ("tiny", "compact") else pytest.mark.slow) for p in PRESETS]
 
 

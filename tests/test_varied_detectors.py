@@ -279,3 +279,14 @@ def test_blended_light_maps_are_those_that_would_be_built() -> None:
 def test_blocks_make_detectors() -> None:
     vary = make_settings({"vary": {"events_per_detector": 5 * BLOCK}, "map_quality": "quick"})
     assert Detectors(vary, 1).blocks_each == 5
+
+
+def test_lengths_of_light_are_drawn_uniformly_in_their_inverse() -> None:
+    vary = Vary(optical={"absorption_length_cm": (150.0, 500.0), "wall_reflectivity": (0.0, 0.4)})
+    drawn = [vary.draw(np.random.default_rng(i), frozenset())["optical"] for i in range(4000)]
+    length, walls = (np.array([one[name] for one in drawn]) for name in ("absorption_length_cm", "wall_reflectivity"))
+    assert 150 <= length.min() < 151
+    assert 495 < length.max() <= 500
+    # half lies below the length whose inverse is in the middle: 231 cm, not 325
+    assert np.median(length) == pytest.approx(2 / (1 / 150 + 1 / 500), rel=0.03)
+    assert np.median(walls) == pytest.approx(0.2, abs=0.01)

@@ -18,13 +18,18 @@ from xecml.limits import Share, Whole, shown
 BLOCK = 64
 """Events that share a random generator. Part of what a seed means: changing it changes all events."""
 SECTIONS = ("response", "optical")
+BY_INVERSE = frozenset({"absorption_length_cm", "rayleigh_length_cm"})
+"""Lengths over which light is lost: what they do goes with their inverse, and in it ranges are uniform."""
 Choices = tuple[Any, ...]
 Changes = dict[str, Any]
 """Constants by name, those of a section in a dictionary of their own: what settings are changed by."""
 
 
 class Vary(BaseModel):
-    """What differs from detector to detector: two numbers are a range, drawn uniformly; other lists are choices."""
+    """What differs from detector to detector: two numbers are a range, drawn uniformly; other lists are choices.
+
+    Absorption and Rayleigh length are drawn uniformly in their inverse.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -90,7 +95,7 @@ class Vary(BaseModel):
             if nominal or stays:
                 continue
             place = changes.setdefault(name[0], {}) if len(name) > 1 else changes
-            place[name[-1]] = _value(choices, where, whole=name in integers)
+            place[name[-1]] = _value(choices, where, whole=name in integers, inverse=name[-1] in BY_INVERSE)
         return changes
 
 
@@ -99,11 +104,13 @@ def is_range(choices: Choices) -> bool:
     return len(choices) == 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in choices)
 
 
-def _value(choices: Choices, where: float, *, whole: bool) -> Any:
+def _value(choices: Choices, where: float, *, whole: bool, inverse: bool) -> Any:
     """The value at `where` (0 to 1, without 1) of a range or a list."""
     if not is_range(choices):
         return choices[int(where * len(choices))]
     low, high = choices
+    if inverse:
+        return 1 / (1 / low + (1 / high - 1 / low) * where)
     return int(low + int(where * (high - low + 1))) if whole else low + (high - low) * where
 
 

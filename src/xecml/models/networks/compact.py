@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xecml import geometry
 from xecml.models.networks.layers import ChannelNorm, ConvResidual, DenseResidual, WideLinear
-from xecml.models.networks.quick_look import FROM_TIMES, N_FEATURES, WINDOW, Look, QuickLook, first_guess
+from xecml.models.networks.quick_look import (
+    CELLS,
+    FROM_TIMES,
+    N_FEATURES,
+    WINDOW,
+    Look,
+    QuickLook,
+    first_guess,
+    in_cells,
+)
 from xecml.models.normalise import Normaliser
 
 _INNER_SHAPE = geometry.inner_map().shape
-_COARSE = (24, 11)
 _N_PMT = geometry.N_SENSORS - geometry.N_SIPM
-_CHANNELS = 4
+_CHANNELS = 5
 _FEW_PHOTONS = 50.0
 """Added to both sides of a ratio of observed to expected light."""
 _LEAST_WIDTH = 0.05
@@ -70,7 +77,7 @@ class CompactEncoder(nn.Module):
             nn.Flatten(),
             WideLinear(2 * width * (WINDOW // 4) ** 2, dense),
         )
-        n_surroundings = 3 * _COARSE[0] * _COARSE[1] + 4 * _N_PMT
+        n_surroundings = 4 * CELLS[0] * CELLS[1] + 5 * _N_PMT
         self.surroundings = nn.Sequential(WideLinear(n_surroundings, dense), nn.GELU(), nn.Linear(dense, dense))
         self.numbers = nn.Linear(N_FEATURES, dense)
         # the numbers lead: the two other views add to them, from nothing at the start
@@ -121,10 +128,10 @@ class CompactEncoder(nn.Module):
         return self.fusion(joined), look
 
     def _window(self, look: Look, valid: Tensor) -> Tensor:
-        """Channels (B, 4, 24, 24) about the hot spot: count, count relative to the peak, time, validity."""
-        maps = (look.counts, look.residuals, valid.to(look.counts.dtype))
+        """Channels (B, 5, 24, 24) about the hot spot: count, count over that of the peak, time twice, validity."""
+        maps = (look.counts, look.residuals, _sharp(look), valid.to(look.counts.dtype))
         inner = [m[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE) for m in maps]
-        counts, residuals, ok = (self.look.window(m, look.row, look.column) for m in inner)
+        counts, residuals, sharp, ok = (self.look.window(m, look.row, look.column) for m in inner)
         peak = counts.amax(1, keepdim=True).clamp_min(1.0)
         trusted = counts / (counts + 200.0)  # a dim sensor's time is mostly noise
         channels = [
@@ -132,6 +139,7 @@ class CompactEncoder(nn.Module):
             # the root has no derivative at zero
             torch.sqrt((counts / peak).clamp_min(1e-12)),
             residuals.clamp(-5.0, 5.0) * trusted,
+            sharp,
             ok,
         ]
         grid = torch.stack(channels, 1).reshape(-1, _CHANNELS, WINDOW, WINDOW)
@@ -139,12 +147,8 @@ class CompactEncoder(nn.Module):
 
     def _surroundings(self, look: Look, valid: Tensor) -> Tensor:
         """The inner face pooled by 4 x 4 and all PMTs: counts, times, counts over expected ones, validity of PMTs."""
-        inner, expected = (x[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE) for x in (look.counts, look.expected))
-        times = look.residuals[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE) * inner
-        # three more rows below make 96 = 24 x 4
-        pooled, weighted, point = (
-            F.avg_pool2d(F.pad(m, (0, 0, 0, 3)), 4).flatten(1) * 16 for m in (inner, times, expected)
-        )
+        pooled, point, sharp, precision = look.cells.unbind(1)
+        weighted = in_cells(look.residuals[:, : geometry.N_SIPM] * look.counts[:, : geometry.N_SIPM])
         coarse_time = (weighted / pooled.clamp_min(1.0)).clamp(-5.0, 5.0) * (pooled / (pooled + 500.0))
         pmt = look.counts[:, geometry.N_SIPM :]
         pmt_time = look.residuals[:, geometry.N_SIPM :].clamp(-5.0, 5.0) * (pmt / (pmt + 200.0))
@@ -156,12 +160,20 @@ class CompactEncoder(nn.Module):
                 coarse_time,
                 self.normaliser.counts(pmt, some),
                 pmt_time,
+                (sharp / (precision + 1.0).sqrt() / 5).clamp(-10.0, 10.0),
+                _sharp(look)[:, geometry.N_SIPM :],
                 _ratio(pooled, point),
                 _ratio(pmt, look.expected[:, geometry.N_SIPM :]) * lit,
                 lit,
             ],
             1,
         )
+
+
+def _sharp(look: Look) -> Tensor:
+    """Times (B, 4760) after the event's, in their spread if they are those of first photoelectrons, over 5."""
+    # the root has no derivative at zero
+    return look.residuals.clamp(-2.0, 2.0) * look.sharpness.clamp_min(1e-12).sqrt() / 5
 
 
 def _ratio(counts: Tensor, expected: Tensor) -> Tensor:

@@ -47,12 +47,21 @@ class Look(NamedTuple):
     """(B, 4760) photons, 0 where invalid on PMTs, the mean of valid neighbours where invalid on SiPMs."""
     residuals: Tensor
     """(B, 4760) ns: time less event time less the light's travel from the hot spot; 0 if untimed."""
+    sharpness: Tensor
+    """(B, 4760) 1/ns2: inverse variance of a sensor's time if it is that of the first photoelectron; 0 if untimed."""
     expected: Tensor
     """(B, 4760) photons that a point at the hot spot would give, scaled to the light of all sensors with a count."""
+    cells: Tensor
+    """(B, 4, 264): counts, expected ones, times after the event's by sharpness, sharpness, summed over 4 x 4 SiPMs."""
     row: Tensor
     column: Tensor
 
 
+_CELL = 4
+CELLS = (-(-_INNER_SHAPE[0] // _CELL), _INNER_SHAPE[1] // _CELL)
+"""Rows and columns of the cells of 4 x 4 SiPMs of the inner face."""
+_KINDS = (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS))
+"""SiPMs, PMTs."""
 _POWERS = (1, 2)
 _BRIGHTNESS = (3.0, 10.0, 30.0, 100.0)
 """Photoelectrons that part sensors into five classes, SiPMs and PMTs apart: how times move with the size of a pulse."""
@@ -65,6 +74,8 @@ _DIM_FACE = 1e-3
 photon."""
 _DISTANCES = (8.0, 14.0, 20.0, 27.0, 35.0, 45.0, 55.0, 70.0)
 """cm; they part sensors into nine classes of distance from the hot spot, SiPMs and PMTs apart."""
+_SOFT = 2.0
+"""cm over which a sensor passes from one class to the next."""
 _REACH = 40.0
 """cm over which light that is both scattered and absorbed falls to 1/e beyond its spreading."""
 _ROUND_CORNERS = 0.05
@@ -80,9 +91,10 @@ _FORGIVING = (5.0, 1.0)
 """ns; rounds that find the event's time weigh a residual r by 1 / (1 + (r / this)^2): a second photon's light is left
 out."""
 _REGIONS = len(_RINGS) - 1 + _FACES
-_RATIOS = 2 * (len(_DISTANCES) + 1) + _FACES + 1
+_CLASSES = 2 * (len(_DISTANCES) + 1)
+_RATIOS = _CLASSES + _FACES + 1
 _N_OF_COUNTS = (5 + 1) + (_FACES + len(_SQUARES) + _FACES) + 6 + 2 * len(_POWERS) * (len(_SQUARES) - 1) + _RATIOS
-N_FEATURES = _N_OF_COUNTS + 2 * _REGIONS + 2 * (len(_BRIGHTNESS) + 1)
+N_FEATURES = _N_OF_COUNTS + 2 * (2 * _REGIONS + _CLASSES) + 2 * (len(_BRIGHTNESS) + 1)
 FROM_TIMES = np.arange(N_FEATURES) >= _N_OF_COUNTS
 """Which of the numbers need times, or ask where there are some; the others come from counts alone."""
 _SUMS = slice(6, 6 + _FACES)
@@ -103,6 +115,9 @@ class QuickLook(nn.Module):
     """See the module. Its buffers come from geometry and do not train."""
 
     positions: Tensor
+    middle: Tensor
+    from_middle: Tensor
+    cells: Tensor
     normals: Tensor
     areas: Tensor
     efficiency: Tensor
@@ -131,6 +146,9 @@ class QuickLook(nn.Module):
         lever = np.stack([(i - _PAD).ravel(), (j - _PAD).ravel()], 1) * np.array([-1.5305, 1.5098])
         for name, values in (
             ("positions", xyz),
+            ("middle", xyz.mean(0)),
+            ("from_middle", xyz - xyz.mean(0)),
+            ("cells", _cell_centres(xyz)),
             ("normals", geometry.normals(xyz)),
             ("areas", np.where(geometry.face_codes() == 0, geometry.SIPM_AREA, np.pi * geometry.PMT_RADIUS**2)),
             ("efficiency", efficiency),
@@ -158,29 +176,37 @@ class QuickLook(nn.Module):
         light = self.window(inner, row, column)
         u, v = self._centroid(light, row, column)
         depth = self._depth(light)
-        seconds = torch.where(timed, full(time), 0.0)
-        weight = torch.where(timed, counts, 0.0)
+        seconds, clocked = torch.where(timed, full(time), 0.0), timed.to(counts.dtype)
+        weight = counts * clocked
         total = weight.sum(1, keepdim=True).clamp_min(1e-6)
         rough = (seconds * weight).sum(1, keepdim=True) / total
         # in float32 a sum of 4760 absolute times is good to 10 fs only; about the rough mean it is good to far less
-        nanoseconds = torch.where(timed, (seconds - rough) * 1e9, 0.0)
+        nanoseconds = (seconds - rough) * (clocked * 1e9)
         beyond = (nanoseconds * weight).sum(1, keepdim=True) / total
         light_time = (rough + beyond * 1e-9).squeeze(1)
         spot = _cartesian(u, v, depth)
-        away = self.positions - spot[:, None, :]
-        distance = away.square().sum(2).sqrt()
+        distance, height = self._distances(spot)
         travel = distance / GROUP_VELOCITY
-        began = self._event_time(nanoseconds - travel, counts, distance, timed)
+        sharpness = self._sharpness(counts, clocked)
+        began = self._event_time(nanoseconds - travel, sharpness, distance)
         event_time = (rough + began * 1e-9).squeeze(1)
-        residual = torch.where(timed, nanoseconds - travel - began, 0.0).clamp(-30.0, 30.0)
+        residual = (nanoseconds - travel - began).clamp(-30.0, 30.0) * clocked
         # counts of SiPMs are known everywhere by now
         lit = valid[:, geometry.N_SIPM :].to(counts.dtype)
         lit = torch.cat([torch.ones_like(counts[:, : geometry.N_SIPM]), lit], 1)
-        point = self._point(away, distance)
+        point = self._point(height, distance)
         scale = counts.sum(1, keepdim=True) / (point * lit).sum(1, keepdim=True).clamp_min(1e-6)
         expected = point * scale
-        precision = self._precision(counts, timed)
         light_travel = (travel * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp_min(1e-6)
+        summed = torch.stack([counts, expected * lit, residual * sharpness, sharpness], 1)
+        cells, pmts = in_cells(summed[..., : geometry.N_SIPM]), summed[..., geometry.N_SIPM :]
+        by_distance = torch.cat(
+            [
+                _sums_by_class(cells, self._cell_distance(spot), _DISTANCES, _SOFT),
+                _sums_by_class(pmts, distance[:, geometry.N_SIPM :], _DISTANCES, _SOFT),
+            ],
+            2,
+        )
         features = torch.cat(
             [
                 torch.stack([u / 10, v / 30, depth / 5, *_angles(spot)], 1),
@@ -188,13 +214,15 @@ class QuickLook(nn.Module):
                 *self._sums(counts, light),
                 self._moments(light),
                 *self._centroids(light),
-                *self._light_ratios(counts, expected * lit, distance, scale),
-                *self._regional_times(residual, precision, row, column),
-                self._times_by_brightness(residual, counts, timed),
+                *self._light_ratios(by_distance[:, :2], summed[:, :2], scale),
+                *self._regional_times(residual, self._precision(counts, clocked), row, column),
+                *self._regional_times(residual, sharpness, row, column),
+                *_means(*by_distance[:, 2:].unbind(1)),
+                self._times_by_brightness(residual, counts, clocked),
             ],
             1,
         )
-        return Look(features, light_time, event_time, counts, residual, expected, row, column)
+        return Look(features, light_time, event_time, counts, residual, sharpness, expected, cells, row, column)
 
     def _filled(self, counts: Tensor, valid: Tensor) -> Tensor:
         """Give an invalid SiPM the mean of its valid neighbours, so that sums and the peak do not feel it.
@@ -233,46 +261,56 @@ class QuickLook(nn.Module):
         hinges = ((ring / block.clamp_min(1e-6))[:, None] - self.depth_knots).clamp_min(0.0)
         return (float(_DEPTHS[0]) + hinges @ self.depth_slopes).clamp(0.1, 40.0)
 
-    def _point(self, away: Tensor, distance: Tensor) -> Tensor:
-        """Light on all windows (B, 4760), in no unit, of a point that lies `away` (cm) and at this `distance`."""
-        cosine = -(away * self.normals).sum(2) / distance.clamp_min(1e-3)
-        # never nearer than half a SiPM
-        spread = distance.clamp_min(0.6).square()
-        return self.areas * (cosine.clamp_min(0.0) + _ROUND_CORNERS) / spread * torch.exp(-distance / _REACH)
+    def _distances(self, spot: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance of all sensors from points (B, 3) in cm, and the points' height above their windows, (B, 4760)."""
+        # |p - s|^2 = |p|^2 - 2 p s + |s|^2 about the detector's middle is one product; differences would be passes
+        # over three numbers a sensor
+        spot = spot - self.middle
+        squared = torch.addmm(self.from_middle.square().sum(1), spot, self.from_middle.T, alpha=-2.0)
+        squared = squared + spot.square().sum(1, keepdim=True)
+        height = torch.addmm(-(self.from_middle * self.normals).sum(1), spot, self.normals.T)
+        return squared.clamp_min(1e-4).sqrt(), height
 
-    def _light_ratios(self, counts: Tensor, expected: Tensor, distance: Tensor, scale: Tensor) -> list[Tensor]:
+    def _cell_distance(self, spot: Tensor) -> Tensor:
+        """Distance (B, 264) in cm of the cells of 4 x 4 SiPMs."""
+        return (self.cells - spot[:, None, :]).square().sum(2).sqrt()
+
+    def _point(self, height: Tensor, distance: Tensor) -> Tensor:
+        """Light on all windows (B, 4760), in no unit, of a point at this height above them and at this distance."""
+        facing = (height / distance).clamp_min(0.0) + _ROUND_CORNERS
+        # never nearer than half a SiPM
+        return facing * self.areas * torch.exp(distance * (-1 / _REACH)) / distance.clamp_min(0.6).square()
+
+    def _light_ratios(self, by_distance: Tensor, light: Tensor, scale: Tensor) -> list[Tensor]:
         """Logarithms of observed over expected light by distance, SiPMs first, by face, and of the light of the point.
 
         The last is what all light would be without a wall's or the liquid's losses, up to a factor.
         """
-        found = []
-        for sensors in (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS)):
-            n, e, d = counts[:, sensors], expected[:, sensors], distance[:, sensors]
-            near = 0.0
-            for far in (*_DISTANCES, float("inf")):
-                inside = ((d >= near) & (d < far)).to(n.dtype)
-                found.append(torch.stack([(n * inside).sum(1), (e * inside).sum(1)], 1))
-                near = far
-        both = torch.cat([torch.stack(found, 1), torch.stack([face_sums(counts), face_sums(expected)], 2)], 1)
-        ratio = torch.log((both[..., 0] + _FEW_PHOTONS) / (both[..., 1] + _FEW_PHOTONS))
+        found, expected = (torch.cat([by_distance, face_sums(light)], 2) + _FEW_PHOTONS).unbind(1)
+        ratio = torch.log(found / expected)
         return [ratio, torch.log(scale.clamp_min(1e-6) / 1e6)]
 
-    def _event_time(self, started: Tensor, counts: Tensor, distance: Tensor, timed: Tensor) -> Tensor:
-        """When the event began (B, 1) in ns, from times less the light's travel (B, 4760)."""
+    def _sharpness(self, counts: Tensor, clocked: Tensor) -> Tensor:
+        """See `Look.sharpness`."""
         most, single = _SHARP
         squared = (counts * self.efficiency).square()
+        return squared / (single + squared / most) * clocked
+
+    def _event_time(self, started: Tensor, sharpness: Tensor, distance: Tensor) -> Tensor:
+        """When the event began (B, 1) in ns, from times less the light's travel (B, 4760)."""
         further = (distance - distance.amin(1, keepdim=True)) / _NEAR
-        precision = torch.where(timed, squared / (single + squared / most), 0.0) / (1.0 + further.square())
+        precision = sharpness / (1.0 + further.square())
         moment = (started * precision).sum(1, keepdim=True) / precision.sum(1, keepdim=True).clamp_min(1e-9)
         for forgiving in _FORGIVING:
-            weight = precision / (1.0 + ((started - moment) / forgiving).square())
+            rest = started - moment
+            weight = precision / torch.addcmul(torch.ones_like(moment), rest, rest, value=forgiving**-2)
             moment = (started * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1e-9)
         return moment
 
-    def _precision(self, counts: Tensor, timed: Tensor) -> Tensor:
+    def _precision(self, counts: Tensor, clocked: Tensor) -> Tensor:
         """Inverse variance (1/ns2) of each sensor's time; 0 if untimed."""
         nphe = counts * self.efficiency
-        return torch.where(timed, nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe), 0.0)
+        return nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe) * clocked
 
     def _sums(self, counts: Tensor, light: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         faces = face_sums(counts)
@@ -309,23 +347,55 @@ class QuickLook(nn.Module):
         maps = both[..., : geometry.N_SIPM].reshape(2, -1, *_INNER_SHAPE)
         windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
         weighted, weight = torch.cat([windows @ self.ring_masks, face_sums(both)], 2).unbind(0)
-        return torch.log1p(weight) / 5, _bounded(weighted / (weight + 1.0))
+        return _means(weighted, weight)
 
-    def _times_by_brightness(self, residual: Tensor, counts: Tensor, timed: Tensor) -> Tensor:
+    def _times_by_brightness(self, residual: Tensor, counts: Tensor, clocked: Tensor) -> Tensor:
         """Mean residual (ns) of the sensors of each class of brightness: (B, 10), SiPMs first.
 
         A leading edge comes the earlier the larger the pulse, a mean time does not: this is what tells them apart.
         """
-        nphe = counts * self.efficiency
+        nphe, both = counts * self.efficiency, torch.stack([residual, clocked], 1)
         found = []
-        for sensors in (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS)):
-            n, r, ok = nphe[:, sensors], residual[:, sensors], timed[:, sensors]
-            low = 0.0
-            for high in (*_BRIGHTNESS, float("inf")):
-                inside = (ok & (n >= low) & (n < high)).to(r.dtype)
-                found.append((r * inside).sum(1) / (inside.sum(1) + _FEW_SENSORS))
-                low = high
-        return _bounded(torch.stack(found, 1))
+        for sensors in _KINDS:
+            sums, number = _sums_by_class(both[..., sensors], nphe[:, sensors], _BRIGHTNESS).unbind(1)
+            found.append(sums / (number + _FEW_SENSORS))
+        return _bounded(torch.cat(found, 1))
+
+
+def _means(weighted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of summed precisions (1/ns2), and precision-weighted mean residuals (ns)."""
+    return torch.log1p(weight) / 5, _bounded(weighted / (weight + 1.0))
+
+
+def in_cells(maps: Tensor) -> Tensor:
+    """Sums (..., 264) over cells of 4 x 4 SiPMs of (..., 4092)."""
+    rows, columns = _INNER_SHAPE
+    grid = maps.reshape(-1, 1, rows, columns)
+    # three more rows below make 96 = 24 x 4
+    return (F.avg_pool2d(F.pad(grid, (0, 0, 0, -rows % _CELL)), _CELL) * _CELL**2).reshape(*maps.shape[:-1], -1)
+
+
+def _cell_centres(xyz: np.ndarray) -> np.ndarray:
+    """Mean positions (264, 3) in cm of the SiPMs of cells."""
+    columns = _INNER_SHAPE[1]
+    row, column = np.divmod(np.arange(geometry.N_SIPM), columns)
+    cell = row // _CELL * (columns // _CELL) + column // _CELL
+    return np.stack([np.bincount(cell, xyz[: geometry.N_SIPM, i]) / np.bincount(cell) for i in range(3)], 1)
+
+
+def _sums_by_class(values: Tensor, what: Tensor, edges: tuple[float, ...], soft: float = 0.0) -> Tensor:
+    """Sums (B, n, k + 1) of quantities (B, n, S) over sensors whose number `what` (B, S) lies between k edges.
+
+    With soft edges a sensor passes from one class to the next over this range, so that rounding decides nothing.
+    """
+    edge = what.new_tensor(edges)[:, None]
+    if soft:
+        beyond = ((what / soft)[:, None, :] + (0.5 - edge / soft)).clamp_(0.0, 1.0)
+    else:
+        beyond = (what[:, None, :] >= edge).to(values.dtype)
+    # classes, not differences of sums: what is left of a large sum would be its rounding
+    inside = torch.cat([1.0 - beyond[:, :1], beyond[:, :-1] - beyond[:, 1:], beyond[:, -1:]], 1)
+    return values @ inside.transpose(1, 2)
 
 
 def _bounded(nanoseconds: Tensor) -> Tensor:
