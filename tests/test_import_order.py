@@ -20,6 +20,7 @@ ROOMS = (
     "schema",
     "events",
     "rootio",
+    "selections selection_grammar selection_values",
     "limits yamlfile choices config oldconfig recipes pretrained",
     "simulation.volume simulation.cascade",
     "simulation.light",

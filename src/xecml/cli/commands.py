@@ -15,7 +15,7 @@ from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.calibrate import Reference, calibrate
 from xecml.cli.prepare import prepare
-from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
+from xecml.cli.printing import Debug, Files, Force, Json, Part, Seed, Select, Tree, lines, show, show_table
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
 from xecml.errors import InputError
@@ -232,30 +232,37 @@ def evaluate(
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
     depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
+    select: Select = "",
+    share: Part = "",
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
+    from xecml.data.selected_events import WHOLE, Cut, parse_share
     from xecml.inference.repair_models import is_repair
     from xecml.pretrained import model_file
     from xecml.reports.model_evaluation import evaluate_files
 
+    cut = Cut.of(select, parse_share(share) if share else WHOLE)
     checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
-        options |= {"force": force}
+        options |= {"cut": cut, "force": force}
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
         return
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    report = evaluate_files(checkpoint, files, out, others=others, reference=reference.value, tree=tree, force=force)
+    options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "force": force}
+    report = evaluate_files(checkpoint, files, out, **options)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
+        if report.cut:
+            print(f"Selected: {report.left.line()}")
         for title, headers, rows in report.tables(depths=depths):
             show_table(title, headers, rows)
         if not depths:
@@ -274,10 +281,13 @@ def evaluate(
 def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
     from xecml.reports.repair_evaluation import evaluate_repairs
 
-    report, written = evaluate_repairs(checkpoint, files, out, **options)
+    report, left, written = evaluate_repairs(checkpoint, files, out, **options)
     if as_json:
-        print(json.dumps(report.as_dict()))
+        selected = {} if left is None else {"selected": {"cut": options["cut"].named(), **left.as_dict()}}
+        print(json.dumps(report.as_dict() | selected))
         return
+    if left is not None:
+        print(f"Selected: {left.line()}")
     for title, headers, rows in report.tables():
         show_table(title, headers, rows)
     print("Wrote " + ", ".join(map(str, written)) + ".")

@@ -75,12 +75,18 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "preset": content["config"]["model"]["preset"],
         "inputs": [data["npho_branch"], data["time_branch"]],
         "numbers stored": sum(w.numel() for w in averaged_weights(content).values()),
+        **({"selected": _selected(content["selected"])} if content.get("selected") else {}),
         **({"epochs finished": content["epoch"] - 1} if "epoch" in content else {}),
         **(_best(content) if "best" in content else {}),
         "metrics": {k: round(v, 6) for k, v in content.get("metrics", {}).items() if isinstance(v, float)},
         **({"calibration": corrections(found)} if (found := calibration_of(content)) else {}),
         **({"cannot be gone on from, without": absent} if absent else {}),
     }
+
+
+def _selected(samples: Mapping[str, Any]) -> dict[str, str]:
+    """What the run took of its files, in words."""
+    return {of: f"{taken['left']} of {taken['events']} events: {taken['cut']}" for of, taken in samples.items()}
 
 
 def _best(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that another command or hand made.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")]
 """Looked for by the front door among the words of the command line, whatever the command."""
+Select = Annotated[
+    str, typer.Option("--select", metavar="COND", help="Only events that meet it: 'energyTruth > 0.045 and fiducial'.")
+]
+Part = Annotated[
+    str, typer.Option("--share", metavar="FROM:TO", help="Only this part of each file, such as 0.8:1 or 0.5.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 
 
