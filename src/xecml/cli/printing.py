@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,15 @@ Select = Annotated[
 ]
 Part = Annotated[
     str, typer.Option("--share", metavar="FROM:TO", help="Only this part of each file, such as 0.8:1 or 0.5.")
+]
+ByRun = Annotated[
+    Path | None, typer.Option("--conditions", metavar="T", help="YAML or ROOT: dead sensors, gains, ... by run.")
+]
+Apply = Annotated[
+    str,
+    typer.Option(
+        "--apply", metavar="WHAT", help="Of the conditions, besides dead sensors: 'gains efficiencies time_offsets'."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry, rootio
+from xecml.conditions import Correction
 from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
 from xecml.data.selected_events import Chosen, read_selected
@@ -20,6 +21,8 @@ from xecml.inference.trained_model import Model
 
 PREDICTION_TREE = "predictions"
 _EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
+_CORRECTED = ("npho", "time", "nphe")
+"""What relative counts and times are made anew of, where conditions change it."""
 RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
 """Branches of reconstructed quantities by task."""
 
@@ -55,19 +58,25 @@ def predict_chunks(
     chunk_events: int = 2048,
     answered: Answered | None = None,
     chosen: Mapping[str, Chosen] | None = None,
+    correction: Correction | None = None,
 ) -> Iterator[tuple[Chunk, Chunk]]:
     """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
 
     Truth and reconstructed values of every quantity that the file has are carried along, whether the model predicts it
-    or not. `answered` counts what could not be answered. Of files in `chosen` only those events are there.
+    or not. `answered` counts what could not be answered. Of files in `chosen` only those events are there. A
+    `correction` is made before anything else, by the runs of the events.
     """
     truths = sorted({TASKS[task].truth for task in TASKS})
     optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
+    if correction is not None:
+        optional = (*optional, *_CORRECTED)
     before = 0
     options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in source.expand(files):
         options |= {"names": source.names_here(path, tree, model.names)}
         for entries, chunk in read_selected(path, model.branches, (chosen or {}).get(path), **options):
+            if correction is not None:
+                chunk |= correction(path, chunk)
             npho, time = (chunk[branch] for branch in model.branches)
             found = coverage(npho, time)
             answers, compared = model.judge(npho, time)
