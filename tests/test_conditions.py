@@ -114,7 +114,7 @@ def test_root_holds_the_same_table(table: Path, tmp_path: Path) -> None:
         ("ranges:\n  - runs: a\n", "the first and the last run"),
         ("ranges:\n  - runs: [-1, 5]\n", "the first and the last run"),
         ("ranges:\n  - dead: [1]\n", "'runs' is missing"),
-        ("ranges: []\n", "ranges"),
+        ("ranges: []\n", "a list of 1 to 2000 ranges"),
         ("range: []\n", r"Unknown key 'range' .*did you mean 'ranges'"),
         ("ranges:\n  - runs: 1\n  - runs: 2\n    gain: 1\n", r"Unknown key 'gain' in .*range 2 .*did you mean 'gains'"),
         ("ranges:\n  - runs: 1\n    dead: [4760]\n", "sensor ids from 0 to 4759"),
@@ -128,7 +128,7 @@ def test_root_holds_the_same_table(table: Path, tmp_path: Path) -> None:
         ("ranges:\n  - runs: 1\n    gains: 0\n", "gains of sensor 0 is 0; it must be a number from 0.01 to 100"),
         ("ranges:\n  - runs: [1, 3]\n    efficiencies: 1.5\n", "runs 1-3: efficiencies of sensor 0 is 1.5"),
         ("ranges:\n  - runs: 1\n    time_offsets_ns: 1.0e-9\n    noise_photoelectrons: -1\n", "noise_photoelectrons"),
-        ("- 1\n", "ranges"),
+        ("- 1\n", "must hold a list .ranges."),
     ],
 )
 def test_what_is_wrong_with_a_table_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:

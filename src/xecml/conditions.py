@@ -124,7 +124,7 @@ class Conditions:
         if (found < 0).any():
             missing = self.uncovered(runs)
             raise InputError(
-                f"{_runs_are(missing)}{f' of {where}' if where else ''} in no range of the conditions {self.path} "
+                f"{_runs_are(missing, where)} in no range of the conditions {self.path} "
                 f"({self.named()}); add a range for {'it' if len(missing) == 1 else 'them'}."
             )
         return found
@@ -194,10 +194,11 @@ def run_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _runs_are(runs: Ints) -> str:
+def _runs_are(runs: Ints, where: str) -> str:
+    of = f" of {where}" if where else ""
     listed = ", ".join(map(str, runs[:_LISTED].tolist()))
     more = f" and {len(runs) - _LISTED} more" if len(runs) > _LISTED else ""
-    return f"Run {listed} is" if len(runs) == 1 else f"Runs {listed}{more} are"
+    return f"Run {listed}{of} is" if len(runs) == 1 else f"Runs {listed}{more}{of} are"
 
 
 def parse_corrections(text: str) -> tuple[str, ...]:

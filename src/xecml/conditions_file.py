@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from xecml import geometry, rootio
 from xecml.conditions import QUANTITIES, Conditions, Correction, default_of, parse_corrections, run_range
@@ -78,6 +78,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
+def _ranges(value: Any) -> Any:
+    if not isinstance(value, list) or not 1 <= len(value) <= _MOST_RANGES:
+        raise ValueError(
+            f"'ranges' must be a list of 1 to {_MOST_RANGES} ranges of runs, each with 'runs: [FIRST, LAST]'"
+        )
+    return value
+
+
 _Values = Annotated[Any, BeforeValidator(_values)]
 
 
@@ -95,7 +103,7 @@ class _Range(_Section):
 
 
 class _Table(_Section):
-    ranges: Annotated[tuple[_Range, ...], Field(min_length=1, max_length=_MOST_RANGES)]
+    ranges: Annotated[tuple[_Range, ...], BeforeValidator(_ranges)]
 
     @model_validator(mode="after")
     def _apart(self) -> _Table:
@@ -163,7 +171,7 @@ def _sensors_of(kind: str) -> slice | NDArray[Any]:
 
 
 def _sentence(error: ValidationError, path: Path, lines: dict[str, int]) -> InputError:
-    first = first_problem(error)
+    first = next((p for p in error.errors(include_url=False) if p["type"] == "extra_forbidden"), first_problem(error))
     key = error_key(first)
     number = next((int(part) for part in first["loc"] if isinstance(part, int)), None)
     place = f"{path}, line {lines['ranges']}" if "ranges" in lines and number is None else str(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import __version__, geometry, rootio
+from xecml.conditions_file import earlier
 from xecml.data import manifests, source
 from xecml.errors import InputError
 from xecml.files import is_url, regular_file
@@ -51,6 +52,8 @@ def _root(path: str) -> dict[str, Any]:
                 facts[f"{tree}: entries of branches unlike it"] = uneven
             if reader.lost_bytes:
                 facts["not closed"] = f"{reader.lost_bytes} bytes were written after the trees were last saved"
+    if applied := earlier(path):
+        facts["conditions"] = [f"{r.get('command')}: {', '.join(r['applied'])} by {r.get('table')}" for r in applied]
     return facts
 
 
