@@ -25,6 +25,8 @@ from xecml.events import INVALID, TASKS, relative_quantities
 from xecml.inference.inpaint import inpaint_files
 from xecml.inference.predict import predict_files
 from xecml.inference.prediction_columns import PREDICTION_TREE
+from xecml.simulation import blocks, detectors
+from xecml.simulation.settings import SimulationSettings
 
 TABLE = """\
 ranges:
@@ -258,6 +260,42 @@ def test_check_holds_conditions_against_the_events(table: Path, tmp_path: Path, 
 
 
 # -------------------------------------------------------------------------------------------------------- simulate
+
+
+def test_simulated_sensors_are_those_of_their_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiled code is given; light maps, which take a while, have no part in it."""
+
+    def sensors_alone(settings: SimulationSettings, seed: int = 0, jobs: int = 2) -> blocks.Physics:
+        rest = dict.fromkeys(blocks.Physics._fields)
+        return blocks.Physics(**rest | {"response": detectors.response(settings, seed)})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(detectors, "prepare", sensors_alone)
+    (tmp_path / "c.yaml").write_text(
+        TABLE.replace(
+            "time_offsets_ns: 3.0", "time_offsets_ns: 3.0, efficiencies: {sipm: 0.1}, noise_photoelectrons: 0.5"
+        )
+    )
+    common: dict[str, Any] = {"conditions": tmp_path / "c.yaml", "dead_sensors": (9,)}
+    made = detectors.Detectors(SimulationSettings(**common), 3, 1, 160)
+    assert made.runs() == [(1, 128), (10, 32)]
+    plain = detectors.response(SimulationSettings(dead_sensors=(9,)), 3)
+    for number, (run, dead) in enumerate([(1, [5, 9, 4100]), (10, [6, 7, 9])]):
+        found = made.detector(number, None)
+        assert found.settings.run == run
+        assert np.flatnonzero(found.physics.response.dead).tolist() == dead
+    first, second = (made.detector(number, None).physics.response for number in (0, 1))
+    np.testing.assert_allclose(first.gain, 2 * plain.gain)
+    np.testing.assert_allclose(second.gain, plain.gain * np.where(np.arange(4760) < 4092, 0.5, 1.0))
+    np.testing.assert_allclose(first.delay, plain.delay + 3)
+    assert (first.efficiency[0], first.assumed[0], first.efficiency[4200]) == pytest.approx((0.1, 0.12, 0.16))
+    assert (first.noise == 0.5).all()
+    np.testing.assert_array_equal(second.noise, plain.noise)
+    assert second.assumed is second.efficiency
+    single = detectors.Detectors(SimulationSettings(run=12, **common), 3, 1, 160)
+    assert single.runs() == [(12, 160)]
+    assert np.flatnonzero(single.detector(0, None).physics.response.dead).tolist() == [6, 7, 9]
+    with pytest.raises(InputError, match="Run 30 of the simulation"):
+        detectors.Detectors(SimulationSettings(run=30, **common), 3, 1, 160)
 
 
 @pytest.mark.slow
