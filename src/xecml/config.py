@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from xecml.choices import LOSSES, MASK_PATTERNS, LossName, PresetName
 from xecml.events import TASKS
@@ -24,10 +33,32 @@ from xecml.limits import (
     Title,
     file_name,
 )
+from xecml.selections import Selection
 
 Weight = Annotated[NotNegative, Field(le=1e6)]
 Cells = Annotated[Count, Field(le=72)]
 Bins = Annotated[Count, Field(le=200)]
+
+
+def _selection(text: str) -> str:
+    if text.strip():
+        Selection(text)
+    return text
+
+
+def _from_the_beginning(value: Any) -> Any:
+    """A single share is of the first events."""
+    return (0.0, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"a share must rise, not be {list(value)}; give such as [0, 0.8], or 0.8")
+    return value
+
+
+SelectionText = Annotated[str, AfterValidator(_selection)]
+PartOfFiles = Annotated[tuple[Share, Share], BeforeValidator(_from_the_beginning), AfterValidator(_rising)]
 
 RELATIVE_BRANCHES = ("relative_npho", "relative_time")
 
@@ -47,6 +78,14 @@ class DataConfig(_Section):
 
     train_path: PathText | list[PathText] = Field("", description="training files: path, glob, folder or list")
     val_path: PathText | list[PathText] = Field("", description="validation files")
+    train_selection: SelectionText = Field(
+        "", description="condition on branches of training events, such as energyTruth > 0.045 and fiducial"
+    )
+    val_selection: SelectionText = Field("", description="condition on branches of validation events")
+    train_share: PartOfFiles = Field(
+        (0.0, 1.0), description="part of each file's events that is trained on, [from, to], or one number from 0 on"
+    )
+    val_share: PartOfFiles = Field((0.0, 1.0), description="part of each file's events that is validated on")
     tree_name: Text = Field("tree", description="name of the tree in the files")
     npho_branch: Text = Field("npho", description="branch of the counts; relative_npho for relative inputs")
     time_branch: Text = Field("time", description="branch of the times; relative_time for relative inputs")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR, SensorSums
+from xecml.conditions import Conditions, runs_of
 from xecml.data import source
 from xecml.errors import InputError
 from xecml.events import INVALID, Chunk, valid_counts, valid_times
@@ -18,7 +19,7 @@ from xecml.geometry import N_SENSORS
 from xecml.simulation.settings import read_dead_list
 
 Marks = NDArray[np.bool_]
-Origin = Literal["list", "branch", "automatic"]
+Origin = Literal["list", "branch", "automatic", "conditions"]
 
 DEAD = "dead"
 """Branch (4760,) of bool: what a file flags as dead."""
@@ -32,22 +33,28 @@ class DeadSensors:
         origin: where they are known from.
         by_file: mask (4760,) by path. Events that are flagged have their own in `dead`; beside files with flags, none
             are dead in a file without.
+        by_run: conditions, by which each event has the mask of its run; flags of the file are dead besides.
     """
 
     origin: Origin
     by_file: Mapping[str, Marks] = field(default_factory=dict)
+    by_run: Conditions | None = None
 
     def of_events(self, path: str, chunk: Chunk, events: int) -> Marks:
         """Mask (events, 4760) of a chunk of a file.
 
         Raises:
-            InputError: the file's flags have another shape.
+            InputError: the file's flags have another shape, or it has no run numbers where these decide.
         """
-        flagged = self.origin == "branch" and DEAD in chunk
+        flagged = self.origin in ("branch", "conditions") and DEAD in chunk
         dead: NDArray[Any] = chunk[DEAD] if flagged else self.by_file.get(path, np.zeros(N_SENSORS, bool))
         if dead.shape[-1:] != (N_SENSORS,):
             raise InputError(f"{path}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags.")
-        return np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
+        known = np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
+        if self.by_run is None:
+            return known
+        masks, of = self.by_run.masks(runs_of(chunk, path), path)
+        return known | masks[of]
 
 
 def dead_sensors(
@@ -59,8 +66,9 @@ def dead_sensors(
     tree: str = "tree",
     names: Mapping[str, str] | None = None,
     chunk_events: int = 500,
+    conditions: Conditions | None = None,
 ) -> DeadSensors | None:
-    """Dead sensors of a list; without one those that the files flag; without either those found by sight.
+    """Dead sensors of conditions or of a list; without one those that the files flag; else those found by sight.
 
     By sight dead are sensors never lit, or hot or always lit unlike their neighbours, file by file, for runs differ;
     files of fewer than 100 events are looked at with all the others together. None if all are too few together.
@@ -73,10 +81,15 @@ def dead_sensors(
         tree: name of the tree.
         names: canonical branch name -> name in the files.
         chunk_events: events in memory at a time.
+        conditions: whose ranges of runs say which sensors are dead, event by event, beside those that files flag.
 
     Raises:
-        InputError: list or files are unusable.
+        InputError: list or files are unusable, or there are both list and conditions.
     """
+    if conditions is not None:
+        if dead_list is not None:
+            raise InputError("Both --dead-list and --conditions say which sensors are dead; give one of them.")
+        return DeadSensors("conditions", by_run=conditions)
     if dead_list is not None:
         listed = np.zeros(N_SENSORS, bool)
         listed[list(read_dead_list(dead_list))] = True

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xecml.checks.conditions_of_runs import ByRun
 from xecml.checks.distributions import Distribution, Distributions
 from xecml.checks.rules import RULES, Finding, Marks, Rule, Severity, listing
 from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR, SensorStatistics, SensorSums, sensor_findings
+from xecml.conditions import Correction
+from xecml.conditions_file import earlier_of, refuse_twice
+from xecml.data.runs_of_files import check_covered
 from xecml.data.source import Events, expand, open_events
 from xecml.errors import InputError
 from xecml.events import (
@@ -54,6 +58,10 @@ class CheckReport:
     distributions: tuple[Distribution, ...] = ()
     tasks: tuple[str, ...] = ()
     """Tasks whose truth is in all files, and can be learnt from what else is in them."""
+    conditions: str = ""
+    """The table of conditions that was applied, with its ranges of runs."""
+    corrected: tuple[dict[str, Any], ...] = ()
+    """Conditions that were applied, here or when the files were made."""
 
     @property
     def usable(self) -> bool:
@@ -73,6 +81,7 @@ class CheckReport:
             ("absent", "", ", ".join(self.absent) or "none"),
             ("jobs", "", self._jobs()),
         ]
+        rows += [("conditions", "", self.conditions)] if self.conditions else []
         rows += [(f"face {face}", "", text) for face, text in self._faces().items()]
         if 0 < self.n_events < MIN_EVENTS_SENSOR:
             rows.append(("sensors", "", f"below {MIN_EVENTS_SENSOR} events none is called dead or hot"))
@@ -134,6 +143,7 @@ class CheckReport:
             "events_without_time": None if sensors is None else sensors.without_time,
             "branches": list(self.present),
             "absent": list(self.absent),
+            "conditions": list(self.corrected),
             "invalid_fraction": {} if sensors is None else sensors.invalid_fraction(),
             "dead_fraction": {} if sensors is None else sensors.dead_fraction(),
             "dead_channels": [] if sensors is None else sensors.dead().tolist(),
@@ -148,6 +158,7 @@ def check_files(
     *,
     names: Mapping[str, str] | None = None,
     chunk_events: int = 500,
+    correction: Correction | None = None,
 ) -> CheckReport:
     """Read event files and report whether they can be used.
 
@@ -156,24 +167,31 @@ def check_files(
         tree: name of the tree.
         names: canonical branch name -> name in the files.
         chunk_events: events in memory at a time.
+        correction: conditions by run, which are held against the events and applied before these are judged.
 
     Raises:
         InputError: a file is missing, is not a ROOT file, is damaged, or has no such tree.
     """
     paths = expand(files)
-    scan = _Scan()
+    records = earlier_of(paths)
+    if correction is not None:
+        refuse_twice(paths, correction.what)
+        check_covered(correction.conditions, paths, tree, names)
+    scan = _Scan(correction)
     for path in paths:
         with open_events(path, tree, names) as reader:
             branches = scan.open(reader)
             for start, stop in ranges(reader.boundaries(branches), chunk_events) if branches else ():
-                scan.add(reader.arrays(branches, start, stop))
-    return scan.report(tuple(paths), tree)
+                scan.add(reader.arrays(branches, start, stop), path)
+    records += [] if correction is None else [correction.record("check")]
+    return replace(scan.report(tuple(paths), tree), corrected=tuple(records))
 
 
 class _Scan:
     """Running sums over chunks, and the judgement on them."""
 
-    def __init__(self) -> None:
+    def __init__(self, correction: Correction | None = None) -> None:
+        self.by_run = None if correction is None else ByRun(correction)
         self.n_events = 0
         self.files_with: Counter[str] = Counter()
         self.n_files = 0
@@ -211,8 +229,12 @@ class _Scan:
             return False
         return True
 
-    def add(self, chunk: Chunk) -> None:
-        """Add the events of a chunk to all sums."""
+    def add(self, chunk: Chunk, path: str = "") -> None:
+        """Add the events of a chunk of a file to all sums."""
+        if self.by_run is not None:
+            if pair := next((p for p in PAIRS if p[0] in chunk), None):
+                self.by_run.add(path, chunk, {b: _measured(chunk, b) for b in pair if b in chunk}, pair)
+            chunk = self.by_run.correction(path, chunk)
         self.n_events += len(next(iter(chunk.values()), ()))
         measured = {b: _measured(chunk, b) for b in chunk}
         for b, values in chunk.items():
@@ -252,13 +274,15 @@ class _Scan:
         sensors = None if self.sensors is None else self.sensors.statistics()
         findings = [*self._structure(tree), *self._values(), *self._duplicates()]
         if sensors is not None:
-            findings += sensor_findings(sensors)
+            findings += sensor_findings(sensors, None if self.by_run is None else self.by_run.always_dead())
+        findings += [] if self.by_run is None else self.by_run.findings()
         findings.sort(key=lambda f: f.severity)  # "error" before "warning"
         present = tuple(b for b in BRANCHES if self.files_with[b])
         absent = tuple(b for b in BRANCHES if not self.files_with[b])
         shown = self.distributions.collected()
         tasks = self._tasks() if any(all(b in present for b in pair) for pair in PAIRS) else ()
-        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings), shown, tasks)
+        said = "" if self.by_run is None else self.by_run.line()
+        return CheckReport(files, tree, self.n_events, present, absent, sensors, tuple(findings), shown, tasks, said)
 
     def _tasks(self) -> tuple[str, ...]:
         """Tasks whose truth was measured in some event and stands in all files; see `CheckReport.tasks`."""

@@ -144,8 +144,8 @@ class SensorSums:
         return SensorStatistics(self.npho, self.n_events, self.valid / n, timed, *means, *numbers)
 
 
-def sensor_findings(s: SensorStatistics) -> list[Finding]:
-    """Judge the sensors: dark faces, missing times, dead and hot sensors."""
+def sensor_findings(s: SensorStatistics, known: Marks | None = None) -> list[Finding]:
+    """Judge the sensors: dark faces, missing times, dead and hot sensors; of dead ones those not in `known` (4760,)."""
     found = []
     for face, share in s.invalid_fraction().items():
         if share == 1 and s.n_events:
@@ -157,7 +157,7 @@ def sensor_findings(s: SensorStatistics) -> list[Finding]:
     if timed < 0.5 * lit:
         text = f"Only {100 * timed / lit:.3g} % of the sensors with light have a time."
         found.append(Finding("warning" if timed else "error", s.branch, text))
-    return found + _event_findings(s) + _single_findings(s)
+    return found + _event_findings(s) + _single_findings(s, np.zeros(N_SENSORS, bool) if known is None else known)
 
 
 def _event_findings(s: SensorStatistics) -> list[Finding]:
@@ -176,9 +176,9 @@ def _sensors_are(n: int) -> str:
     return f"{number_of(n, 'sensor')} {'is' if n == 1 else 'are'}"
 
 
-def _single_findings(s: SensorStatistics) -> list[Finding]:
+def _single_findings(s: SensorStatistics, known: Marks) -> list[Finding]:
     dark = {face for face, share in s.invalid_fraction().items() if share == 1}
-    dead = np.array([i for i in s.dead() if FACES[face_codes()[i]] not in dark], np.int64)
+    dead = np.array([i for i in s.dead() if FACES[face_codes()[i]] not in dark and not known[i]], np.int64)
     found = []
     if len(dead):
         text = f"{_sensors_are(len(dead))} dead, never lit in {s.n_events} events: {listing(dead)}."

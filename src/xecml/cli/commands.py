@@ -15,7 +15,21 @@ from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.calibrate import Reference, calibrate
 from xecml.cli.prepare import prepare
-from xecml.cli.printing import Debug, Files, Force, Json, Seed, Tree, lines, show, show_table
+from xecml.cli.printing import (
+    Apply,
+    ByRun,
+    Debug,
+    Files,
+    Force,
+    Json,
+    Part,
+    Seed,
+    Select,
+    Tree,
+    lines,
+    show,
+    show_table,
+)
 from xecml.cli.recipes import recipes_app
 from xecml.cli.train import train
 from xecml.errors import InputError
@@ -88,6 +102,7 @@ def simulate(
         Path | None,
         typer.Option("--vary", help="YAML with ranges of constants, drawn anew every few hundred events, or 'varied'."),
     ] = None,
+    conditions: ByRun = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
     force: Force = False,
@@ -104,7 +119,7 @@ def simulate(
         "vertex": vertex, "dead_fraction": dead, "pileup_fraction": pileup, "optics": optics,
         "energy_mev": parse_energy(energy) if energy is not None else None,
         "dead_sensors": read_dead_list(dead_list) if dead_list else None,
-        "vary": load_vary(vary) if vary is not None else None,
+        "vary": load_vary(vary) if vary is not None else None, "conditions": conditions,
     }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(config, chosen)
@@ -143,6 +158,8 @@ def check(
             "--pdf", help="A page to look at: occupancy, distributions; with --model the comparison with its training."
         ),
     ] = None,
+    conditions: ByRun = None,
+    apply: Apply = "",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -153,8 +170,9 @@ def check(
     of it is the detector's. That files are unlike these is no error: the model may then be wrong by more than it says.
     """
     from xecml.checks.event_files import check_files
+    from xecml.conditions_file import correction
 
-    report = check_files(files, tree=tree)
+    report = check_files(files, tree=tree, correction=correction(conditions, apply))
     comparison = None
     if model is not None and report.predictable and report.n_events:
         from xecml.inference.file_comparison import compare_files
@@ -232,30 +250,37 @@ def evaluate(
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
     depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
+    select: Select = "",
+    share: Part = "",
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
+    from xecml.data.selected_events import WHOLE, Cut, parse_share
     from xecml.inference.repair_models import is_repair
     from xecml.pretrained import model_file
     from xecml.reports.model_evaluation import evaluate_files
 
+    cut = Cut.of(select, parse_share(share) if share else WHOLE)
     checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
-        options |= {"force": force}
+        options |= {"cut": cut, "force": force}
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
         return
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    report = evaluate_files(checkpoint, files, out, others=others, reference=reference.value, tree=tree, force=force)
+    options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "force": force}
+    report = evaluate_files(checkpoint, files, out, **options)
     if as_json:
         print(json.dumps(report.as_dict()))
     else:
+        if report.cut:
+            print(f"Selected: {report.left.line()}")
         for title, headers, rows in report.tables(depths=depths):
             show_table(title, headers, rows)
         if not depths:
@@ -274,10 +299,13 @@ def evaluate(
 def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
     from xecml.reports.repair_evaluation import evaluate_repairs
 
-    report, written = evaluate_repairs(checkpoint, files, out, **options)
+    report, left, written = evaluate_repairs(checkpoint, files, out, **options)
     if as_json:
-        print(json.dumps(report.as_dict()))
+        selected = {} if left is None else {"selected": {"cut": options["cut"].named(), **left.as_dict()}}
+        print(json.dumps(report.as_dict() | selected))
         return
+    if left is not None:
+        print(f"Selected: {left.line()}")
     for title, headers, rows in report.tables():
         show_table(title, headers, rows)
     print("Wrote " + ", ".join(map(str, written)) + ".")
@@ -330,12 +358,15 @@ def predict(
             hidden=not shipped_models(),
         ),
     ] = None,
+    conditions: ByRun = None,
+    apply: Apply = "",
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Predict files to a ROOT file with one tree, `predictions`."""
+    from xecml.conditions_file import correction
     from xecml.events import number_of
     from xecml.inference import calibration_record
     from xecml.inference.predict import predict_files
@@ -346,8 +377,9 @@ def predict(
     inputs = [*(() if pretrained is None else (model,)), *(files or ())]
     if not inputs:
         raise InputError("No files to predict are given; name them after the model.")
+    by_run = correction(conditions, apply)
     loaded = load_model(path)
-    report = predict_files(loaded, inputs, out, tree=tree, model_path=path, force=force)
+    report = predict_files(loaded, inputs, out, tree=tree, model_path=path, correction=by_run, force=force)
     rate = report.events / report.seconds
     values = {
         "out": report.out,
@@ -356,6 +388,7 @@ def predict(
         "events_per_second": rate,
         "answers": report.answered.as_dict(),
         "calibration": {task: one.model_dump() for task, one in loaded.calibration.items()},
+        "conditions": list(report.corrected),
     }
     text = f"Wrote predictions of {number_of(report.events)} to {report.out} ({rate:.0f} events/s)."
     said = [calibration_record.line(loaded.calibration), report.answered.line()]
@@ -377,12 +410,15 @@ def inpaint(
         Path | None,
         typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
     ] = None,
+    conditions: ByRun = None,
+    apply: Apply = "",
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Fill dead sensors of files; everything else passes unchanged."""
+    from xecml.conditions_file import correction
     from xecml.events import number_of
     from xecml.inference.inpaint import inpaint_files
     from xecml.inference.repair_models import load_repair
@@ -398,9 +434,13 @@ def inpaint(
         branches=branches,
         names=names,
         repair_path=repair,
+        correction=correction(conditions, apply),
         force=force,
     )
-    known = {"list": "by the list", "branch": "by the file's flags", "automatic": "found by sight"}[report.origin]
+    known = {
+        "list": "by the list", "branch": "by the file's flags", "automatic": "found by sight",
+        "conditions": "by the conditions of each run",
+    }[report.origin]  # fmt: skip
     left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
     unlike = f"\n{said}" if (said := report.line()) else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""

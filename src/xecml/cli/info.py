@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xecml import __version__, geometry, rootio
+from xecml.conditions_file import earlier
 from xecml.data import manifests, source
 from xecml.errors import InputError
 from xecml.files import is_url, regular_file
@@ -51,6 +52,8 @@ def _root(path: str) -> dict[str, Any]:
                 facts[f"{tree}: entries of branches unlike it"] = uneven
             if reader.lost_bytes:
                 facts["not closed"] = f"{reader.lost_bytes} bytes were written after the trees were last saved"
+    if applied := earlier(path):
+        facts["conditions"] = [f"{r.get('command')}: {', '.join(r['applied'])} by {r.get('table')}" for r in applied]
     return facts
 
 
@@ -75,12 +78,18 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "preset": content["config"]["model"]["preset"],
         "inputs": [data["npho_branch"], data["time_branch"]],
         "numbers stored": sum(w.numel() for w in averaged_weights(content).values()),
+        **({"selected": _selected(content["selected"])} if content.get("selected") else {}),
         **({"epochs finished": content["epoch"] - 1} if "epoch" in content else {}),
         **(_best(content) if "best" in content else {}),
         "metrics": {k: round(v, 6) for k, v in content.get("metrics", {}).items() if isinstance(v, float)},
         **({"calibration": corrections(found)} if (found := calibration_of(content)) else {}),
         **({"cannot be gone on from, without": absent} if absent else {}),
     }
+
+
+def _selected(samples: Mapping[str, Any]) -> dict[str, str]:
+    """What the run took of its files, in words."""
+    return {of: f"{taken['left']} of {taken['events']} events: {taken['cut']}" for of, taken in samples.items()}
 
 
 def _best(content: Mapping[str, Any]) -> dict[str, Any]:

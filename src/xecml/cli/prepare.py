@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xecml.cli.printing import Debug, Force, Json, show_table
+from xecml.cli.printing import Apply, ByRun, Debug, Force, Json, show_table
 from xecml.errors import InputError, printable
 
 
@@ -58,12 +58,15 @@ def prepare(
     find_dead: Annotated[
         bool | None, typer.Option("--find-dead/--no-find-dead", help="Find bad sensors by sight; reads all twice.")
     ] = None,
+    conditions: ByRun = None,
+    apply: Apply = "",
     tree: Annotated[str | None, typer.Option("--tree", help="Name of the tree, rec by default.")] = None,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make event files of the analyser's rec files: selected photons, their sensors, and the angle from the vertex."""
+    from xecml.conditions_file import correction
     from xecml.realdata.branch_map import NO_CUTS, load_map
     from xecml.realdata.prepare import prepare_files
     from xecml.recipes.shipped import find
@@ -89,6 +92,7 @@ def prepare(
     map_path = find(branch_map, "prepare") if branch_map is not None else None
     paths, target, left_out = _inputs(files or [], out, folder, runs, suffix)
     options: dict[str, Any] = {"left_out": left_out, "skip_damaged": runs is not None}
+    options["correction"] = correction(conditions, apply)
     report = prepare_files(paths, target, names, map_path=map_path, force=force, **options)
     if as_json:
         print(json.dumps(report.as_dict()))

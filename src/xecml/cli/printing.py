@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that another command or hand made.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")]
 """Looked for by the front door among the words of the command line, whatever the command."""
+Select = Annotated[
+    str, typer.Option("--select", metavar="COND", help="Only events that meet it: 'energyTruth > 0.045 and fiducial'.")
+]
+Part = Annotated[
+    str, typer.Option("--share", metavar="FROM:TO", help="Only this part of each file, such as 0.8:1 or 0.5.")
+]
+ByRun = Annotated[
+    Path | None, typer.Option("--conditions", metavar="T", help="YAML or ROOT: dead sensors, gains, ... by run.")
+]
+Apply = Annotated[
+    str,
+    typer.Option(
+        "--apply", metavar="WHAT", help="Of the conditions, besides dead sensors: 'gains efficiencies time_offsets'."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 
 

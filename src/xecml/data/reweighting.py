@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.data import source
+from xecml.data.selected_events import Cut, look_at_files, read_selected
 from xecml.errors import InputError
-from xecml.events import TASKS
+from xecml.events import TASKS, Chunk
 
 Floats = NDArray[np.float64]
 Truth = Mapping[str, NDArray[Any]]
@@ -108,6 +109,7 @@ class Reweighting:
         *,
         tree: str = rootio.DEFAULT_TREE,
         names: Mapping[str, str] | None = None,
+        cut: Cut | None = None,
     ) -> Reweighting:
         """Fit to the truth of files, which is read three times in a stream; nothing else of them is read.
 
@@ -116,6 +118,7 @@ class Reweighting:
             bins: task to bins of each dimension, see `default_bins`.
             tree: name of the tree.
             names: canonical branch name -> name in the files.
+            cut: what is taken of the files; all by default.
 
         Raises:
             InputError: no task, no events, or no truth in the files.
@@ -124,8 +127,18 @@ class Reweighting:
             raise InputError("No task is to be reweighted; enable one under reweighting, or leave it out.")
         paths, branches = source.expand(files), [TASKS[task].truth for task in bins]
 
+        chosen = look_at_files(paths, cut, tree, names)[0] if cut else {}
+        options: dict[str, Any] = {"tree": tree, "names": names, "chunk_events": _CHUNK_EVENTS}
+
+        def read() -> Iterator[Chunk]:
+            if not cut:
+                yield from source.read(paths, branches, **options)
+            for path in paths if cut else ():
+                for _, chunk in read_selected(path, branches, chosen[path], **options):
+                    yield chunk
+
         def chunks() -> Iterator[dict[str, NDArray[Any]]]:
-            for chunk in source.read(paths, branches, tree=tree, names=names, chunk_events=_CHUNK_EVENTS):
+            for chunk in read():
                 truth = {task: chunk[TASKS[task].truth].reshape(-1, len(n)) for task, n in bins.items()}
                 finite = np.logical_and.reduce([np.isfinite(v).all(1) for v in truth.values()])
                 yield {task: values[finite] for task, values in truth.items()}

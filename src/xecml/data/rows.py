@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.data import kernels
+from xecml.data.selected_events import SelectedEvents, stretches
 from xecml.data.shards import Shard
 from xecml.data.source import Events
 from xecml.errors import InputError
@@ -63,27 +64,31 @@ def fill(
     Raises:
         InputError: a branch cannot be read, or truth is not finite or was not measured.
     """
+    entries = [np.arange(a, b) for a, b in ranges]
+    if isinstance(reader, SelectedEvents):
+        entries = [piece for a, b in ranges for piece in stretches(reader.entries(a, b))]
+        reader = reader.whole
     if isinstance(reader, Shard):
-        rows = np.concatenate([np.arange(a, b) for a, b in ranges])
-        _fill_from_shard(layout, reader, rows, where, buffer, weights)
+        _fill_from_shard(layout, reader, np.concatenate(entries), where, buffer, weights)
         return
     done = 0
-    for start, stop in ranges:
-        _fill_from_tree(layout, reader, start, stop, where[done : done + stop - start], buffer, weights)
-        done += stop - start
+    for piece in entries:
+        _fill_from_tree(layout, reader, piece, where[done : done + len(piece)], buffer, weights)
+        done += len(piece)
 
 
-def _fill_from_tree(
-    layout: Layout, reader: Any, start: int, stop: int, where: Rows, buffer: _Buffer, weights: Any
-) -> None:
+def _fill_from_tree(layout: Layout, reader: Events, entries: Rows, where: Rows, buffer: _Buffer, weights: Any) -> None:
+    start, stop = int(entries[0]), int(entries[-1]) + 1
     if isinstance(reader, TreeReader) and reader.has(layout.npho) and reader.has(layout.time):
         sensors = {branch: reader.raw(branch, start, stop) for branch in (layout.npho, layout.time)}
     else:
         sensors = reader.arrays([layout.npho, layout.time], start, stop)
-    rows = np.arange(stop - start)
+    rows = entries - start
     kernels.place_events(sensors[layout.npho], sensors[layout.time], rows, where, *_sensor_columns(buffer))
     chunk = reader.arrays(layout.scalars(reader), start, stop)
-    _fill_scalars(layout, reader.path, chunk, np.arange(start, stop), where, buffer, weights)
+    if len(rows) < stop - start:
+        chunk = {name: values[rows] for name, values in chunk.items()}
+    _fill_scalars(layout, reader.path, chunk, entries, where, buffer, weights)
 
 
 def _fill_from_shard(layout: Layout, shard: Shard, rows: Rows, where: Rows, buffer: _Buffer, weights: Any) -> None:

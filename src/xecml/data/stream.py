@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers
 from xecml.data.freed_memory import keep_freed_memory
 from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.data.rows import Layout, fill
+from xecml.data.selected_events import Chosen, Cut, Left, check_some_left, look, open_selected
 from xecml.errors import InputError
 from xecml.events import branch_names, number_of
 
@@ -43,10 +44,11 @@ Weigher = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class _Part:
-    """A file or shard: its path and the ranges it is read in."""
+    """A file or shard: its path, the ranges it is read in, and which of its events are taken if not all."""
 
     path: str
     ranges: list[tuple[int, int]]
+    chosen: Chosen | None
 
 
 class EventStream:
@@ -69,9 +71,13 @@ class EventStream:
         world: number of processes.
         weights: from truth by task, (B, size) each, to weights (B,); all 1 without it.
         pin_memory: keep buffers in memory from which a GPU copies without waiting.
+        cut: what is taken of the files, which are looked at for it once; the rest is never there.
+
+    Attributes:
+        left: events in the files, and how many each step of the cut leaves.
 
     Raises:
-        InputError: files cannot be read, hold fewer events than a batch, or have bad truth.
+        InputError: files cannot be read, hold fewer events than a batch, or have bad truth; none is left by the cut.
     """
 
     def __init__(
@@ -93,10 +99,12 @@ class EventStream:
         world: int = 1,
         weights: Weigher | None = None,
         pin_memory: bool = False,
+        cut: Cut | None = None,
     ) -> None:
         self.batch_size, self.seed, self.shuffle, self.background = batch_size, seed, shuffle, background
         self.workers, self.rank, self.world = max(1, workers), rank, world
         self.weights, self.pin_memory = weights, pin_memory
+        self.cut, self.left = cut or Cut(), Left()
         keep_freed_memory()
         self._tree = tree
         pair, self._names = branch_names(npho_branch, time_branch, names or {})
@@ -109,8 +117,8 @@ class EventStream:
             hold = "and the others hold" if len(self.files) > 1 else "holds"
             raise InputError(
                 f"{self.files[0]} {hold} {number_of(self.n_events)}, "
-                f"fewer than one batch of {batch_size}{f' for each of {world} processes' if world > 1 else ''}; "
-                "use more events or a smaller batch."
+                f"fewer than one batch of {batch_size}{f' for each of {world} processes' if world > 1 else ''}"
+                f"{f', after {self.cut.named()}' if self.cut else ''}; use more events or a smaller batch."
             )
         if self.n_events < world:
             raise InputError(
@@ -128,17 +136,25 @@ class EventStream:
         """Ranges of all files with events; missing branches are found here, before any work."""
         sensors = [self.layout.npho, self.layout.time]
         opened: dict[str, tuple[bool, list[int]]] = {}
+        chosen: dict[str, Chosen] = {}
+        left: dict[str, Left] = {}
         for path in self.files:
             if path not in opened:
                 with source.open_events(path, self._tree, self._names) as reader:
                     reader.arrays(self.layout.columns(reader), 0, min(1, reader.n_events))
+                    left[path] = Left(reader.n_events)
+                    if self.cut:
+                        chosen[path], left[path] = look(reader, self.cut)
+                with open_selected(path, self._tree, self._names, chosen.get(path)) as reader:
                     opened[path] = (source.is_shard(path), reader.boundaries(sensors))
+            self.left.add(left[path])
+        check_some_left(self.left, self.cut, self.files)
         total = sum(opened[path][1][-1] for path in self.files)
         if not total:
             raise InputError(f"{self.files[0]} holds no events; name files with events.")
         sizes = {False: _RANGE_EVENTS, True: max(_SHARD_RANGE_EVENTS, total // _MOST_RANGES)}
         ranges = {path: rootio.ranges(edges, sizes[shard]) for path, (shard, edges) in opened.items()}
-        return [_Part(path, ranges[path]) for path in self.files]
+        return [_Part(path, ranges[path], chosen.get(path)) for path in self.files]
 
     @property
     def fingerprint(self) -> str:
@@ -148,6 +164,8 @@ class EventStream:
         """
         digest = hashlib.sha256()
         digest.update(repr((self.seed, self.batch_size, self._buffer_batches, self.shuffle, self.world)).encode())
+        if self.cut:
+            digest.update(repr(self.taken()).encode())
         for column in (self._ranges.file, self._ranges.start, self._ranges.length):
             digest.update(column.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
@@ -190,9 +208,24 @@ class EventStream:
         last = min(batch + self._buffer_batches, self.n_batches)
         return int(self._edges[batch]), int(self._edges[last])
 
-    def open(self, file: int) -> tuple[str, str, Mapping[str, str]]:
-        """What `source.open_events` needs for a file."""
-        return self._parts[file].path, self._tree, self._names
+    def taken(self) -> dict[str, Any]:
+        """What is taken of the files and what that leaves, for the record of a run; empty where all are."""
+        return {"cut": self.cut.named(), **self.left.as_dict()} if self.cut else {}
+
+    def open(self, file: int) -> AbstractContextManager[source.Events]:
+        """A file of the stream, by its number, as if it held none but the events that are taken."""
+        part = self._parts[file]
+        return open_selected(part.path, self._tree, self._names, part.chosen)
+
+    def shared_with(self, file: int, other: EventStream, number: int) -> int:
+        """Events of a file that another stream takes too, whose file of that number is the same."""
+        mine, theirs = self._parts[file].chosen, other._parts[number].chosen
+        if mine is not None and theirs is not None:
+            return mine.in_common(theirs)
+        return len(mine) if mine is not None else len(theirs) if theirs is not None else self._events(file)
+
+    def _events(self, file: int) -> int:
+        return sum(stop - start for start, stop in self._parts[file].ranges)
 
 
 class _Loader:
@@ -241,10 +274,10 @@ class _Loader:
         return buffer
 
     def _reader(self, file: int) -> source.Events:
-        path, tree, names = self._stream.open(file)
+        path = self._stream.files[file]
         if path not in self._open:
             stack = ExitStack()
-            self._open[path] = (stack, stack.enter_context(source.open_events(path, tree, names)))
+            self._open[path] = (stack, stack.enter_context(self._stream.open(file)))
         else:
             self._open[path] = self._open.pop(path)  # the most recently used last
         return self._open[path][1]

@@ -22,6 +22,7 @@ from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.dead_sensor_estimates import live_sensors
 from xecml.data import source
 from xecml.data.damage import PATTERNS, Pattern, draw_damage
+from xecml.data.selected_events import Chosen, read_selected
 from xecml.errors import InputError
 from xecml.evaluation.metrics import ALL, Evaluation, evaluate, with_error
 from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
@@ -277,6 +278,7 @@ def compare_repairs(
     tree: str = "tree",
     names: Mapping[str, str] | None = None,
     chunk_events: int = 250,
+    chosen: Mapping[str, Chosen] | None = None,
 ) -> RepairReport:
     """Damage events, repair them by each of `repairs`, and measure what comes out.
 
@@ -292,6 +294,7 @@ def compare_repairs(
         tree: name of the tree.
         names: canonical branch name -> name in the files.
         chunk_events: events in memory at a time.
+        chosen: which events of the files are looked at; all by default.
 
     Raises:
         InputError: files are unusable, hold no events, or no truth of what the model predicts; or a fraction or pattern
@@ -301,11 +304,11 @@ def compare_repairs(
     sums = {case: {name: ErrorSums() for name in repairs} for case in cases}
     tables: dict[tuple[Case | None, str], list[Chunk]] = {}
     paths = source.expand(files)
-    known = source.count_events(paths, tree)
+    known = source.count_events(paths, tree) if chosen is None else sum(len(chosen[path]) for path in paths)
     total = len(cases) * (known if max_events is None else min(known, max_events))
     first = 0
     with progress(total, "repair", "damaged events") as bar:
-        for path, chunk in _events(paths, tree, names, max_events, chunk_events):
+        for path, chunk in _events(paths, tree, names, max_events, chunk_events, chosen or {}):
             npho, time = without_dead(path, chunk, dead)
             if model is not None:
                 predicted = _predicted(model, chunk, npho, time)
@@ -333,14 +336,19 @@ def compare_repairs(
 
 
 def _events(
-    paths: Sequence[str], tree: str, names: Mapping[str, str] | None, most: int | None, chunk_events: int
+    paths: Sequence[str],
+    tree: str,
+    names: Mapping[str, str] | None,
+    most: int | None,
+    chunk_events: int,
+    chosen: Mapping[str, Chosen],
 ) -> Iterator[tuple[str, Chunk]]:
     left = most
     optional = (EXPECTED, DEAD, "run", "event", *(task.truth for task in TASKS.values()))
     options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in paths:
         here = source.names_here(path, tree, names)
-        for chunk in source.read([path], ["npho", "time"], names=here, **options):
+        for _, chunk in read_selected(path, ["npho", "time"], chosen.get(path), names=here, **options):
             if left is not None and left <= 0:
                 return
             yield path, chunk if left is None else {name: values[:left] for name, values in chunk.items()}

@@ -86,6 +86,12 @@ class _Recipe(Described):
     training: _Training
 
 
+class _Taken(Described):
+    cut: Text
+    events: Count
+    left: Count
+
+
 class Content(_Head):
     """What every use needs; the rest is of the right type if it is there."""
 
@@ -106,9 +112,10 @@ class Content(_Head):
     threads: Annotated[int, Field(ge=1, lt=2**16)] | None = None
     made_by: Text = ""
     calibration: Calibration = Field({})
+    selected: dict[Text, _Taken] = Field({})
 
 
-_ONLY_NEWER = ("threads", "made_by", "calibration")
+_ONLY_NEWER = ("threads", "made_by", "calibration", "selected")
 """What checkpoints of older versions lack, and nothing is lost without."""
 
 

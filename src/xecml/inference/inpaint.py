@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from xecml import rootio
 from xecml.checks.dead_sensors import DEAD, Origin, dead_sensors
 from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR
+from xecml.conditions import Correction, runs_of
+from xecml.conditions_file import TREE, as_text, earlier_of, refuse_twice
 from xecml.data import source
+from xecml.data.runs_of_files import check_covered
 from xecml.errors import InputError
 from xecml.events import (
     BRANCHES,
@@ -58,6 +61,7 @@ class InpaintReport:
         comparison: of the events with those that the repair was trained on, where it knows them.
         left_out: branches of the input that could not be written: lists, and those under a name that another has.
         seconds: time it took.
+        corrected: conditions that were applied, here or before.
     """
 
     out: Path
@@ -70,6 +74,7 @@ class InpaintReport:
     seconds: float
     comparison: Comparison | None = None
     unknown: bool = False
+    corrected: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
@@ -122,6 +127,7 @@ def inpaint_files(
     names: Mapping[str, str] | None = None,
     chunk_events: int = 500,
     repair_path: str | Path | None = None,
+    correction: Correction | None = None,
     force: bool = False,
 ) -> InpaintReport:
     """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
@@ -144,6 +150,8 @@ def inpaint_files(
         names: canonical branch name -> name in the files, where they have it, and in the output as in the first file.
         chunk_events: events in memory at a time.
         repair_path: file that the repair comes from, which `out` must not be.
+        correction: conditions, which say by run what is dead in place of a list; what else they are to correct for
+            changes live sensors, too. What was applied stands in the output.
         force: replace an existing file that this function did not make.
 
     Raises:
@@ -152,9 +160,16 @@ def inpaint_files(
     named_root(out)
     started = clock.monotonic()
     paths = source.expand(files)
-    claim([out], inputs=[repair_path, dead_list, *paths], force=force)
+    table = None if correction is None else correction.conditions
+    read = [repair_path, dead_list, None if table is None else table.path, *paths]
+    claim([out], inputs=read, force=force)
     plan = _plan(paths, tree, branches, names or {}, chunk_events)
+    records = earlier_of(paths)
+    if correction is not None:
+        refuse_twice(paths, correction.what)
+        check_covered(correction.conditions, paths, tree, names)
     options: dict[str, Any] = {"pair": branches, "tree": tree, "names": names, "chunk_events": chunk_events}
+    options["conditions"] = table
     dead = dead_sensors(plan.paths, dead_list=dead_list, flagged=DEAD in plan.branches, **options)
     if dead is None:
         raise InputError(
@@ -166,6 +181,10 @@ def inpaint_files(
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
     with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:
         for path, chunk in plan.chunks():
+            if correction is not None and correction.changes_live_sensors:
+                chunk |= correction(path, chunk)
+            elif correction is not None:
+                correction.count(runs_of(chunk, path), path)
             where = dead.of_events(path, chunk, len(chunk[branches[0]]))
             whole = np.asarray(where.all(1))
             lost += int(whole.sum())
@@ -178,6 +197,10 @@ def inpaint_files(
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
             ever |= where.any(0)
             bar.advance(len(where))
+        if correction is not None:
+            records.append(correction.record("inpaint"))
+        if records:
+            writer.add_text(TREE, as_text(records))
         if lost == plan.total:
             raise InputError(
                 f"All {N_SENSORS} sensors are dead in all events of {plan.paths[0]}; nothing is left to fill them from."
@@ -194,6 +217,7 @@ def inpaint_files(
         seconds,
         comparison,
         isinstance(repair, Knowing) and training is None,
+        tuple(records),
     )
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry, rootio
+from xecml.conditions import Correction
 from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
+from xecml.data.selected_events import Chosen, read_selected
 from xecml.events import TASKS, Chunk
 from xecml.inference.answer_counts import Answered
 from xecml.inference.onnx_files import OUTLIER
@@ -19,6 +21,8 @@ from xecml.inference.trained_model import Model
 
 PREDICTION_TREE = "predictions"
 _EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
+_CORRECTED = ("npho", "time", "nphe")
+"""What relative counts and times are made anew of, where conditions change it."""
 RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
 """Branches of reconstructed quantities by task."""
 
@@ -53,30 +57,40 @@ def predict_chunks(
     tree: str = rootio.DEFAULT_TREE,
     chunk_events: int = 2048,
     answered: Answered | None = None,
+    chosen: Mapping[str, Chosen] | None = None,
+    correction: Correction | None = None,
 ) -> Iterator[tuple[Chunk, Chunk]]:
     """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
 
     Truth and reconstructed values of every quantity that the file has are carried along, whether the model predicts it
-    or not. `answered` counts what could not be answered.
+    or not. `answered` counts what could not be answered. Of files in `chosen` only those events are there. A
+    `correction` is made before anything else, by the runs of the events.
     """
     truths = sorted({TASKS[task].truth for task in TASKS})
     optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
-    entry = 0
+    if correction is not None:
+        optional = (*optional, *_CORRECTED)
+    before = 0
     options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
     for path in source.expand(files):
-        for chunk in source.read([path], model.branches, names=source.names_here(path, tree, model.names), **options):
+        options |= {"names": source.names_here(path, tree, model.names)}
+        for entries, chunk in read_selected(path, model.branches, (chosen or {}).get(path), **options):
+            if correction is not None:
+                chunk |= correction(path, chunk)
             npho, time = (chunk[branch] for branch in model.branches)
             found = coverage(npho, time)
             answers, compared = model.judge(npho, time)
             if answered is not None:
                 answered.add(found, model)
                 answered.compare(model.training, compared, answers.get(OUTLIER))
-            yield chunk, prediction_columns(chunk, answers, found, first=entry)
-            entry += len(npho)
+            yield chunk, prediction_columns(chunk, answers, found, numbers=before + entries)
+        before += source.count_events(path, tree)
 
 
-def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found: Coverage, *, first: int) -> Chunk:
-    """Columns of the prediction tree for a chunk and its answers; of a file without numbers, events count from `first`.
+def prediction_columns(
+    chunk: Chunk, answers: Mapping[str, NDArray[Any]], found: Coverage, *, numbers: NDArray[np.int64]
+) -> Chunk:
+    """Columns of the prediction tree for a chunk and its answers; of a file without them, events get `numbers` (N,).
 
     Numbers, sensors with a valid count and with a valid time, `outlier` of models that know their training, answers,
     truth and reconstructed values of every quantity that the chunk has, and the opening angle in degrees.
@@ -84,7 +98,7 @@ def prediction_columns(chunk: Chunk, answers: Mapping[str, NDArray[Any]], found:
     events = len(found.n_timed)
     columns: Chunk = {
         "run": chunk.get("run", np.zeros(events, np.int32)),
-        "event": chunk.get("event", np.arange(first, first + events, dtype=np.int32)),
+        "event": chunk.get("event", numbers.astype(np.int32)),
         "n_valid": found.n_valid.sum(1, dtype=np.int32),
         "n_timed": found.n_timed.sum(1, dtype=np.int32),
         # how far an event lies from the training stands beside what it was measured with

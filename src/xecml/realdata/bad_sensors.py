@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xecml.checks.dead_sensors import found_by_sight
 from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR
+from xecml.conditions import Conditions
 from xecml.errors import InputError
 from xecml.events import Chunk
 from xecml.geometry import N_SENSORS, Ints
@@ -27,26 +28,33 @@ class BadSensors:
     Attributes:
         listed: mask (4760,) of a list; none bad without one.
         found: masks (4760,) by path, found by sight.
+        by_run: conditions, whose ranges of runs have dead sensors of their own.
     """
 
     listed: Marks = field(default_factory=lambda: np.zeros(N_SENSORS, bool))
     found: Mapping[str, Marks] = field(default_factory=dict)
+    by_run: Conditions | None = None
 
     def of_events(self, path: str, runs: Ints, flags: NDArray[Any] | None) -> tuple[Marks, Ints]:
         """Masks (M, 4760) of bad sensors, and the mask of each event, (R,).
-
-        What is known by run rather than by file belongs here: the runs of the events are at hand.
 
         Args:
             path: of the file.
             runs: of the events, (R,).
             flags: of the file (R, 4760), bad where they are not 0; none without.
+
+        Raises:
+            InputError: a run is in no range of the conditions.
         """
         known = self.listed | self.found[path] if path in self.found else self.listed
+        masks, of = known[None], np.zeros(len(runs), np.int64)
+        if self.by_run is not None and len(runs):
+            masks, of = self.by_run.masks(runs, path)
+            masks = masks | known
         if flags is None:
-            return known[None], np.zeros(len(runs), np.int64)
+            return masks, of
         with np.errstate(invalid="ignore"):
-            return known | ((flags != 0) & np.isfinite(flags)), np.arange(len(runs))
+            return masks[of] | ((flags != 0) & np.isfinite(flags)), np.arange(len(runs))
 
 
 def listed(path: str | Path | None) -> Marks:

@@ -47,7 +47,7 @@ def pick_photons(flat: Any, starts: Any, lengths: Any, first: Any, photon: Any, 
 
 @compiled
 def sensor_columns(
-    npho: Any, time: Any, nphe: Any, factors: Any, limits: Any, efficiency: Any, bad: Any, bad_of: Any,
+    npho: Any, time: Any, nphe: Any, factors: Any, limits: Any, by_run: Any, run_of: Any, bad: Any, bad_of: Any,
     out_npho: Any, out_time: Any, relative_npho: Any, relative_time: Any, valid: Any, timed: Any,
 ) -> None:  # fmt: skip
     """Counts and times in photons and seconds, 1e10 where not measured, and the relative ones, in one pass an event.
@@ -61,7 +61,9 @@ def sensor_columns(
         nphe: photoelectrons as in the file (N, S), or (0, S): they come from counts then.
         factors: of the three (3,).
         limits: of the three (3,), in units after the factor.
-        efficiency: photoelectrons for each photon, by sensor (S,).
+        by_run: for each range of runs factors of counts and of photoelectrons, seconds that are taken off times, and
+            photoelectrons for each photon (K, 4, S).
+        run_of: range of each event (N,).
         bad: masks of bad sensors (M, S).
         bad_of: mask of each event (N,).
         out_npho: counts (N, S) float32; so the following.
@@ -73,13 +75,14 @@ def sensor_columns(
     """
     for i in range(npho.shape[0]):
         count, when, of_valid, of_bright = out_npho[i], out_time[i], relative_npho[i], relative_time[i]
-        _convert(npho[i], time[i], factors, limits, bad[bad_of[i]], count, when)
+        own = by_run[run_of[i]]
+        _convert(npho[i], time[i], factors, limits, own, bad[bad_of[i]], count, when)
         valid[i], timed[i] = _numbers(count, when)
         # the rows of the relative quantities hold times until these are known
         if nphe.shape[0] > 0:
-            _times_by_charge(count, when, nphe[i], factors[2], of_valid, of_bright)
+            _times_by_charge(count, when, nphe[i], factors[2], own[1], of_valid, of_bright)
         else:
-            _times_by_count(count, when, efficiency, of_valid, of_bright)
+            _times_by_count(count, when, own[3], of_valid, of_bright)
         begin = _smallest(of_bright)
         if begin >= _LARGEST:
             begin = _smallest(of_valid)
@@ -91,23 +94,25 @@ def sensor_columns(
 
 
 @inner
-def _convert(npho: Any, time: Any, factors: Any, limits: Any, bad: Any, count: Any, when: Any) -> None:
+def _convert(npho: Any, time: Any, factors: Any, limits: Any, own: Any, bad: Any, count: Any, when: Any) -> None:
     """Counts and times in their units, 1e10 where not measured; a time is not measured where its count is not."""
     for s in range(npho.shape[0]):
         n, t = npho[s] * factors[0], time[s] * factors[1]
-        rounded = np.float32(n)
+        rounded = np.float32(n * own[0, s])
         # rounding may reach what is no measurement
         there = (abs(n) < limits[0]) & (abs(rounded) < _LARGEST) & (not bad[s])
         count[s] = rounded if there else _INVALID
-        when[s] = np.float32(t) if there & (abs(t) < limits[1]) else _INVALID
+        when[s] = np.float32(t - own[2, s]) if there & (abs(t) < limits[1]) else _INVALID
 
 
 @inner
-def _times_by_charge(count: Any, when: Any, charges: Any, factor: Any, of_valid: Any, of_bright: Any) -> None:
+def _times_by_charge(
+    count: Any, when: Any, charges: Any, factor: Any, scale: Any, of_valid: Any, of_bright: Any
+) -> None:
     """Times of sensors with a valid count, and of those among them with over 50 photoelectrons; 1e10 of the others."""
     for s in range(count.shape[0]):
         of_valid[s] = when[s] if (count[s] > _ZERO) & (count[s] < _LARGEST) else _INVALID
-        of_bright[s] = of_valid[s] if np.float32(charges[s] * factor) > _BRIGHT else _INVALID
+        of_bright[s] = of_valid[s] if np.float32(charges[s] * factor * scale[s]) > _BRIGHT else _INVALID
 
 
 @inner
@@ -115,7 +120,7 @@ def _times_by_count(count: Any, when: Any, efficiency: Any, of_valid: Any, of_br
     """The same with photoelectrons from counts."""
     for s in range(count.shape[0]):
         of_valid[s] = when[s] if (count[s] > _ZERO) & (count[s] < _LARGEST) else _INVALID
-        of_bright[s] = of_valid[s] if np.float32(count[s] * efficiency[s]) > _BRIGHT else _INVALID
+        of_bright[s] = of_valid[s] if np.float32(count[s] * np.float32(efficiency[s])) > _BRIGHT else _INVALID
 
 
 @vectorised

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml import rootio
+from xecml.conditions import NOMINAL_EFFICIENCY, Correction
+from xecml.conditions_file import TREE, as_text
 from xecml.data.freed_memory import keep_freed_memory
 from xecml.errors import InputError
-from xecml.events import BRANCHES, INVALID, PDE_SIPM, QE_PMT, Chunk
+from xecml.events import BRANCHES, INVALID, Chunk
 from xecml.files import expand
-from xecml.geometry import N_SENSORS, N_SIPM, Ints, angles_from_direction
+from xecml.geometry import N_SENSORS, Ints, angles_from_direction
 from xecml.outputs import claim, making
 from xecml.progress import Progress, progress
 from xecml.realdata.bad_sensors import BadSensors, listed, seen
@@ -47,6 +49,7 @@ class Report:
         flow: events after each cut.
         bad: bad sensors, of any event.
         seconds: time it took.
+        corrected: conditions that were applied.
     """
 
     out: Path
@@ -55,6 +58,7 @@ class Report:
     flow: CutFlow
     bad: tuple[int, ...]
     seconds: float
+    corrected: tuple[dict[str, Any], ...] = ()
 
     @property
     def read(self) -> int:
@@ -72,7 +76,7 @@ class Report:
         return {
             "out": str(self.out), "files": self.files, "left_out": list(self.left_out), "read": self.read,
             "events": self.events, "cut_flow": self.flow.as_list(), "bad_sensors": list(self.bad),
-            "seconds": self.seconds, "events_per_second": rate,
+            "seconds": self.seconds, "events_per_second": rate, "conditions": list(self.corrected),
         }  # fmt: skip
 
 
@@ -98,6 +102,7 @@ def prepare_files(
     skip_damaged: bool = False,
     chunk_events: int = CHUNK_EVENTS,
     map_path: str | Path | None = None,
+    correction: Correction | None = None,
     force: bool = False,
 ) -> Report:
     """Write the selected events of rec files as an event file, atomically; memory does not grow with their number.
@@ -114,6 +119,7 @@ def prepare_files(
         skip_damaged: leave files out that cannot be read, with a line each, instead of ending.
         chunk_events: events in memory at a time, some chunks of them.
         map_path: file that the map is from, which `out` must not be.
+        correction: of counts and times by the conditions of their runs; what was applied stands in the output.
         force: replace an existing file that this function did not make.
 
     Raises:
@@ -123,20 +129,23 @@ def prepare_files(
     started = clock.monotonic()
     keep_freed_memory()
     paths = expand(files)
-    claim([out], inputs=[map_path, names.bad_sensors.list, *paths], force=force)
+    table = None if correction is None else correction.conditions
+    read = [map_path, names.bad_sensors.list, None if table is None else table.path, *paths]
+    claim([out], inputs=read, force=force)
     marks = listed(names.bad_sensors.list)
     paths, total, skipped = _look_at(paths, names, skip_damaged=skip_damaged)
-    bad = BadSensors(marks)
+    bad = BadSensors(marks, by_run=table)
     if names.bad_sensors.find:
         with progress(total, "look for bad sensors") as bar:
             bad = replace(bad, found=seen(_sights(paths, names, chunk_events, bar), paths))
     flow = CutFlow()
-    known = bool(names.bad_sensors.list or names.bad_sensors.find or names.branches.dead.given)
-    worker = _Preparer(names, bad, flow, known)
+    known = bool(names.bad_sensors.list or names.bad_sensors.find or names.branches.dead.given or table)
+    worker = _Preparer(names, bad, flow, known, correction)
     _stream(worker, paths, Path(out), total, chunk_events)
     ids = tuple(np.flatnonzero(worker.ever_bad).tolist())
     seconds = clock.monotonic() - started
-    return Report(Path(out), len(paths), (*left_out, *skipped), flow, ids, seconds)
+    records = () if correction is None else (correction.record("prepare"),)
+    return Report(Path(out), len(paths), (*left_out, *skipped), flow, ids, seconds, records)
 
 
 def _look_at(paths: Sequence[str], names: RecMap, *, skip_damaged: bool) -> tuple[list[str], int, list[str]]:
@@ -196,6 +205,8 @@ def _stream(worker: _Preparer, paths: Sequence[str], out: Path, total: int, chun
             bar.advance(read.events)
         if written is not None:
             written.result()
+        if worker.correction is not None and worker.flow.last:
+            writer.add_text(TREE, as_text([worker.correction.record("prepare")]))
         if not worker.flow.last:
             flow = ", ".join(f"{cut} {left}" for cut, left in worker.flow.left.items())
             where = paths[0] if len(paths) == 1 else f"{len(paths)} files"
@@ -236,20 +247,23 @@ class _Preparer:
         bad: which sensors are bad.
         flow: counts what the cuts leave.
         flagged: write `dead`.
+        correction: by the conditions of runs; none leaves counts and times as they are.
 
     Attributes:
         ever_bad: sensors (4760,) that were bad in some event.
     """
 
-    def __init__(self, names: RecMap, bad: BadSensors, flow: CutFlow, flagged: bool) -> None:
-        self.flow, self.ever_bad = flow, np.zeros(N_SENSORS, bool)
+    def __init__(
+        self, names: RecMap, bad: BadSensors, flow: CutFlow, flagged: bool, correction: Correction | None = None
+    ) -> None:
+        self.flow, self.ever_bad, self.correction = flow, np.zeros(N_SENSORS, bool), correction
         self._map, self._bad, self._flagged = names, bad, flagged
         self._selector = Selector(names, flow)
         entries = [getattr(names.branches, name) for name in SENSOR_ORDER]
         self._factors = np.array([entry.factor for entry in entries])
         self._limits = np.array([entry.limit for entry in entries])
-        self._efficiency = np.full(N_SENSORS, QE_PMT, np.float32)
-        self._efficiency[:N_SIPM] = PDE_SIPM
+        self._nominal = np.ones((1, 4, N_SENSORS))
+        self._nominal[0, 2], self._nominal[0, 3] = 0.0, NOMINAL_EFFICIENCY
 
     def read(self, paths: Sequence[str], chunk_events: int) -> Iterator[_Read]:
         """Chunks of all files; sensors only of those in which a photon is kept."""
@@ -284,7 +298,7 @@ class _Preparer:
         if n:
             inputs = _as_floats([read.sensors[b] for b in SENSOR_ORDER if b in read.sensors])
             outputs = [columns[b] for b in ("npho", "time", "relative_npho", "relative_time")]
-            settings = [self._factors, self._limits, self._efficiency, masks, mask_of]
+            settings = [self._factors, self._limits, *self._by_run(read), masks, mask_of]
             arrays: list[NDArray[Any]] = [*inputs, *settings, *outputs, valid, timed]
             sensor_columns(*arrays)
             self.ever_bad |= masks.any(0)
@@ -294,7 +308,16 @@ class _Preparer:
         if self._map.selection.measured:
             keep = (valid > 0) & (timed > 0)
             self.flow.count("a count and a time", int(keep.sum()))
+        if self.correction is not None:
+            self.correction.count(read.run[keep], read.path)
         return columns if keep.all() else {name: values[keep] for name, values in columns.items()}
+
+    def _by_run(self, read: _Read) -> tuple[NDArray[np.float64], Ints]:
+        """What the sensors of a chunk are corrected by, (K, 4, 4760), and the row of each event."""
+        if self.correction is None:
+            return self._nominal, np.zeros(len(read.run), np.int64)
+        found = self.correction.conditions.factors(read.run, self.correction.what, read.path)
+        return np.stack([found.counts, found.charges, found.offsets, found.efficiency], 1), found.of
 
 
 def _as_floats(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -21,6 +21,7 @@ from xecml import rootio
 from xecml.config import Config
 from xecml.data import source
 from xecml.data.coverage import coverage
+from xecml.data.selected_events import Cut, look_at_files, read_selected
 from xecml.errors import InputError
 from xecml.evaluation.tables import Columns
 from xecml.events import TASKS, Chunk, branch_names
@@ -240,7 +241,8 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
     for chunk in _chunks(config, branches, names, most_events):
         npho, time = (chunk[name] for name in branches)
         answers = model.predict(npho, time)
-        columns = prediction_columns(chunk, answers, coverage(npho, time), first=sum(len(p["run"]) for p in parts))
+        numbers = sum(len(part["run"]) for part in parts) + np.arange(len(npho))
+        columns = prediction_columns(chunk, answers, coverage(npho, time), numbers=numbers)
         worst.add(losses(chunk, answers, branches), npho, time, columns)
         parts.append(columns)
         if kept < SALIENCY_EVENTS:
@@ -255,17 +257,20 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
 
 
 def _chunks(config: Config, branches: tuple[str, str], names: Mapping[str, str], most_events: int) -> Iterator[Chunk]:
-    """Chunks of the validation files, of every file the same share."""
+    """Chunks of the validation events, of every file the same share."""
     files, tree = source.expand(config.data.val_path), config.data.tree_name
-    total = source.count_events(files, tree)
+    cut = Cut.of(config.data.val_selection, config.data.val_share)
+    chosen = look_at_files(files, cut, tree, names)[0] if cut else {}
+    numbers = {path: len(chosen[path]) if cut else source.count_events(path, tree) for path in files}
+    total = sum(numbers[path] for path in files)
     share = min(1.0, most_events / max(total, 1))
-    optional = (*_EXTRA, *sorted({task.truth for task in TASKS.values()}))
+    options: dict[str, Any] = {"tree": tree, "names": names}
+    options["optional"] = (*_EXTRA, *sorted({task.truth for task in TASKS.values()}))
     with progress(math.ceil(share * total), "artifacts") as bar:
         for path in files:
-            left = math.ceil(share * source.count_events(path, tree))
-            for chunk in source.read(
-                path, branches, tree=tree, chunk_events=min(_CHUNK, max(left, 1)), names=names, optional=optional
-            ):
+            left = math.ceil(share * numbers[path])
+            options["chunk_events"] = min(_CHUNK, max(left, 1))
+            for _, chunk in read_selected(path, branches, chosen.get(path), **options):
                 part = {name: values[:left] for name, values in chunk.items()}
                 left -= len(part[branches[0]])
                 yield part

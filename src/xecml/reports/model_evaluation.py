@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.data import source
+from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
 from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
@@ -37,13 +38,16 @@ _ENOUGH = 20
 class Report:
     """An evaluation: the model first, then other models, then trivial predictors; and the files written.
 
-    `calibrations` says of the models that are calibrated how, a sentence each.
+    `calibrations` says of the models that are calibrated how, a sentence each; `cut` and `left` what was taken of
+    the files and how many events that leaves.
     """
 
     evaluations: list[metrics.Evaluation]
     files: dict[str, Path]
     answered: Answered
     calibrations: dict[str, str] = field(default_factory=dict)
+    cut: Cut = field(default_factory=Cut)
+    left: Left = field(default_factory=Left)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -51,6 +55,7 @@ class Report:
             "evaluations": [e.as_dict() for e in self.evaluations],
             "answers": self.answered.as_dict(),
             "calibrations": self.calibrations,
+            **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
@@ -74,6 +79,7 @@ def evaluate_files(
     others: Sequence[str | Path] = (),
     reference: Reference = "truth",
     tree: str = rootio.DEFAULT_TREE,
+    cut: Cut | None = None,
     force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
@@ -85,6 +91,7 @@ def evaluate_files(
         others: further models (`.pth`, `.onnx`) or prediction files (`.root`) to stand beside it.
         reference: measure against truth or against reconstructed quantities.
         tree: name of the tree in the event files.
+        cut: what is taken of the event files; all by default. Prediction files are compared as they are.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -97,7 +104,9 @@ def evaluate_files(
     claim(written.values(), inputs=[model_path, *others, *files], force=force)
     model = load_model(model_path)
     _need_reference(model, files, tree, reference)
-    total = source.count_events(files, tree)
+    cut, paths = cut or Cut(), source.expand(files)
+    chosen, left = look_at_files(paths, cut, tree, model.names) if cut else (None, Left())
+    total = source.count_events(files, tree) if chosen is None else left.last
     # names are those of files; two models of one name are told apart by their folder
     names = _distinct([Path(model_path), *map(Path, others)])
     # what cannot be opened is found before the work
@@ -105,17 +114,17 @@ def evaluate_files(
     models = {name: one for name, one in zip(names, [model, *opened], strict=True) if not isinstance(one, dict)}
     calibrations = {n: said for n, one in models.items() if (said := calibration_record.line(one.calibration))}
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
-        table, centroid = _predict(model, files, tree, bar, answered := Answered())
+        table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered())
         tables: dict[str, Columns] = {names[0]: table}
         for name, other in zip(names[1:], opened, strict=True):
-            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar)[0]
+            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
     tables |= _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
-    sample = ", ".join(Path(str(f)).name for f in files)
+    sample = ", ".join(Path(str(f)).name for f in files) + (f" ({cut.named()})" if cut else "")
     resolution_pages.save_resolution_plots(
         written["resolution.pdf"],
         tables,
@@ -123,7 +132,7 @@ def evaluate_files(
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
     )
-    report = Report(evaluations, written, answered, calibrations)
+    report = Report(evaluations, written, answered, calibrations, cut, left)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -168,12 +177,17 @@ def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], re
 
 
 def _predict(
-    model: Model, files: Sequence[str | Path], tree: str, bar: Progress, answered: Answered | None = None
+    model: Model,
+    files: Sequence[str | Path],
+    tree: str,
+    bar: Progress,
+    chosen: Mapping[str, Chosen] | None,
+    answered: Answered | None = None,
 ) -> tuple[Columns, NDArray[np.float64]]:
     """Prediction table of all events, and the light centroids (N, 2) in cm."""
     parts: list[Chunk] = []
     centroids = []
-    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered):
+    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered, chosen=chosen):
         parts.append(columns)
         centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
         bar.advance(len(columns["run"]))

@@ -16,6 +16,7 @@ from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.dead_sensor_estimates import live_sensors
 from xecml.data import source
 from xecml.data.damage import draw_damage
+from xecml.data.selected_events import Chosen, Cut, Left, look_at_files, read_selected
 from xecml.errors import InputError
 from xecml.evaluation.repair_errors import EXPECTED, RepairReport, compare_repairs
 from xecml.figures.repair_pages import draw_repaired_event, save_repaired_event, save_repairs
@@ -37,8 +38,9 @@ def evaluate_repairs(
     dead_list: str | Path | None = None,
     max_events: int | None = None,
     tree: str = rootio.DEFAULT_TREE,
+    cut: Cut | None = None,
     force: bool = False,
-) -> tuple[RepairReport, list[Path]]:
+) -> tuple[RepairReport, Left | None, list[Path]]:
     """Damage events, repair them, and write `repair.json`, `repair.pdf` and a picture of the first event.
 
     Args:
@@ -50,10 +52,11 @@ def evaluate_repairs(
         dead_list: text file of sensors that are dead in the files, one id a line.
         max_events: no more than these; all by default.
         tree: name of the tree.
+        cut: what is taken of the files; all by default.
         force: replace existing files that this function did not make.
 
     Returns:
-        The report, and the files written.
+        The report, what the cut leaves where there is one, and the files written.
 
     Raises:
         InputError: unusable models or files.
@@ -81,11 +84,16 @@ def evaluate_repairs(
     paths = source.expand(files)
     flagged = any(_has(path, tree, names, DEAD) for path in paths)
     dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)
-    report = compare_repairs(paths, repairs, model=model, dead=dead, max_events=max_events, tree=tree, names=names)
+    chosen, left = look_at_files(paths, cut, tree, names) if cut else (None, None)
+    options: dict[str, Any] = {"model": model, "dead": dead, "max_events": max_events, "tree": tree, "names": names}
+    report = compare_repairs(paths, repairs, chosen=chosen, **options)
+    content = {"made_by": mark()} | report.as_dict()
+    if cut and left is not None:
+        content["selected"] = {"cut": cut.named(), **left.as_dict()}
     with atomic_path(written[0]) as temporary:
-        temporary.write_text(json.dumps({"made_by": mark()} | report.as_dict(), indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     save_repairs(report, written[1])
-    return report, written + _pictures(paths, tree, names, dead, repairs, folder)
+    return report, left, written + _pictures(paths, tree, names, dead, repairs, folder, chosen)
 
 
 def _has(path: str, tree: str, names: Mapping[str, str], branch: str) -> bool:
@@ -105,12 +113,14 @@ def _pictures(
     dead: DeadSensors | None,
     repairs: dict[str, Repair],
     folder: Path,
+    chosen: Mapping[str, Chosen] | None,
 ) -> list[Path]:
     """Draw the first event with 10 % of its sensors dead in blocks."""
-    path = next(path for path in files if source.count_events(path, tree))
+    some = chosen or {}
+    path = next(path for path in files if (len(some[path]) if some else source.count_events(path, tree)))
     here = source.names_here(path, tree, names)
     options: dict[str, Any] = {"tree": tree, "names": here, "chunk_events": _PICTURES, "optional": (EXPECTED, DEAD)}
-    chunk = next(source.read([path], ["npho", "time"], **options))
+    _, chunk = next(read_selected(path, ["npho", "time"], some.get(path), **options))
     npho, time = without_dead(path, chunk, dead)
     lost = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
     truth = chunk.get(EXPECTED, npho)

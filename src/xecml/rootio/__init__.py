@@ -19,7 +19,8 @@ from xecml.rootio.treereader import TreeReader
 from xecml.rootio.treewriter import DEFAULT_TREE, TreeWriter, write
 
 __all__ = [
-    "DEFAULT_TREE", "TreeReader", "TreeWriter", "count_events", "list_trees", "open_tree", "ranges", "read", "write",
+    "DEFAULT_TREE", "TreeReader", "TreeWriter", "count_events", "list_trees", "open_tree", "ranges", "read",
+    "read_text", "write",
 ]  # fmt: skip
 CHUNK_EVENTS = 2000
 
@@ -28,6 +29,19 @@ def list_trees(path: str | Path) -> list[str]:
     """Names of the TTrees and RNTuples in a file."""
     with opened(str(path)) as file:
         return tree_names(str(path), file)
+
+
+def read_text(path: str | Path, name: str) -> str | None:
+    """The text that stands under a name in a file beside its trees, as `TreeWriter.add_text` writes it; None if none.
+
+    Raises:
+        InputError: no such file, or no ROOT file.
+    """
+    with opened(str(path)) as file:
+        if name not in file or file.classname_of(name) != "TObjString":
+            return None
+        with readable(str(path)):
+            return str(file[name])
 
 
 @contextmanager

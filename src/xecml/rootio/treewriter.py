@@ -149,6 +149,12 @@ class TreeWriter:
             self._digest.update(f"{name} {column}".encode())
             self._digest.update(np.ascontiguousarray(values).data)
 
+    def add_text(self, name: str, text: str) -> None:
+        """Write text, such as JSON of what was done, beside the trees."""
+        with _fixed_dates():
+            self._file[name] = text
+        self._digest.update(f"{name} {text}".encode())
+
     def _begun(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Arrays to write, of which threads have begun to compress the large ones."""
         if not isinstance(self._compression, _Beforehand):

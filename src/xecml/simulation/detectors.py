@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xecml import geometry
+from xecml.conditions import NOMINAL_EFFICIENCY
+from xecml.conditions_file import load_conditions
 from xecml.events import INVALID
 from xecml.simulation import blocks
 from xecml.simulation.cascade.coefficient_tables import cascade_tables
@@ -47,13 +50,17 @@ class Detectors:
         settings: of the run.
         seed: of the run.
         jobs: threads that may build light maps.
+        events: of the run, which ranges of conditions share.
 
     Raises:
-        InputError: optical constants vary beyond the stored light maps.
+        InputError: conditions are unusable, or do not cover a run; optical constants vary beyond the stored light maps.
     """
 
-    def __init__(self, settings: SimulationSettings, seed: int, jobs: int = 2) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: SimulationSettings, seed: int, jobs: int = 2, events: int = 1) -> None:
+        self.settings, self.seed, self._events = settings, seed, events
+        self.conditions = None if settings.conditions is None else load_conditions(settings.conditions)
+        if self.conditions is not None:
+            self.conditions.rows([run for run, _ in self.runs()], "the simulation")
         self.family: MapFamily | None = None
         vary = settings.vary
         # the photon-by-photon simulation needs no map
@@ -67,7 +74,29 @@ class Detectors:
     @property
     def blocks_each(self) -> int | None:
         """Blocks of events with one detector; None where all events have the same one."""
-        return None if self.settings.vary is None else self.settings.vary.events_per_detector // BLOCK
+        if self.settings.vary is not None:
+            return self.settings.vary.events_per_detector // BLOCK
+        return -(-self._blocks // len(self.conditions)) if self.conditions and self._spread else None
+
+    @property
+    def _blocks(self) -> int:
+        return -(-self._events // BLOCK)
+
+    @property
+    def _spread(self) -> bool:
+        """Whether the ranges of the conditions share the events."""
+        return self.conditions is not None and "run" not in self.settings.model_fields_set
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Run and number of events of each detector."""
+        each = self._events if self.blocks_each is None else self.blocks_each * BLOCK
+        edges = [*range(0, self._events, each), self._events]
+        return [(self._run(i), b - a) for i, (a, b) in enumerate(pairwise(edges))]
+
+    def _run(self, number: int) -> int:
+        if self.settings.vary is not None:
+            return self.settings.run + number
+        return int(self.conditions.first[number]) if self.conditions and self._spread else self.settings.run
 
     def new_map(self) -> LightMap | None:
         """A map that `detector` may fill; None where it needs none."""
@@ -77,9 +106,11 @@ class Detectors:
         """The detector of a number; `into` is filled with its light map and must stay as it is while it is used."""
         settings = self.constants(number)
         if self.settings.vary is None:
-            return Detector(self.physics, source(settings), settings)
+            sensors = self._in_conditions(self.physics.response, settings.run)
+            return Detector(self.physics._replace(response=sensors), source(settings), settings)
         optics = settings.optical.constants()
-        found = self.physics._replace(optics=optics, response=response(settings, self.seed, number))
+        sensors = self._in_conditions(response(settings, self.seed, number), settings.run)
+        found = self.physics._replace(optics=optics, response=sensors)
         if self.family is not None and into is not None:
             found = found._replace(near=self.family.blend(optics, into), light_map=into)
         return Detector(found, source(settings), settings)
@@ -88,10 +119,26 @@ class Detectors:
         """The settings of a detector: those of the run with what was drawn, and the detector's run number."""
         vary = self.settings.vary
         if vary is None:
-            return self.settings
+            return self.settings.model_copy(update={"run": self._run(number)})
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, number, 2))))
         drawn = self.settings.changed(vary.draw(rng, self.settings.whole_constants()))
         return drawn.model_copy(update={"run": self.settings.run + number})
+
+    def _in_conditions(self, sensors: Response, run: int) -> Response:
+        """Sensors as the conditions of a run have them."""
+        if self.conditions is None:
+            return sensors
+        table, row = self.conditions, int(self.conditions.rows([run])[0])
+        own = {name: values[row] for name, values in table.values.items() if table.given[name][row]}
+        nothing = np.zeros(1, np.float32)
+        changes: dict[str, Any] = {"dead": sensors.dead | table.dead[row]}
+        changes["gain"] = sensors.gain * own.get("gains", nothing + 1)
+        changes["delay"] = sensors.delay + own.get("time_offsets_ns", nothing)
+        if "noise_photoelectrons" in own:
+            changes["noise"] = own["noise_photoelectrons"]
+        if "efficiencies" in own:
+            changes |= {"efficiency": own["efficiencies"], "assumed": NOMINAL_EFFICIENCY.astype(np.float32)}
+        return sensors._replace(**changes)
 
     def rows(self, numbers: Iterable[int]) -> dict[str, NDArray[Any]]:
         """The tree of detectors: run, every constant of sensors and light, what else varies, dead and hot sensors."""
@@ -100,7 +147,7 @@ class Detectors:
 
     def _row(self, number: int) -> dict[str, Any]:
         settings = self.constants(number)
-        sensors = response(settings, self.seed, number)
+        sensors = self._in_conditions(response(settings, self.seed, number), settings.run)
         vary = self.settings.vary
         alone = {name[0]: getattr(settings, name[0]) for name, _ in vary.constants() if len(name) == 1} if vary else {}
         values = settings.response.model_dump() | settings.optical.model_dump() | alone
@@ -153,8 +200,10 @@ def response(settings: SimulationSettings, seed: int, number: int = 0) -> Respon
     hot = np.zeros(geometry.N_SENSORS, np.float32)
     chosen = rng.choice(geometry.N_SENSORS, round(values.hot_fraction * geometry.N_SENSORS), replace=False)
     hot[chosen] = values.hot_photoelectrons
+    clipped = np.clip(efficiency, 1e-4, 1.0).astype(np.float32)
     return Response(
-        efficiency=np.clip(efficiency, 1e-4, 1.0).astype(np.float32),
+        efficiency=clipped,
+        assumed=clipped,
         gain=gain.astype(np.float32),
         noise=np.where(sipm, values.sipm_noise_photoelectrons, values.pmt_noise_photoelectrons).astype(np.float32),
         dead=dead,

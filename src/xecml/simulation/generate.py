@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from xecml import geometry, rootio
+from xecml.conditions import record as record_of
+from xecml.conditions_file import TREE, as_text
 from xecml.errors import InputError
 from xecml.limits import LARGEST_INT32, LARGEST_SEED, shown
 from xecml.outputs import claim, making
@@ -95,11 +97,14 @@ def simulate(
     if chosen.vary is not None and chosen.run + (n - 1) // chosen.vary.events_per_detector > LARGEST_INT32:
         raise InputError(f"run {chosen.run} leaves no numbers for the runs of {n} events; use a lower one.")
     files = _files(path, n, chunk)
+    detectors = None if chosen.conditions is None else Detectors(chosen, seed, jobs, n)
+    conditions = None if detectors is None else detectors.conditions
     record = make_manifest(chosen, seed, n, chunk or 0, BLOCK)
+    record |= {} if conditions is None else {"conditions": conditions.digest}
     done = _complete(files) if chunk is not None and resume and broken_run(path, record) else 0
     outputs = [file for file, _ in files[done:]] + ([manifest_path(path)] if chunk is not None and not done else [])
-    claim(outputs, inputs=[*settings_from, chosen.dead_list], force=force)
-    detectors = Detectors(chosen, seed, jobs)
+    claim(outputs, inputs=[*settings_from, chosen.dead_list, chosen.conditions], force=force)
+    detectors = detectors or Detectors(chosen, seed, jobs, n)
     if chunk is not None:
         write_manifest(path, record, finished=False)
     start = time.monotonic()
@@ -110,14 +115,20 @@ def simulate(
         stream = Pieces(event_blocks(detectors, chosen, seed, first, n, jobs))
         for file, events in files[done:]:
             with rootio.TreeWriter(file) as writer:
+                seen: Counter[int] = Counter()
                 for arrays in stream.take(events):
                     report.tried += int(arrays.pop(TRIED_BRANCH).sum())
                     writer.extend(arrays)
+                    if conditions is not None:
+                        seen.update(conditions.rows(arrays["run"]).tolist())
                     bar.advance(len(arrays["event"]))
                 if chosen.vary is not None:
                     begin, each = first + report.events, chosen.vary.events_per_detector
                     numbers = range(begin // each, (begin + events - 1) // each + 1)
                     writer.add_table(DETECTORS_TREE, detectors.rows(numbers))
+                if conditions is not None:
+                    given = [name for name, rows in conditions.given.items() if rows[list(seen)].any()]
+                    writer.add_text(TREE, as_text([record_of(conditions, "simulate", ["dead", *given], seen)]))
             report.events += events
     if chunk is not None:
         write_manifest(path, record, finished=True)

@@ -46,6 +46,8 @@ class Response(NamedTuple):
 
     efficiency: Floats32
     """(4760,)"""
+    assumed: Floats32
+    """(4760,) efficiency by which counts are made of charges"""
     gain: Floats32
     """(4760,) gain over its calibrated value"""
     noise: Floats32
@@ -230,7 +232,7 @@ def respond(
         if charge < response.threshold:
             npho[s], time[s] = response.below, INVALID
             continue
-        npho[s] = charge / efficiency
+        npho[s] = charge / float(response.assumed[s])
         if total + own == 0:
             time[s] = INVALID
             continue

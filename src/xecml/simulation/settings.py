@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from xecml import geometry
 from xecml.errors import InputError, nearest
 from xecml.events import EXCESS_NOISE_SIPM, PDE_SIPM, QE_PMT
-from xecml.files import regular_file
 from xecml.limits import (
     Counted,
     FilePath,
@@ -29,6 +28,7 @@ from xecml.limits import (
     shown,
 )
 from xecml.recipes.shipped import find
+from xecml.sensor_lists import read_dead_list as read_dead_list
 from xecml.simulation.light.optics import Optics
 from xecml.simulation.vary import Changes, Vary, merged
 from xecml.yamlfile import read_yaml
@@ -47,8 +47,6 @@ Face = Literal["inner", "us", "ds", "outer", "top", "bottom"]
 SIGNAL_ENERGY_MEV = 52.83
 ALPHA_ENERGY_MEV = 5.486
 """The strongest alpha line of americium-241."""
-_LONGEST_DEAD_LIST = 1_000_000
-"""Bytes; more is a file of another kind."""
 MAX_ENERGY_MEV = 280.0
 """Above this the cascade has no tables."""
 _SHORTEST_WINDOW_NS = 1.0
@@ -191,6 +189,10 @@ class SimulationSettings(_Section):
     """dead sensors by id"""
     dead_list: FilePath | None = None
     """file with the ids of dead sensors, one a line, # for comments"""
+    conditions: FilePath | None = None
+    """table of conditions by run (YAML or ROOT): dead sensors, gains, efficiencies, time offsets and noise, for which
+    counts and times in the file are not corrected. Its ranges share the events equally, by their first runs, unless
+    `run` or `vary` says which runs there are"""
     dead_faces: tuple[Face, ...] = ()
     """faces whose sensors are all dead"""
     dead_clusters: Annotated[Counted, Field(le=geometry.N_SIPM)] = 0
@@ -426,31 +428,3 @@ def parse_energy(text: str) -> float | tuple[float, float]:
     if len(parts) not in (1, 2):
         raise InputError(f"'{cut(text)}' is no energy; give MeV, such as 52.8, or a range such as 15:60.")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
-
-
-def read_dead_list(path: str | Path) -> tuple[int, ...]:
-    """Read sensor ids from a text file, one a line, # for comments.
-
-    Raises:
-        InputError: the file is missing or holds something else.
-    """
-    file = regular_file(path, "dead list")
-    try:
-        if (size := file.stat().st_size) > _LONGEST_DEAD_LIST:
-            raise InputError(f"{path} has {size} bytes, too many for a dead list; give sensor ids, one a line.")
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"Cannot read the dead list {path}: {error.strerror}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text file; give sensor ids, one a line.") from error
-    ids = []
-    for number, line in enumerate(lines, 1):
-        text = line.split("#")[0].strip()
-        # five digits tell; no number of thousands of them is made
-        if text and not (text.isascii() and text.isdecimal() and int(text.lstrip("0")[:5] or 0) < geometry.N_SENSORS):
-            raise InputError(
-                f"{path}, line {number}: {text[:40]!r} is no sensor id from 0 to {geometry.N_SENSORS - 1}."
-            )
-        if text:
-            ids.append(int(text.lstrip("0") or 0))
-    return tuple(ids)

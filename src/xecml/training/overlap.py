@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml.data import source
 from xecml.data.stream import EventStream
 from xecml.errors import InputError
 from xecml.events import Chunk, measured
@@ -50,7 +49,8 @@ def shared_events(training: EventStream, validation: EventStream) -> Iterator[st
     for path, times in Counter(own).items():
         if times > 1:
             yield f"{path} is named {times} times in data.train_path, so its events count as often."
-    same, about = sum(_events(validation, i) for i, path in enumerate(others) if path in own), ""
+    twins = ((i, own.index(path)) for i, path in enumerate(others) if path in own)
+    same, about = sum(validation.shared_with(i, training, twin) for i, twin in twins), ""
     rest = [_read(validation, i) for i, path in enumerate(others) if path not in own]
     if rest:
         seen = [_read(training, i) for i in range(len(own))]
@@ -69,16 +69,11 @@ def _places(stream: EventStream) -> list[str]:
     return [path if "://" in path else os.path.realpath(path) for path in stream.files]
 
 
-def _events(stream: EventStream, file: int) -> int:
-    with source.open_events(*stream.open(file)) as reader:
-        return reader.n_events
-
-
 def _read(stream: EventStream, file: int) -> _File:
     """Numbers of a file's events; none of a file without run and event numbers, or that cannot be read."""
     parts, truth = [np.empty(0, np.uint64)], list[str]()
     try:
-        with source.open_events(*stream.open(file)) as reader:
+        with stream.open(file) as reader:
             truth = [branch for branch in _TRUTH if reader.has(branch)][:1]
             last = reader.n_events if reader.has("run") and reader.has("event") else 0
             for start in range(0, last, _CHUNK_EVENTS):
@@ -135,5 +130,5 @@ def _is_in(counts: NDArray[np.float32], seen: Sequence[_File], key: np.uint64) -
 
 def _counts(file: _File, event: int) -> NDArray[np.float32]:
     branch = file.stream.layout.npho
-    with source.open_events(*file.stream.open(file.number)) as reader:
+    with file.stream.open(file.number) as reader:
         return np.nan_to_num(reader.arrays([branch], event, event + 1)[branch])

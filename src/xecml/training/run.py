@@ -167,9 +167,15 @@ class Run:
             "data_fingerprint": self.training.fingerprint,
             "reweighting": self.reweighting.state() if self.reweighting else None,
             "threads": torch.get_num_threads(),
+            "selected": self.taken(),
             "run_name": self.name,
             "run_id": self.tracker.run_id if self.tracker else None,
         }
+
+    def taken(self) -> dict[str, dict[str, Any]]:
+        """What selections and shares leave, by sample that has one."""
+        both = {"train": self.training.taken(), "val": self.validation.taken()}
+        return {of: taken for of, taken in both.items() if taken}
 
     def restore(self, saved: dict[str, Any], path: str) -> None:
         """Stand where a checkpoint stood; the weights of the model are there already.

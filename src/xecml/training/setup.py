@@ -15,6 +15,7 @@ from xecml import cpu_load, geometry
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.data.augment import Augmentation
 from xecml.data.reweighting import Reweighting, default_bins
+from xecml.data.selected_events import Cut
 from xecml.data.stream import EventStream, buffer_events
 from xecml.errors import InputError, nearest
 from xecml.events import number_of
@@ -112,8 +113,11 @@ def begin(
         tracker = run.tracker = tracker_of(
             config, folder, run.position.epoch, name, given.resumed["run_id"] if given.resumed else None
         )
+        tracker.parameters({f"selected.{of}": taken for of, taken in run.taken().items()})
         peers.at_forced_end.append(lambda: tracker.close("FAILED"))
     run.say(announcement(config, job, training, validation, folder, fabric))
+    for of, stream in (("training", training), ("validation", validation)):
+        run.say(f"Selected for {of}: {stream.left.line()}" if stream.cut else "")
     run.say(given.line)
     return run
 
@@ -141,8 +145,18 @@ def streams(
         "world": fabric.world_size if fabric else 1,
         "pin_memory": fabric is not None and fabric.device.type == "cuda",
     }
-    training = EventStream(data.train_path, weights=reweighting, **common)
-    return training, EventStream(data.val_path, shuffle=False, **common)
+    training = EventStream(data.train_path, weights=reweighting, cut=training_cut(config), **common)
+    return training, EventStream(data.val_path, shuffle=False, cut=validation_cut(config), **common)
+
+
+def training_cut(config: Config) -> Cut:
+    """What is trained on of the training files."""
+    return Cut.of(config.data.train_selection, config.data.train_share)
+
+
+def validation_cut(config: Config) -> Cut:
+    """What is validated on of the validation files."""
+    return Cut.of(config.data.val_selection, config.data.val_share)
 
 
 def reweighting_of(config: Config) -> Reweighting | None:
@@ -151,7 +165,8 @@ def reweighting_of(config: Config) -> Reweighting | None:
     if not wanted:
         return None
     bins = {task: default_bins(task, o.nbins, o.nbins_2d) for task, o in wanted.items()}
-    return Reweighting.fit(config.data.train_path, bins, tree=config.data.tree_name, names=config.data.branches)
+    data = config.data
+    return Reweighting.fit(data.train_path, bins, tree=data.tree_name, names=data.branches, cut=training_cut(config))
 
 
 def augmentation_of(config: Config) -> Augmentation:

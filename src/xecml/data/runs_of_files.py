@@ -1,0 +1,41 @@
+"""The runs that files hold, and whether conditions cover them: looked at before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xecml.conditions import Conditions, runs_of
+from xecml.data import source
+from xecml.geometry import Ints
+
+_AT_ONCE = 1_000_000
+
+
+def runs_in(path: str, tree: str, names: Mapping[str, str] | None = None) -> Ints:
+    """Runs of a file's events, each once and ascending.
+
+    Raises:
+        InputError: it cannot be read, or has no run numbers.
+    """
+    found = np.empty(0, np.int64)
+    with source.open_events(path, tree, source.names_here(path, tree, names)) as reader:
+        if not reader.has("run"):
+            runs_of({}, path)
+        for start in range(0, reader.n_events, _AT_ONCE):
+            stop = min(start + _AT_ONCE, reader.n_events)
+            found = np.union1d(found, reader.arrays(["run"], start, stop)["run"].astype(np.int64))
+    return found
+
+
+def check_covered(
+    conditions: Conditions, paths: Sequence[str], tree: str, names: Mapping[str, str] | None = None
+) -> None:
+    """Make sure that every event's run is in a range of the conditions.
+
+    Raises:
+        InputError: names the runs that are in none, or a file without run numbers.
+    """
+    for path in dict.fromkeys(paths):
+        conditions.rows(runs_in(path, tree, names), path)
