@@ -107,7 +107,7 @@ def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
     until(lambda: waits_for(process, signal.SIGUSR1), 300, "the warning of the time limit")
     os.kill(process, signal.SIGCONT)
     until(lambda: "ended with status 75" in log_of(run), PATIENCE_S, "the end of the first start")
-    until(lambda: jobs(run)[0]["state"].startswith("pending"), 60, "the job in its queue")
+    until(lambda: jobs(run)[0]["state"].startswith("pending"), PATIENCE_S, "the job in its queue")
     between = checkpoint_reading.load(run / "checkpoint_last.pth")
     assert 0 < (between["epoch"] - 1) * 6 + between["batch_in_epoch"] < 96
     # SLURM lets two minutes pass before a job that was put back

@@ -299,7 +299,7 @@ def test_demands_are_those_of_the_profile_unless_asked_otherwise() -> None:
 
 def test_own_sites_are_laid_over_the_shipped() -> None:
     site_file(
-        "default_site: here\nhere:\n  partition: gpu\n  time: 2:00:00\n  setup: [module load python]\n"
+        "default_site: here\nhere:\n  account: 4711\n  partition: gpu\n  time: 90\n  setup: [module load python]\n"
         "merlin7:\n  account: meg\n  partitions:\n    a100-daily: {mem_per_gpu: 80G}\n"
     )
     assert site_of(None)[0] == "here"
@@ -307,7 +307,7 @@ def test_own_sites_are_laid_over_the_shipped() -> None:
     daily = merlin.partitions["a100-daily"]
     assert (merlin.account, daily.mem_per_gpu, daily.cluster) == ("meg", "80G", "gmerlin7")
     text, _ = said(*TRAIN, "--dry-run")
-    assert "#SBATCH --partition=gpu\n#SBATCH --time=2:00:00" in text
+    assert "#SBATCH --partition=gpu\n#SBATCH --account=4711\n#SBATCH --time=90\n" in text
     assert "\nmodule load python\n" in text
 
 

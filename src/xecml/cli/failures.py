@@ -164,8 +164,9 @@ def _signals() -> Iterator[None]:
         # what is ignored stays ignored, as under nohup
         before = {n: signal.signal(n, _raise) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         for name in _NOT_HEEDED:
-            if hasattr(signal, name):
-                before[getattr(signal, name)] = signal.signal(getattr(signal, name), _pass)
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _pass)
     except ValueError:  # not the main thread: signals are another's
         yield
         return

@@ -32,7 +32,7 @@ class Record(BaseModel):
         number: of the job in its folder, from 1; its files are `job_<number>...`.
         array: numbers of its tasks as SLURM writes them; none without an array.
         tasks: the same numbers one by one.
-        runs: folders of the trainings; `{task}` stands for the number of a task.
+        run: folder of the training; `{task}` stands for the number of a task.
         files: input files by task, or all of them under `""`; empty for trainings.
     """
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xecml.errors import InputError, nearest
 from xecml.limits import Count, Counted, error_reason
@@ -69,9 +69,14 @@ def word(text: str) -> str:
     return text
 
 
-Duration = Annotated[str, AfterValidator(_duration)]
-Memory = Annotated[str, AfterValidator(memory)]
-Word = Annotated[str, AfterValidator(word)]
+def _as_text(value: Any) -> Any:
+    """Whole numbers stand for themselves: minutes, megabytes, names of accounts."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Duration = Annotated[str, BeforeValidator(_as_text), AfterValidator(_duration)]
+Memory = Annotated[str, BeforeValidator(_as_text), AfterValidator(memory)]
+Word = Annotated[str, BeforeValidator(_as_text), AfterValidator(word)]
 
 
 class Partition(BaseModel):
