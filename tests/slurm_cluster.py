@@ -137,8 +137,11 @@ def process_of(name: str) -> int | None:
 
 
 def waits_for(process: int, number: int) -> bool:
-    """Whether a stopped process has a signal before it."""
-    text = Path(f"/proc/{process}/status").read_text()
+    """Whether a stopped process has a signal before it, or SLURM has let it go on to obey the signal."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
     pending = [int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (number - 1) & 1 for mask in pending)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -105,7 +106,8 @@ def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
     passed = int(call("squeue", f"--job={job['job']}", "--noheader", "--format=%M").split(":")[-2])
     subprocess.run(["scontrol", "update", f"jobid={job['job']}", f"timelimit={passed + 5}"], check=True)
     until(lambda: waits_for(process, signal.SIGUSR1), 300, "the warning of the time limit")
-    os.kill(process, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
     until(lambda: "ended with status 75" in log_of(run), PATIENCE_S, "the end of the first start")
     until(lambda: jobs(run)[0]["state"].startswith("pending"), PATIENCE_S, "the job in its queue")
     between = checkpoint_reading.load(run / "checkpoint_last.pth")
