@@ -32,6 +32,7 @@ ROOMS = {
     "evaluation": "numbers: resolutions, repairs",
     "figures": "pictures",
     "reports": "folders of numbers and pictures",
+    "cluster": "jobs of a batch system",
     "cli": "the command xec",
 }
 FLOWS = {
@@ -61,7 +62,7 @@ def room_of(path: Path) -> str | None:
     first = path.relative_to(SOURCE).with_suffix("").parts[0]
     if first in ROOMS:
         return first
-    return None if first in ("__init__", "cluster", "demo") else "ground floor"
+    return None if first in ("__init__", "demo") else "ground floor"
 
 
 def uses() -> dict[str, list[str]]:

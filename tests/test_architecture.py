@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from xecml.choices import LOSSES, MASK_PATTERNS, PRESETS, REPAIRS
+from xecml.cluster import sites
 from xecml.config import AugmentationConfig, Config
 from xecml.data import masks
 from xecml.data.augment import CHANGES, Augmentation
@@ -42,8 +43,8 @@ def test_the_picture_is_of_todays_code(script: Any, tmp_path: Path) -> None:
 
 def test_every_room_is_drawn_and_described(script: Any) -> None:
     rooms = {path.name for path in (ROOT / "src" / "xecml").iterdir() if (path / "__init__.py").exists()}
-    assert rooms - {"cluster", "rootio", "recipes"} == {*script.ROOMS} - {"ground floor"}
-    for room in rooms - {"cluster", "recipes"}:
+    assert rooms - {"rootio", "recipes"} == {*script.ROOMS} - {"ground floor"}
+    for room in rooms - {"recipes"}:
         assert f"| `{room}/` |" in MAP, room
 
 
@@ -82,6 +83,20 @@ def test_registries_have_their_counterparts() -> None:
     assert {key for switches in CHANGES for key in switches} <= keys
     for name in REPAIRS:
         assert load_repair(name).method == name  # type: ignore[attr-defined]
+
+
+def test_a_site_is_added_as_the_map_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of the user's file is a site with every key that profiles have; the shipped ones stay beside it."""
+    (row,) = [line for line in MAP.splitlines() if line.startswith("| a site |")]
+    assert "`~/.config/xecml/sites.yaml`" in row
+    (tmp_path / "xecml").mkdir()
+    (tmp_path / "xecml" / "sites.yaml").write_text("mine:\n  partition: gpu\n  partitions: {gpu: {cluster: big}}\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    found, _ = sites.load_sites()
+    assert (found["mine"].find(None)[1].cluster, {"generic", "merlin7"} <= found.keys()) == ("big", True)
+    described = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    for key in (*sites.Site.model_fields, *sites.Partition.model_fields):
+        assert f"`{key}`" in described, key
 
 
 def test_entries_of_registries_are_keys_of_recipes_with_a_meaning() -> None:

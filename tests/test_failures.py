@@ -136,6 +136,22 @@ def test_handlers_of_signals_come_back() -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signals")
+def test_a_schedulers_warning_ends_no_command() -> None:
+    """A prediction that is warned five minutes before its limit may yet be done in time."""
+    before = signal.getsignal(signal.SIGUSR1)
+    heard: list[int] = []
+
+    def command() -> None:
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+            heard.append(number)
+
+    assert run(command) == 0
+    assert heard == [signal.SIGUSR1, signal.SIGUSR2]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 # ---------------------------------------------------------------------------------------------- real processes
 
 _WRITING = """

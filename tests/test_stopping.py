@@ -25,7 +25,7 @@ from xecml.training.loop import Result
 from xecml.training.metrics_logging import Tracker
 from xecml.training.stopping import Stopped, StopRequest
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def send(number: int) -> None:
@@ -190,6 +190,21 @@ def test_a_stop_in_a_validation_goes_on_exactly(
     ]
     assert len(lines[0]) == 2
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("where", ["xecml.training.loop.train", "xecml.reports.finished_training.write_finished"])
+def test_a_warning_before_or_after_the_steps_ends_with_75(
+    monkeypatch: pytest.MonkeyPatch, handlers: list[int], number: int, where: str
+) -> None:
+    """The steps are saved; what comes before and after them is made anew when the training goes on."""
+    monkeypatch.setattr(loop, "train", lambda *_, **__: Result(Path("run"), Path("run") / "best", {}, 1.0))
+    monkeypatch.setattr(where, lambda *_, **__: send(number))
+    done = CliRunner().invoke(app, ["train", "regress"])
+    assert (done.exit_code, handlers) == (75, [])
+    assert f"stopped ({signal.Signals(number).name}) outside of the steps" in done.stderr
+    send(number)  # the handler of before is back
+    assert handlers == [number]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -306,7 +306,9 @@ class ReweightingConfig(_EveryReweighting):  # type: ignore[misc, valid-type]  #
 class CheckpointConfig(_Section):
     """Where a run is kept and what it starts from."""
 
-    resume_from: PathText | None = Field(None, description="checkpoint to go on from")
+    resume_from: PathText | None = Field(
+        None, description="checkpoint to go on from; auto for the run's own last, if any"
+    )
     save_dir: PathText = Field("artifacts", description="folder of runs; a run is a folder in it")
     save_interval: Count = Field(10, le=10**6, description="epochs; between kept checkpoints (besides best and last)")
     save_every_steps: Counted = Field(

@@ -24,7 +24,7 @@ _MARK = re.compile(rb"made by 'xec ([a-z]+)'")
 # files whose form has no place for a mark
 _BEGINNINGS = (
     (".csv", re.compile(rb"run,event,(true|pred)_"), "train"),
-    (".jsonl", re.compile(rb'\{"epoch": '), "train"),
+    (".jsonl", re.compile(rb'\{"epoch": |\A\Z'), "train"),  # empty before the end of the first epoch
     (".pth", re.compile(rb"xecml-checkpoint"), "train"),
 )
 

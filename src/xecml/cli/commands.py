@@ -31,6 +31,7 @@ from xecml.cli.printing import (
     show_table,
 )
 from xecml.cli.recipes import recipes_app
+from xecml.cli.submit import submit_app
 from xecml.cli.train import train
 from xecml.errors import InputError
 from xecml.pretrained import names as shipped_models
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(submit_app, name="submit")
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ _ENDING = {
     "SIGTERM": "ended by SIGTERM, which batch systems send",
     "SIGHUP": "ended because its terminal was closed (SIGHUP)",
 }
+_NOT_HEEDED = ("SIGUSR1", "SIGUSR2")
+"""A scheduler's warning that time is nearly over: a training has handlers of its own, and others may yet be done."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FAILED = (errno.EIO, errno.EROFS)
 # what allocators and writers of torch say in a RuntimeError
@@ -161,6 +163,10 @@ def _signals() -> Iterator[None]:
     try:
         # what is ignored stays ignored, as under nohup
         before = {n: signal.signal(n, _raise) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+        for name in _NOT_HEEDED:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _pass)
     except ValueError:  # not the main thread: signals are another's
         yield
         return
@@ -181,6 +187,10 @@ def _signals() -> Iterator[None]:
 def _raise(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN if number != signal.SIGINT else signal.SIG_DFL)
     raise Ended(number)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _listen(pipe: int, done: threading.Event) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +17,46 @@ import typer
 from xecml.cli.printing import Debug, Force, Json, show
 
 if TYPE_CHECKING:
+    from xecml.config import Config
     from xecml.training.loop import Result
 
 STOPPED = 75
 """Exit status of a training that a signal stopped and that should go on, for what requeues it."""
+FLAGS = {
+    "train_path": "data.train_path", "val_path": "data.val_path", "batch": "data.batch_size",
+    "chunksize": "data.chunksize", "epochs": "training.epochs", "lr": "training.lr",
+    "weight_decay": "training.weight_decay", "warmup_epochs": "training.warmup_epochs",
+    "ema_decay": "training.ema_decay", "grad_clip": "training.grad_clip", "npho_scale": "normalization.npho_scale",
+    "npho_scale2": "normalization.npho_scale2", "time_scale": "normalization.time_scale",
+    "time_shift": "normalization.time_shift", "sentinel_value": "normalization.sentinel_value",
+    "resume_from": "checkpoint.resume_from", "mae_checkpoint": "training.mae_checkpoint",
+    "mask_ratio": "model.mask_ratio", "outer_mode": "model.outer_mode", "name": "mlflow.run_name",
+}  # fmt: skip
+"""Parameters of `xec train` that are keys of a recipe."""
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """While active, a scheduler's warning ends the command with STOPPED where no training is there to save.
+
+    Libraries are loaded before a training and pictures drawn after it, and both begin anew when it goes on.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    try:
+        before = {n: signal.signal(n, _stop) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    except ValueError:  # not the main thread: signals are another's
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    print(f"xec: stopped ({name}) outside of the steps; --resume_from auto goes on.", file=sys.stderr, flush=True)
+    raise SystemExit(STOPPED)
 
 
 class Job(StrEnum):
@@ -27,6 +68,7 @@ class Job(StrEnum):
 
 
 def train(
+    context: typer.Context,
     job: Annotated[Job | None, typer.Argument(help="What to train.", show_default=False)] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe: a YAML file, or a name that 'xec recipes' lists.")
@@ -52,7 +94,9 @@ def train(
     tasks: Annotated[
         str | None, typer.Option("--tasks", help="For example 'angle energy'; the others are off.")
     ] = None,
-    resume_from: Annotated[str | None, typer.Option("--resume_from", help="Checkpoint to go on from.")] = None,
+    resume_from: Annotated[
+        str | None, typer.Option("--resume_from", help="Checkpoint to go on from; auto: the run's own last, if any.")
+    ] = None,
     mae_checkpoint: Annotated[
         str | None, typer.Option("--mae_checkpoint", help="Checkpoint whose encoder is taken.")
     ] = None,
@@ -68,47 +112,60 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a network as a recipe says."""
-    before = time.monotonic()
-
-    from xecml.config import TasksConfig
-    from xecml.recipes import describe, load_config, run_name
-    from xecml.recipes.shipped import find
-
     if help_config:
-        print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
-        for key, default, unit, meaning in describe(job.value if job else "regress"):
-            print(f"{key:<34} {default!s:<14} {unit:<10} {meaning}")
+        _print_keys(job)
         return
     if job is None:
         raise typer.BadParameter(f"name one of {', '.join(Job)}.", param_hint="job")
-    flags: dict[str, Any] = {
-        "data.train_path": train_path, "data.val_path": val_path, "data.batch_size": batch,
-        "data.chunksize": chunksize, "training.epochs": epochs, "training.lr": lr,
-        "training.weight_decay": weight_decay, "training.warmup_epochs": warmup_epochs,
-        "training.ema_decay": ema_decay, "training.grad_clip": grad_clip,
-        "normalization.npho_scale": npho_scale, "normalization.npho_scale2": npho_scale2,
-        "normalization.time_scale": time_scale, "normalization.time_shift": time_shift,
-        "normalization.sentinel_value": sentinel_value, "checkpoint.resume_from": resume_from,
-        "training.mae_checkpoint": mae_checkpoint, "model.mask_ratio": mask_ratio, "model.outer_mode": outer_mode,
-        "mlflow.run_name": name,
-    }  # fmt: skip
-    if tasks is not None:
-        wanted = tasks.replace(",", " ").split()
+    with _warned():
+        _train(context.params, job.value, as_json=as_json, force=force)
+
+
+def _print_keys(job: Job | None) -> None:
+    from xecml.recipes import describe
+
+    print(f"{'key':<34} {'default':<14} {'unit':<10} meaning")
+    for key, default, unit, meaning in describe(job.value if job else "regress"):
+        print(f"{key:<34} {default!s:<14} {unit:<10} {meaning}")
+
+
+def recipe_of(given: Mapping[str, Any], job: str) -> tuple[Config, str]:
+    """The recipe that a command line means, and the name of its run.
+
+    Args:
+        given: the options of `xec train` by the names of its parameters.
+        job: of the training.
+
+    Raises:
+        InputError: the recipe cannot be read, or a key or value is wrong.
+    """
+    from xecml.config import TasksConfig
+    from xecml.recipes import load_config, run_name
+
+    flags: dict[str, Any] = {key: given[name] for name, key in FLAGS.items()}
+    if given["tasks"] is not None:
+        wanted = given["tasks"].replace(",", " ").split()
         every = set(TasksConfig.model_fields) | set(wanted)  # an unknown one is then named as an unknown key
         flags |= {f"tasks.{task}.enabled": task in wanted for task in every}
-    given = list(settings or [])
-    if outer_fine_pool is not None:
-        none = outer_fine_pool.lower() in ("none", "null")
-        given.append(f"model.outer_fine_pool={'null' if none else '[' + outer_fine_pool.strip('[]') + ']'}")
-    recipe = load_config(config, given, flags, job=job.value)
-    called = run_name(recipe, config, job.value)
+    settings, pool = list(given["settings"] or []), given["outer_fine_pool"]
+    if pool is not None:
+        none = pool.lower() in ("none", "null")
+        settings.append(f"model.outer_fine_pool={'null' if none else '[' + pool.strip('[]') + ']'}")
+    recipe = load_config(given["config"], settings, flags, job=job)
+    return recipe, run_name(recipe, given["config"], job)
 
+
+def _train(given: Mapping[str, Any], job: str, *, as_json: bool, force: bool) -> None:
+    before = time.monotonic()
+    recipe, called = recipe_of(given, job)
+
+    from xecml.recipes.shipped import find
     from xecml.reports.finished_training import write_finished
     from xecml.training.loop import train as run
 
     libraries = time.monotonic() - before
-    path = find(config, "train") if config is not None else None
-    result = run(recipe, name=called, kind=job.value, quiet=as_json, recipe_path=path, force=force)
+    path = find(given["config"], "train") if given["config"] is not None else None
+    result = run(recipe, name=called, kind=job, quiet=as_json, recipe_path=path, force=force)
     files = write_finished(recipe, result, called, force=force)
     result.spent.add_before("libraries, recipe", libraries)
     if result.first_process:

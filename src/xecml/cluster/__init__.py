@@ -1,1 +1,1 @@
-"""Batch systems and searches."""
+"""Batch systems: sites, scripts of jobs, their records and what became of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from xecml.progress import progress
 from xecml.stopwatch import Stopwatch
 from xecml.training import checkpoint_writing
 from xecml.training.epoch_metrics import Clock, Sums
+from xecml.training.going_on import save_every_s
 from xecml.training.metrics_logging import check_places, failures_told
 from xecml.training.processes.devices import check_devices, mean_over_processes
 from xecml.training.processes.launch import together
 from xecml.training.processes.peers import Peers
-from xecml.training.processes.rank import Place, place_of
+from xecml.training.processes.rank import TORCHRUN, TORCHRUN_SIGNALS, Place, place_of
 from xecml.training.run import Run
 from xecml.training.setup import begin, score_of
 from xecml.training.stopping import Stopped, StopRequest
@@ -75,6 +77,8 @@ def train(
 ) -> Result:
     """Train a network as a recipe says, from the start or from `checkpoint.resume_from`.
 
+    `auto` there means the run's own last checkpoint, or the start where there is none.
+
     Args:
         config: the recipe.
         kind: of job: `regress`, `mae` or `inpaint`.
@@ -91,13 +95,16 @@ def train(
     check_places(config, name)
     own = place or place_of(config)
     check_devices(config, own)
+    if own.started_by == TORCHRUN and own.rank == 0:
+        print(f"Warning: {TORCHRUN_SIGNALS}", file=sys.stderr, flush=True)
     with together(own, config, name=name, kind=kind) as peers:
         spent = Stopwatch()
         with spent.part("files, fits, first weights"):
             run = begin(config, peers, name=name, kind=kind, quiet=quiet, recipe_path=recipe_path, force=force)
         run.spent = spent
         several = run.fabric.world_size > 1
-        with failures_told(run.tracker), StopRequest(several=several, silent=not run.first_process) as stop:
+        stops = StopRequest(several=several, silent=not run.first_process, save_every_s=save_every_s())
+        with failures_told(run.tracker), stops as stop:
             ended = run_epochs(run, stop)
         finish(run, peers, ended)
     best = run.best_path if run.best_path.exists() else run.last_path
@@ -136,6 +143,7 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
         with run.spent.part("checkpoints"):
             run.save(*best, *numbered, run.last_path)
         run.watch.saved = run.last_path
+        stop.saved()
         run.stopped = stop.at_epoch_end()
         if options.early_stop_epochs and at.since_best >= options.early_stop_epochs:
             return f"no better epoch in {at.since_best}"
@@ -177,11 +185,12 @@ def train_epoch(run: Run, stop: StopRequest) -> Clock:
             bar.advance(len(batch) * world, run.watch.note)
             cpu_load.look()
             run.stopped = run.stopped or stop.after_step()
-            due |= bool(every) and at.batch_in_epoch % every == 0
+            due |= stop.save_due or (bool(every) and at.batch_in_epoch % every == 0)
             if last and (due or run.stopped):  # gradients of half a group would be lost
                 run.watch.look()
                 run.save(run.last_path)
                 run.watch.saved, due = run.last_path, False
+                stop.saved()
             if last and run.stopped:
                 break
     return clock

@@ -22,7 +22,7 @@ from xecml.events import number_of
 from xecml.models import cpu
 from xecml.outputs import claim, refuse_inputs
 from xecml.pretrained import model_file
-from xecml.training import checkpoint_writing
+from xecml.training import checkpoint_writing, going_on
 from xecml.training.epoch_metrics import Watch
 from xecml.training.job import Job
 from xecml.training.learning_rate import parameter_groups
@@ -72,6 +72,7 @@ def begin(
         cpu_load.stop_following()  # processes share cores as they were told to; equal runs want equal threads
     cpu_load.look()
     first_process = fabric.global_rank == 0
+    config, auto = going_on.resolved(config, folder, fabric), config.checkpoint.resume_from == going_on.AUTO
     torch.use_deterministic_algorithms(options.deterministic)
     torch.manual_seed(options.seed)
     cpu.keep_memory()
@@ -81,6 +82,11 @@ def begin(
     for line in shared_events(training, validation) if first_process else ():
         print(f"Warning: {line}", file=sys.stderr, flush=True)
     given = start(job.model, config, kind=kind, tasks=job.tasks)
+    if auto and config.checkpoint.resume_from and given.resumed is None:
+        raise InputError(
+            f"{config.checkpoint.resume_from} is of another training than this one; give this run another --name, or "
+            "name what it is to start from with --resume_from."
+        )
     if kind == "inpaint" and config.model.freeze_encoder and not given.encoder_given:
         raise InputError(
             "model.freeze_encoder needs an encoder to start from; name one with --mae_checkpoint, or set it to false."
@@ -109,6 +115,7 @@ def begin(
         run.restore(given.resumed, str(config.checkpoint.resume_from))
     _check_best_metric(run)
     if first_process:
+        going_on.count_start(folder, run.position.epoch, run.position.batch_in_epoch)
         checkpoint_writing.take_over(folder, config.checkpoint.resume_from if given.resumed else None)
         tracker = run.tracker = tracker_of(
             config, folder, run.position.epoch, name, given.resumed["run_id"] if given.resumed else None

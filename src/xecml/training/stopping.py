@@ -14,7 +14,9 @@ from torch import distributed
 
 from xecml.data.batch import Batch
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+_WARNINGS = ("SIGUSR1", "SIGUSR2")
+"""What a scheduler is told to send some minutes before it ends a job."""
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", *_WARNINGS) if hasattr(signal, name))
 _SAME_PRESS_S = 1.0
 """A terminal and what started several processes both pass a Ctrl-C on: what comes so soon after is no second one."""
 
@@ -26,37 +28,44 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
 class StopRequest:
     """While active, signals ask for a stop after the step instead of killing; the old handlers come back after.
 
-    SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 (a scheduler's warning) ask alike; a second SIGINT
-    ends at once. Before the first step there is nothing to save, and signals but SIGUSR1 do what they did before. A
-    signal that is ignored, as `nohup` has it, stays so.
+    SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal), SIGUSR1 and SIGUSR2 (a scheduler's warning) ask alike; a
+    second SIGINT ends at once. Before the first step there is nothing to save, and signals but SIGUSR1 and SIGUSR2 do
+    what they did before. A signal that is ignored, as `nohup` has it, stays so.
 
     A signal reaches some processes only, or each between other steps. So they tell each other, in the background of
-    the next step and on the processor's own channel, and all stop after the same one.
+    the next step and on the processor's own channel, and all stop after the same one. In the same way they agree on the
+    step after which it is time to save.
 
     Args:
         several: whether there are other processes.
         silent: say nothing when asked by Ctrl-C.
+        save_every_s: seconds after which it is time to save; never by default.
     """
 
-    def __init__(self, *, several: bool = False, silent: bool = False) -> None:
+    def __init__(self, *, several: bool = False, silent: bool = False, save_every_s: float | None = None) -> None:
         self.requested: str | None = None
+        self.save_due = False
+        """Whether it is time to save, the same in all processes; as of the last `after_step`."""
+        self._save_every_s, self._saved_at = save_every_s, time.monotonic()
         self._silent = silent
         self._begun = False
         self._pressed: float | None = None
         self._before: dict[int, Any] = {}
         self._group = distributed.new_group(backend="gloo") if several else None
-        self._asking: tuple[torch.Tensor, Any] | None = None
+        self._asking: tuple[torch.Tensor, Any, bool] | None = None
+        """What is being agreed on, and whether its word on saving counts."""
 
     def after_step(self) -> str | None:
         """The signal to stop for, the same in all processes; if there are several, as they stood a step ago."""
         self._begun = True
         if self._group is None:
+            self.save_due = self._late()
             return self.requested
         answer = self._answer()
         number = signal.Signals[self.requested].value if self.requested else 0
-        asked = torch.tensor([number])
+        asked = torch.tensor([number, int(self._late())])
         work = distributed.all_reduce(asked, distributed.ReduceOp.MAX, self._group, async_op=True)
-        self._asking = (asked, work)
+        self._asking = (asked, work, True)
         return answer
 
     def at_epoch_end(self) -> str | None:
@@ -64,6 +73,15 @@ class StopRequest:
         if self._group is None:
             return self.requested
         return self.after_step() or self._answer()
+
+    def saved(self) -> None:
+        """Say that all was saved just now, in all processes after the same step."""
+        self._saved_at, self.save_due = time.monotonic(), False
+        if self._asking is not None:  # what was asked before is answered after, and means the time before
+            self._asking = (*self._asking[:2], False)
+
+    def _late(self) -> bool:
+        return self._save_every_s is not None and time.monotonic() - self._saved_at >= self._save_every_s
 
     def during(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches of a validation, which a single process leaves when asked to stop.
@@ -80,9 +98,10 @@ class StopRequest:
         """What the processes said when they were last asked."""
         if self._asking is None:
             return None
-        (asked, work), self._asking = self._asking, None
+        (asked, work, counts), self._asking = self._asking, None
         work.wait()
-        number = int(asked)
+        number, late = asked.tolist()
+        self.save_due = counts and bool(late)
         return signal.Signals(number).name if number else None
 
     def __enter__(self) -> StopRequest:
@@ -96,7 +115,7 @@ class StopRequest:
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if not self._begun and number != getattr(signal, "SIGUSR1", None):
+        if not self._begun and signal.Signals(number).name not in _WARNINGS:
             self._end_at_once(number, frame)
         elif number == signal.SIGINT and self._pressed is not None:
             if self._group is None or time.monotonic() - self._pressed > _SAME_PRESS_S:

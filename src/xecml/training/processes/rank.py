@@ -13,6 +13,10 @@ from xecml.errors import InputError
 from xecml.limits import shown
 
 OWN, TORCHRUN, SRUN = "own", "torchrun", "srun"
+TORCHRUN_SIGNALS = (
+    "torchrun keeps signals to itself, kills its processes 30 s after its own, and turns exit status 75 into 1; in a "
+    "batch job start one task a GPU with srun, so that a training is saved at its limit and goes on."
+)
 _ADVICE = "torchrun and srun set it: start the training with one of them, or unset what is left of them"
 
 

@@ -1,0 +1,138 @@
+"""The commands `xec submit ...`: an ordinary command as a job of a batch system, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xecml.cli.printing import Debug, Json, show, show_table
+
+submit_app = typer.Typer(
+    help="Run an ordinary command as a SLURM job: xec submit train regress --config regress --site merlin7 ...",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or output file that was submitted.")]
+
+
+def _submit(
+    context: typer.Context,
+    site: Annotated[str | None, typer.Option("--site", help="Profile: generic, merlin7, or one of yours.")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="Partition; the site's usual by default.")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Limit such as 12:00:00 or 1-00:00:00.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of each node; a training has a task each.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes.")] = 1,
+    mem: Annotated[str | None, typer.Option("--mem", help="Memory of a node, such as 64G.")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="Account; the site's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the job; of a training that of its run too.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="JOB", help="Begin when this job has ended well.")
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option("--array", help="Tasks: a number of them, or such as 0-9%4; {task} is a task's number."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and the sbatch line, and end.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    from xecml.cli.submitted_commands import ordinary, say
+    from xecml.cluster import submission
+    from xecml.cluster.demands import Wanted, demands
+    from xecml.cluster.sites import site_of
+
+    command = ordinary(str(context.info_name), context.args, name=name, array=array)
+    chosen = site_of(site)
+    wanted = Wanted(partition, time, gpus, nodes, mem, account, after, command.array)
+    given = submission.Submission(
+        name=command.name,
+        command=command.words,
+        folder=command.folder,
+        demands=demands(chosen[1], wanted, several=command.several),
+        site=chosen,
+        tasks=command.tasks,
+        files=command.files,
+        run=command.run,
+        last=command.last,
+    )
+    say(command.notices)
+    if dry_run:
+        print(submission.dry_run(given))
+        return
+    record = submission.submit(given)
+    where = f" of {record.cluster}" if record.cluster else ""
+    tasks = f", {len(record.tasks)} tasks" if record.tasks else ""
+    shown = command.run if command.run is not None and not command.tasks else command.folder
+    show(
+        as_json,
+        record.model_dump(mode="json") | {"folder": str(command.folder)},
+        f"Submitted job {record.id}{where} ('{record.name}'{tasks}); see: xec submit status {shown}",
+    )
+
+
+for _name in ("train", "predict", "inpaint"):
+    submit_app.command(
+        _name,
+        help=f"Run 'xec {_name} ...' as a job: its own arguments and options, and these.",
+        context_settings=_PASSED_ON,
+    )(_submit)
+
+
+@submit_app.command("status")
+def status(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Folder of a run, or output file; all below here by default.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", min=0, max=1000, help="Lines of the log of each job.")] = 5,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how submitted jobs stand: state, last epoch, rate, the end of the log."""
+    from xecml.cluster import job_records
+    from xecml.cluster.status import counted, tail
+    from xecml.cluster.status import status as look
+
+    folders = job_records.folders_below(Path()) if run is None else [job_records.folder_of(run)]
+    found = look(folders)
+    if as_json:
+        print(json.dumps({"jobs": [one.as_dict() | {"tail": tail(one.log, lines)} for one in found]}))
+        return
+    if not found:
+        print("No jobs were submitted from here.")
+        return
+    headers = ["job", "name", "state", "time", "nodes", "epoch", "events/s"]
+    rows = [
+        [f"{one.name}{f' ({one.record.cluster})' if one.record.cluster else ''}", one.record.name, one.state, one.time,
+         one.nodes, "" if one.epoch is None else f"{one.epoch}", "" if one.rate is None else f"{one.rate:.0f}"]
+        for one in found
+    ]  # fmt: skip
+    show_table("", headers, rows)
+    if len(found) > 1:
+        print(counted(found))
+    # of many tasks the logs of those that failed
+    for one in found if len(found) == 1 else [one for one in found if one.failed]:
+        text = tail(one.log, lines)
+        if text:
+            print("\n".join([f"{one.log}:", *(f"  {line}" for line in text)]))
+
+
+@submit_app.command("cancel")
+def cancel(run: Run, as_json: Json = False, debug: Debug = False) -> None:
+    """Cancel the jobs of a run or output file that wait or run; what a training has saved stays."""
+    from xecml.cluster import job_records
+    from xecml.cluster.status import cancel as end
+
+    ended = end(job_records.folder_of(run))
+    said = ", ".join(f"{one.id}{f' of {one.cluster}' if one.cluster else ''}" for one in ended)
+    text = f"Cancelled {said}." if ended else f"No job of {run} waits or runs."
+    show(as_json, {"cancelled": [{"id": one.id, "cluster": one.cluster} for one in ended]}, text)

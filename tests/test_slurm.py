@@ -1,0 +1,176 @@
+"""On a real SLURM of two nodes on this machine: the time limit, arrays, several nodes, failures, cancelling."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uproot
+from typer.testing import CliRunner
+
+from tests import slurm_cluster
+from tests.conftest import point_sources
+from tests.slurm_cluster import call, process_of, until, waits_for
+from tests.test_resume import assert_equal
+from xecml import rootio
+from xecml.cli.commands import app
+from xecml.inference import checkpoint_reading
+from xecml.inference.predict import predict_files
+from xecml.inference.trained_model import load_model
+from xecml.recipes import load_config
+from xecml.training import loop
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(slurm_cluster.missing()),
+        reason="SLURM is not installed here, and these tests run jobs on it: apt-get install slurm-wlm munge",
+    ),
+]
+SETTINGS = (
+    "data.batch_size=16", "model.hidden_dim=8", "training.epochs=16", "training.amp=false", "model.head_dropout=0.2",
+    "mlflow.tensorboard=null", "mlflow.enabled=false", "data.train_path=train.root", "data.val_path=val.root",
+    "model.preset=tiny",
+)  # fmt: skip
+PATIENCE_S = 1500.0
+"""For a machine that is busy with other things; alone it takes seconds."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A project's folder with small samples, and a cluster that knows it."""
+    # sockets have short names
+    with tempfile.TemporaryDirectory(prefix="xec", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        here = Path(folder) / "project"
+        here.mkdir()
+        patch.chdir(here)
+        patch.setenv("PYTHONPATH", f"{Path(__file__).parents[1] / 'src'}:{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for seed, (name, events) in enumerate((("train", 96), ("val", 48)), 1):
+            rootio.write(here / f"{name}.root", point_sources(events, seed))
+        with slurm_cluster.cluster(Path(folder) / "c"):
+            yield here
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """Folder of the training that nothing interrupts."""
+    return loop.train(load_config(None, SETTINGS), name="whole", quiet=True).folder
+
+
+def submit(*words: str) -> str:
+    done = CliRunner().invoke(app, ["submit", *words])
+    assert done.exit_code == 0, f"{done.stdout}{done.stderr}{done.exception!r}"
+    return done.stdout
+
+
+def train(name: str, *more: str) -> Path:
+    """Submit a training and return the folder of its run."""
+    submit("train", "regress", *(word for setting in SETTINGS for word in ("--set", setting)), "--name", name, *more)
+    return Path("artifacts") / name
+
+
+def jobs(run: Path | str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(submit("status", str(run), "--json", "--lines", "40"))["jobs"]
+    return found
+
+
+def ended(run: Path | str) -> list[dict[str, Any]]:
+    """States of jobs, when all have ended."""
+    until(lambda: not any(job["open"] for job in jobs(run)), PATIENCE_S, f"the end of {run}")
+    return jobs(run)
+
+
+def log_of(run: Path) -> str:
+    path = run / "job_1.log"
+    return path.read_text() if path.exists() else ""
+
+
+def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
+    """SLURM warns, the training saves and asks for more, the script puts the job back, and it ends as the whole one."""
+    run = train("limited")
+    (job,) = jobs(run)
+    until(lambda: "Training" in log_of(run), PATIENCE_S, "the first step", every_s=0.02)
+    process = process_of("limited")
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)  # so that it is in the middle when the warning comes, however fast the machine is
+    passed = int(call("squeue", f"--job={job['job']}", "--noheader", "--format=%M").split(":")[-2])
+    subprocess.run(["scontrol", "update", f"jobid={job['job']}", f"timelimit={passed + 5}"], check=True)
+    until(lambda: waits_for(process, signal.SIGUSR1), 300, "the warning of the time limit")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
+    until(lambda: "ended with status 75" in log_of(run), PATIENCE_S, "the end of the first start")
+    until(lambda: jobs(run)[0]["state"].startswith("pending"), PATIENCE_S, "the job in its queue")
+    between = checkpoint_reading.load(run / "checkpoint_last.pth")
+    assert 0 < (between["epoch"] - 1) * 6 + between["batch_in_epoch"] < 96
+    # SLURM lets two minutes pass before a job that was put back
+    subprocess.run(["scontrol", "update", f"jobid={job['job']}", "starttime=now", "timelimit=20"], check=True)
+    (job,) = ended(run)
+    assert (job["state"], job["epoch"], job["failed"]) == ("finished", 16, False)
+    said = log_of(run)
+    assert "start 1, on node" in said
+    assert "start 2, on node" in said
+    assert "Stopped (SIGUSR1)" in said
+    assert "Going on from artifacts/limited/checkpoint_last.pth" in said
+    one, two = (checkpoint_reading.load(folder / "checkpoint_last.pth") for folder in (whole, run))
+    for part in ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch"):
+        assert_equal(one[part], two[part], part)
+
+
+def test_an_array_of_predictions_is_as_one(place: Path, whole: Path) -> None:
+    for i in range(4):
+        rootio.write(place / f"part_{i}.root", point_sources(10 + i, 10 + i))
+    model = whole / "checkpoint_best.pth"
+    submit("predict", str(model), "part_*.root", "--out", "predictions/all.root", "--array", "4%2", "--gpus", "0")
+    assert [job["state"] for job in ended("predictions/all.root")] == ["finished"] * 4
+    predict_files(load_model(model), ["part_*.root"], "predictions/one.root", model_path=model)
+    with uproot.open("predictions/one.root:predictions") as tree:
+        one = tree.arrays(library="np")
+    parts = [uproot.open(f"predictions/all_{i}.root:predictions") for i in range(4)]
+    merged = {name: np.concatenate([part[name].array(library="np") for part in parts]) for name in one}
+    assert len(merged["event"]) == 46
+    for name, values in one.items():
+        # sums of other batches are rounded otherwise
+        np.testing.assert_allclose(merged[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_training_over_two_nodes(place: Path) -> None:
+    run = train("wide", "--nodes", "2", "--gpus", "1", "--epochs", "2", "--set", f"training.join_timeout={PATIENCE_S}")
+    (job,) = ended(run)
+    assert (job["state"], job["epoch"]) == ("finished", 2)
+    said = log_of(run)
+    assert "on node[1-2]" in said
+    assert ", cpu x 2, " in said
+    assert len(checkpoint_reading.load(run / "checkpoint_last.pth")["random_states"]) == 2
+
+
+def test_a_failing_job_reports_its_log(place: Path) -> None:
+    run = train("failing", "--mae_checkpoint", "nowhere.pth")
+    (job,) = ended(run)
+    assert (job["state"].split(" (")[0], job["failed"]) == ("failed with status 2", True)
+    shown = submit("status", str(run))
+    assert "failed with status 2" in shown
+    assert "xec: No such checkpoint: nowhere.pth; check the path." in shown
+
+
+def test_a_cancelled_training_is_saved_and_stays_cancelled(place: Path) -> None:
+    run = train("cancelled", "--epochs", "100000")
+    until(lambda: (run / "metrics.jsonl").exists() and (run / "checkpoint_last.pth").exists(), PATIENCE_S, "an epoch")
+    (job,) = jobs(run)
+    assert (job["state"], job["nodes"][:4]) == ("running", "node")
+    assert submit("cancel", str(run)) == f"Cancelled {job['job']}.\n"
+    (job,) = ended(run)
+    until(lambda: "ended with status" in log_of(run), 60, "the end of the script")
+    assert "Stopped (SIGTERM)" in log_of(run)
+    states = call("squeue", f"--job={job['job']}", "--states=all", "--noheader", "--format=%T").split()
+    assert states == ["CANCELLED"]
+    assert submit("cancel", str(run)) == f"No job of {run} waits or runs.\n"
