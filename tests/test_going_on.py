@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from tests.test_stopping import at, recipe
 from xecml import rootio
 from xecml.errors import InputError
 from xecml.inference import checkpoint_reading
+from xecml.recipes import load_config
 from xecml.training import checkpoint_writing, going_on, loop
 from xecml.training.epoch_metrics import Sums
+from xecml.training.processes.devices import make_fabric
 from xecml.training.processes.rank import TORCHRUN, Place
 from xecml.training.stopping import StopRequest
 
@@ -173,3 +176,13 @@ def test_torchrun_is_warned_of_once(
     said = capsys.readouterr().err
     assert ("Warning: torchrun keeps signals to itself, kills its processes 30 s" in said) == warned
     assert ("with srun" in said) == warned
+
+
+def test_a_machine_with_slurm_gives_no_advice_to_a_training_outside_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    make_fabric(load_config(None), Place())  # warnings are errors

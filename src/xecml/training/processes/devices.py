@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -43,14 +44,17 @@ def make_fabric(config: Config, place: Place | None = None) -> Fabric:
         logging.getLogger(name).setLevel(logging.WARNING)
     if own.world > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _processors() // own.per_node))
-    return Fabric(
-        accelerator=_accelerator(config),
-        devices=own.per_node,
-        num_nodes=own.nodes,
-        strategy=_Joined() if own.world > 1 else "auto",
-        precision=precision(options.amp, options.accelerator),
-        plugins=Environment(own),
-    )
+    with warnings.catch_warnings():
+        # given where SLURM is installed, on login nodes too, whatever place a process is told to have
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
+        return Fabric(
+            accelerator=_accelerator(config),
+            devices=own.per_node,
+            num_nodes=own.nodes,
+            strategy=_Joined() if own.world > 1 else "auto",
+            precision=precision(options.amp, options.accelerator),
+            plugins=Environment(own),
+        )
 
 
 class _Joined(DDPStrategy):
