@@ -261,7 +261,7 @@ def _across_the_beam(axes: Axes) -> None:
     axes.text(vertex[0] - 30, vertex[1] + 4, "phi", color=COLOURS[3], fontsize=12)
     _arrow(axes, (0, 0), (22, 0), "0.2", "x")
     _arrow(axes, (0, 0), (0, 22), "0.2", "y")
-    axes.set(xlabel="x [cm]", ylabel="y [cm]", aspect="equal", title="Across the beam, seen against +z")
+    axes.set(xlabel="x [cm]", ylabel="y [cm]", aspect="equal", title="Across the beam, seen from +z")
     axes.set(xlim=(-115, 40), ylim=(-105, 105))
 
 

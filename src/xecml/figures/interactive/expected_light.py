@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xecml.conventional.pointsource import PointSource, fit_point_source
 from xecml.conventional.solidangles import light_shares
-from xecml.events import INVALID, valid_counts
+from xecml.events import INVALID
 from xecml.geometry import N_SENSORS
 from xecml.inference.repair_models import Repair
 
@@ -22,19 +22,16 @@ Marks = NDArray[np.bool_]
 def light_of_a_point(npho: NDArray[Any], live: Marks) -> tuple[NDArray[np.float32], PointSource]:
     """Photons (N, 4760) if all light came from one point, direct and scattered once, and the fitted points.
 
-    The fit gives the place; the photons are such that the live sensors see as many as they measured together. 1e10
-    where there was nothing to fit.
+    Place and photons are those of the fit, which looks at the inner face near the hot spot: light that was reflected or
+    scattered more than once is not in it. 1e10 where there was nothing to fit.
 
     Args:
         npho: counts (N, 4760).
         live: (N, 4760) sensors that were read and are neither dead nor filled.
     """
     source = fit_point_source(npho, live)
-    lit = live & valid_counts(npho)
-    shares = light_shares(source.xyz)
-    seen = np.sum(np.where(live, shares, 0.0), axis=1)
-    photons = np.sum(npho, axis=1, where=lit, dtype=np.float64) / np.where(seen > 0, seen, 1.0)
-    expected = np.where(source.found[:, None] & (seen > 0)[:, None], shares * photons[:, None], INVALID)
+    light = light_shares(source.xyz) * source.photons[:, None]
+    expected = np.where(source.found[:, None], light, INVALID)
     return expected.astype(np.float32), source
 
 
