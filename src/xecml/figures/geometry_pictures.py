@@ -39,7 +39,8 @@ def unfolded() -> Figure:
             axes.text(x, y, f"{title}: {_range(ids)}", ha="center", va="bottom", color="0.2", fontsize=8)
             if face != "inner":
                 for sensor in ids:
-                    axes.text(*places()[sensor], str(sensor), ha="center", va="center", fontsize=4.4)
+                    x, y = places()[sensor].tolist()
+                    axes.text(x, y, str(sensor), ha="center", va="center", fontsize=4.4)
         figure.suptitle(
             "The six faces unfolded, at true lengths: u to the right, v upwards. Ids of the PMTs; those of the SiPMs "
             "are in the next picture.",
@@ -107,7 +108,7 @@ def fine_grid() -> Figure:
         centre = set(geometry.outer_centre_map().ravel().tolist())
         for sensor in np.unique(ids):
             z, phi = np.nonzero(ids == sensor)
-            corner, size = (phi.min(), z.min()), (np.ptp(phi) + 1, np.ptp(z) + 1)
+            corner, size = (int(phi.min()), int(z.min())), (int(np.ptp(phi)) + 1, int(np.ptp(z)) + 1)
             colour = COLOURS[1] if sensor in centre else COLOURS[0]
             axes.add_patch(Rectangle(corner, *size, facecolor=colour, alpha=0.25, edgecolor="k", linewidth=0.9))
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="k", linewidth=0.9))
@@ -240,8 +241,8 @@ def _across_the_beam(axes: Axes) -> None:
     for r in (geometry.INNER_RADIUS, geometry.OUTER_RADIUS):
         axes.plot(-r * np.cos(angle), r * np.sin(angle), color="0.3")
     for end in (-half, half):
-        r = np.array([geometry.INNER_RADIUS, geometry.OUTER_RADIUS])
-        axes.plot(-r * np.cos(end), r * np.sin(end), color="0.3")
+        side = np.array([geometry.INNER_RADIUS, geometry.OUTER_RADIUS])
+        axes.plot(-side * np.cos(end), side * np.sin(end), color="0.3")
     a, r0 = v / geometry.INNER_RADIUS, geometry.INNER_RADIUS
     arc = np.linspace(0, a, 40)
     axes.plot(-r0 * np.cos(arc), r0 * np.sin(arc), color=COLOURS[2], lw=3)

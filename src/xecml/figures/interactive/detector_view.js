@@ -17,12 +17,11 @@ class DetectorView {
     this.order = new Int32Array(N_SENSORS);
     this.centre = new Float32Array(3 * N_SENSORS); // screen x, y and depth towards the viewer
     this.look("inner");
-    canvas.addEventListener("pointerdown", (e) => {
-      canvas.setPointerCapture(e.pointerId);
-      onHover(this.at(e.offsetX, e.offsetY), true);
+    follow(canvas, {
+      hover: (x, y, pressed) => onHover(this.at(x, y), pressed),
+      drag: (dx, dy) => this.turn(dx / 150, dy / 150),
+      leave: () => onHover(-1),
     });
-    canvas.addEventListener("pointermove", (e) => (e.buttons ? this.turn(e.movementX / 150, e.movementY / 150) : onHover(this.at(e.offsetX, e.offsetY))));
-    canvas.addEventListener("pointerleave", () => onHover(-1));
     canvas.addEventListener("dblclick", () => (this.look("inner"), this.again()));
     canvas.addEventListener("wheel", (e) => {
       e.preventDefault();

@@ -25,8 +25,9 @@ function openingAngle(a, b) {
 
 /** What the list sorts and filters by: values of an event, and how far the best estimate is from the truth. */
 function summary(record) {
-  const { true: truth = {}, model, conventional = {} } = record.values;
-  const estimate = model ?? conventional, either = { ...conventional, ...model, ...truth };
+  const { true: truth = {}, model, conventional } = record.values;
+  // the model's where it answers that quantity
+  const estimate = { ...conventional, ...model }, either = { ...estimate, ...truth };
   const away = (name) => (name in truth && name in estimate ? QUANTITIES[name].difference(estimate[name], truth[name])[0] : NaN);
   return {
     energy: either.energy ?? NaN,

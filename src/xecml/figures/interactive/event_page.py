@@ -8,6 +8,7 @@ from pathlib import Path
 from xecml import rootio
 from xecml.choices import REPAIRS
 from xecml.errors import InputError, printable
+from xecml.figures.interactive.packing import ROOTS
 from xecml.figures.interactive.page_files import detector, filled_in
 from xecml.figures.interactive.shown_events import Shown, load_helpers, shown_events
 from xecml.files import atomic_path
@@ -57,6 +58,7 @@ def write_event_page(
         "names": about.names,
         "expected": about.expected,
         "expected_times": about.expected_times,
+        "count_roots": ROOTS,
         "events": records,
     } | detector()
     page = filled_in("event_page.html", {"title": f"Events of {name}", "mark": mark()}, content)

@@ -19,8 +19,8 @@ NOT_READ, DARK, FIRST = 0, 1, 2
 """Codes of a count: not measured, read without light, and the first of those that stand for light."""
 FILLED, DEAD, HIDDEN = 1, 2, 4
 """Bits that say what a sensor is: filled by a repair, known to be dead, hidden from a network."""
-_ROOTS = 8000
-"""Steps of the root of a count up to the event's largest; its count is then good to 0.03 %."""
+ROOTS = 60_000
+"""Steps of the root of a count up to the event's largest; a single photoelectron is then good to 0.5 %."""
 _LARGEST = 65535
 TIME_STEP = 0.01
 """Step of times in ns; larger only in events that span more than 655 ns."""
@@ -92,7 +92,7 @@ def pack_event(
     first, last = (float(all_times.min()), float(all_times.max())) if len(all_times) else (0.0, 0.0)
     time_step = max(TIME_STEP, (last - first) / (_LARGEST - 2))
     largest = max(float(np.max(c, where=valid_counts(c), initial=0.0)) for c in (n, counts_expected))
-    count_step = float(np.sqrt(largest)) / _ROOTS or 1.0
+    count_step = float(np.sqrt(largest)) / ROOTS or 1.0
     planes: list[NDArray[Any]] = [
         np.asarray(flags, np.uint8),
         counts_in_codes(n, count_step),

@@ -26,7 +26,7 @@ class Page {
     Object.assign(this, { current: -1, event: null, quantity: "counts", until: Infinity, hovered: -1, pinned: -1, playing: 0 });
     this.marks = Object.fromEntries(KINDS.map((kind) => [kind, true]));
     this.ringed = true;
-    this.largest = Math.max(...content.events.map((r) => (r.count_step * 8000) ** 2));
+    this.largest = Math.max(...content.events.map((r) => (r.count_step * content.count_roots) ** 2));
     const hover = (id, pin) => this.hover(id, pin);
     this.views = [new UnfoldedView(byId("unfolded"), sensors, hover), new DetectorView(byId("detector"), sensors, hover)];
     this.list = new EventList(byId("events"), byId("filters").querySelector("form"), byId("listed"), this.events, (i) => this.show(i));

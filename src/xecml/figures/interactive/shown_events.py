@@ -147,12 +147,13 @@ def _records(file: str, chunk: Chunk, entry: int, helpers: Helpers, about: Shown
     about.names |= {"true": "true", "model": "model"}
     vertex = chunk.get("xyzVTX")
     lit = valid_counts(npho)
+    numbers = chunk.get("event", chunk.get("event_id", np.arange(entry, entry + len(npho))))
     for i in range(len(npho)):
         values = {kind: _of_event(of_kind, i) for kind, of_kind in kinds.items()}
         seen_from = {"true": None if vertex is None else vertex[i]}
         record = {
             "run": int(chunk["run"][i]) if "run" in chunk else 0,
-            "event": int(chunk[_event_branch(chunk)][i]) if _event_branch(chunk) else entry + i,
+            "event": int(numbers[i]),
             "entry": entry + i,
             "lit": int(lit[i].sum()),
             "dead": int(dead[i].sum()),
@@ -168,10 +169,6 @@ def _records(file: str, chunk: Chunk, entry: int, helpers: Helpers, about: Shown
         if OUTLIER in columns and measured(columns[OUTLIER][i]):
             record["outlier"] = float(f"{columns[OUTLIER][i]:.4g}")
         yield record | pack_event(npho[i], time[i], flags[i], {name: values[i] for name, values in expected.items()})
-
-
-def _event_branch(chunk: Chunk) -> str | None:
-    return next((name for name in ("event", "event_id") if name in chunk), None)
 
 
 def _pair(file: str, chunk: Chunk, helpers: Helpers) -> tuple[str, str]:

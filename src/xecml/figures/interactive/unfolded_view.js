@@ -39,14 +39,39 @@ function drawLine(context, points, colour, halo, head) {
   }
 }
 
+/** Place of a pointer's event on a canvas, with the fractions of pixels that `offsetX` lacks. */
+function pointed(e, canvas) {
+  const box = canvas.getBoundingClientRect();
+  return [e.clientX - box.left - canvas.clientLeft, e.clientY - box.top - canvas.clientTop];
+}
+
+/** Tells of a pointer over a canvas: `hover(x, y, pressed)` where it points, `drag(dx, dy)` while it is pressed, `leave()`. */
+function follow(canvas, { hover, drag, leave }) {
+  let last = [0, 0];
+  canvas.addEventListener("pointerdown", (e) => {
+    canvas.setPointerCapture(e.pointerId);
+    last = pointed(e, canvas);
+    hover(...last, true);
+  });
+  canvas.addEventListener("pointermove", (e) => {
+    const [x, y] = pointed(e, canvas);
+    if (e.buttons) drag(x - last[0], y - last[1]);
+    else hover(x, y, false);
+    last = [x, y];
+  });
+  canvas.addEventListener("pointerleave", leave);
+}
+
 class UnfoldedView {
   constructor(canvas, sensors, onHover) {
     Object.assign(this, { canvas, sensors, zoom: 1, middle: null });
     [[this.left, this.right], [this.bottom, this.top]] = sensors.about.picture;
     this.reset();
-    canvas.addEventListener("pointermove", (e) => (e.buttons ? this.drag(e) : onHover(this.at(e.offsetX, e.offsetY))));
-    canvas.addEventListener("pointerdown", (e) => onHover(this.at(e.offsetX, e.offsetY), true));
-    canvas.addEventListener("pointerleave", () => onHover(-1));
+    follow(canvas, {
+      hover: (x, y, pressed) => onHover(this.at(x, y), pressed),
+      drag: (dx, dy) => this.drag(dx, dy),
+      leave: () => onHover(-1),
+    });
     canvas.addEventListener("dblclick", () => (this.reset(), this.again()));
     canvas.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
   }
@@ -85,10 +110,10 @@ class UnfoldedView {
     return best;
   }
 
-  drag(e) {
+  drag(dx, dy) {
     if (this.zoom === 1) return;
-    this.middle[0] -= e.movementX / this.scale;
-    this.middle[1] += e.movementY / this.scale;
+    this.middle[0] -= dx / this.scale;
+    this.middle[1] += dy / this.scale;
     this.again();
   }
 
