@@ -114,8 +114,10 @@ class Browser:
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address + fragment)
         until = time.monotonic() + _PATIENCE
-        while not self._loaded or self.run("location.protocol") != "file:":
+        # asking is what reads the browser's messages, that of having loaded among them
+        while self.run("location.protocol") != "file:" or not self._loaded:
             assert time.monotonic() < until, f"{path} does not load"
+            time.sleep(0.02)
         self.asked = [url for url in self.asked if url.partition("#")[0] not in (address, "about:blank")]
 
     def run(self, expression: str) -> Any:
