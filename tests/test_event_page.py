@@ -149,6 +149,24 @@ def test_equal_events_give_equal_bytes(events: Columns, tmp_path: Path) -> None:
     assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
 
 
+def test_examples_of_an_autoencoder_show_what_it_rebuilt(events: Columns, tmp_path: Path) -> None:
+    hidden = np.zeros((2, geometry.N_SENSORS), bool)
+    hidden[:, 7::9] = True
+    columns: Columns = {"mask": hidden, "event_id": np.array([31, 32], np.int32)}
+    for kind in ("truth", "masked", "pred", "err"):
+        columns |= {f"{kind}_{name}": events[name][:2] for name in ("npho", "time")}
+    columns["pred_npho"] = np.full_like(events["npho"][:2], 321.0)
+    rootio.write(tmp_path / "m.root", columns)
+    write_event_page(str(tmp_path / "m.root"), tmp_path / "e.html")
+    shown = content(tmp_path / "e.html")
+    assert shown["expected"] == "what the autoencoder rebuilds"
+    assert shown["expected_times"]
+    assert [record["event"] for record in shown["events"]] == [31, 32]
+    flags, _, _, expected, _ = planes(shown["events"][1]["data"])
+    assert (flags == np.where(hidden[1], packing.HIDDEN, 0)).all()
+    np.testing.assert_allclose(((expected - 1) * shown["events"][1]["count_step"]) ** 2, 321.0, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -367,6 +385,28 @@ def test_dark_and_narrow_screens_and_the_list_of_keys(chromium: Browser, shown: 
     shown.key("?")
     assert shown.run("byId('keys').open")
     assert shown.run("byId('keys').querySelectorAll('tr').length") >= 10
+
+
+def test_relative_and_dark_events_are_shown_without_a_word(chromium: Browser, events: Columns, tmp_path: Path) -> None:
+    relative = relative_quantities(events["npho"][:3], events["time"][:3])
+    relative[0][1], relative[1][1] = INVALID, INVALID
+    rootio.write(tmp_path / "r.root", dict(zip(("relative_npho", "relative_time"), relative, strict=True)))
+    write_event_page(str(tmp_path / "r.root"), tmp_path / "e.html")
+    chromium.open(tmp_path / "e.html", "#0,1")
+    chromium.until("window.page?.event?.record.event === 1")
+    assert chromium.run("page.picture.codes.every((code) => code === NOT_READ)")
+    for key in ("1", "2", "3", "4", "s", "l", "1", " "):
+        chromium.key(key)
+        pixels(chromium, "detector")
+    chromium.key("n")
+    chromium.until("page.event.record.event === 2")
+    # the scale for all events ends at the largest of any, which is 1 where counts are relative
+    assert chromium.run("page.largest") == pytest.approx(1.0, rel=0.5)
+    assert "of the largest" in chromium.run(
+        "page.describe(page.event, page.event.npho.indexOf(Math.max(...page.event.npho.filter((n) => n > 0))))"
+    )
+    assert "significance" not in chromium.run("page.quantities")
+    assert chromium.said == []
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def pack_event(
     first, last = (float(all_times.min()), float(all_times.max())) if len(all_times) else (0.0, 0.0)
     time_step = max(TIME_STEP, (last - first) / (_LARGEST - 2))
     largest = max(float(np.max(c, where=valid_counts(c), initial=0.0)) for c in (n, counts_expected))
-    count_step = float(np.sqrt(largest)) / ROOTS or 1.0
+    count_step = float(np.sqrt(largest)) / ROOTS or 1.0 / ROOTS
     planes: list[NDArray[Any]] = [
         np.asarray(flags, np.uint8),
         counts_in_codes(n, count_step),

@@ -194,7 +194,7 @@ class Page {
 
   play() {
     if (this.playing) return this.stop();
-    const [first, last] = this.span, range = Math.max(quantile(this.event.time, 0.99) - first, 1);
+    const [first, last] = this.span, range = Math.max((quantile(this.event.time, 0.99) || 0) - first, 1);
     const from = this.until < last ? this.until : first, begun = performance.now();
     byId("play").textContent = "❚❚ Stop";
     const next = (now) => {
