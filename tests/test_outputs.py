@@ -152,6 +152,8 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "predict": (["predict", model, data, "--out", str(folder / "p.root")], ["p.root"]),
         "inpaint": (["inpaint", "solid_angle", data, "--out", str(folder / "i.root")], ["i.root"]),
         "display": (["display", data, "--event", "0", "--out", str(folder / "e.png")], ["e.png"]),
+        "display page": (["display", data, "--out", str(folder / "e.html")], ["e.html"]),
+        "display geometry": (["display", "--geometry", str(folder / "g.pdf")], ["g.pdf"]),
         "prepare": (["prepare", data, "--out", str(folder / "r.root")], ["r.root"]),
         "convert": (["convert", data, "--out", str(folder / "shards")], ["shards/notes.txt"]),
     }

@@ -14,6 +14,7 @@ import typer
 from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.calibrate import Reference, calibrate
+from xecml.cli.display import display
 from xecml.cli.prepare import prepare
 from xecml.cli.printing import (
     Apply,
@@ -455,21 +456,7 @@ def inpaint(
     )
 
 
-@app.command()
-def display(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="ROOT file.")],
-    event: Annotated[int, typer.Option("--event", min=0, help="Entry in the file, from 0.")],
-    out: Annotated[Path, typer.Option("--out", help="Picture to write: .pdf or .png.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Show this model's prediction too.")] = None,
-    tree: Tree = "tree",
-    force: Force = False,
-    debug: Debug = False,
-) -> None:
-    """Draw an event unfolded over the six faces."""
-    from xecml.figures.event_display import display_event
-
-    display_event(file, event, out, model=model, tree=tree, force=force)
-    print(f"Wrote {out}.")
+app.command()(display)
 
 
 # ---------------------------------------------------------------------------------------------------------- info

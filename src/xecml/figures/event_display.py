@@ -48,15 +48,19 @@ def display_event(
         inputs = read_event(file, event, tree, loaded.branches, loaded.names)
         columns = table_columns(loaded.predict(*(inputs[b] for b in loaded.branches)))
         prediction = {name: values[0] for name, values in columns.items()}
-    npho, time = _pair(file, chunk)
+    npho, time = pair_to_draw(file, chunk)
     truth = {name: values[0] for name, values in true_columns(chunk, list(TASKS)).items()}
     numbers = ", ".join(f"{name} {chunk[name][0]}" for name in ("run", "event") if name in chunk)
     title += f" ({numbers})" if numbers else ""
     save_event(draw_event(chunk[npho][0], chunk[time][0], truth=truth, prediction=prediction, title=title), out)
 
 
-def _pair(file: str, chunk: Chunk) -> tuple[str, str]:
-    """Branches of the counts and times to draw."""
+def pair_to_draw(file: str, chunk: Chunk) -> tuple[str, str]:
+    """Branches of the counts and times to draw: absolute ones where a chunk has both, else relative ones.
+
+    Raises:
+        InputError: it has neither pair.
+    """
     for pair in PAIRS:
         if all(branch in chunk for branch in pair):
             return pair

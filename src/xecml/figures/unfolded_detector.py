@@ -47,7 +47,9 @@ _GAP = 9.0
 _INNER_HALF = (33.1, 71.2)
 _ENDS_X = _INNER_HALF[0] + _GAP - 32.0
 _OUTER_X = 172.0
-_FACE_TITLES = {
+PICTURE = ((-120.0, 221.0), (-131.0, 130.0))
+"""Range of the picture in x and y, cm."""
+FACE_TITLES = {
     "inner": (0.0, 74.0),
     "upstream": (-78.0, 93.0),
     "downstream": (78.0, 93.0),
@@ -55,8 +57,9 @@ _FACE_TITLES = {
     "top": (0.0, 121.0),
     "bottom": (0.0, -128.5),
 }
+"""Where the name of a face stands, centred above that point, cm."""
 # neither passes through grey, which means "not measured"
-_COUNTS_MAP, _TIMES_MAP = "viridis", "plasma"
+COUNTS_MAP, TIMES_MAP = "viridis", "plasma"
 _FRAME = (-115.0, -118.0)
 _INVALID_COLOUR = "0.86"
 _ARROW = 18.0
@@ -139,14 +142,14 @@ def draw_event(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(17.0, 8.2))
         left, right = figure.subplots(1, 2)
-        draw_sensors(left, n, valid_counts(n), _count_scale(n), _COUNTS_MAP, _count_unit(n))
+        draw_sensors(left, n, valid_counts(n), _count_scale(n), COUNTS_MAP, _count_unit(n))
         relative = relative_quantities(n, t)[1] * 1e9
         draw_sensors(
             right,
             relative,
             valid_times(n, t),
             _time_scale(n, t, relative),
-            _TIMES_MAP,
+            TIMES_MAP,
             "time after the earliest bright sensor [ns]",
         )
         for axes in (left, right):
@@ -198,16 +201,16 @@ def draw_sensors(
 ) -> None:
     """Draw values (4760,) of the measured sensors in colour and the others hatched, at their places."""
     for ids, is_lit in ((np.flatnonzero(valid), True), (np.flatnonzero(~valid), False)):
-        for shapes, part in zip(_shapes(axes, ids), _split(ids), strict=True):
+        for shapes, part in zip(sensor_shapes(axes, ids), _split(ids), strict=True):
             shapes.set(linewidth=0)
             if is_lit:
                 shapes.set(array=values[part], norm=scale, cmap=colour_map)
             else:
                 shapes.set(facecolor=_INVALID_COLOUR, edgecolor="0.6", hatch="//////")
             axes.add_collection(shapes, autolim=False)
-    axes.set(xlim=(-120, 221), ylim=(-131, 130), aspect="equal")
+    axes.set(xlim=PICTURE[0], ylim=PICTURE[1], aspect="equal")
     axes.set_axis_off()
-    for face, (x, y) in _FACE_TITLES.items():
+    for face, (x, y) in FACE_TITLES.items():
         axes.text(x, y, face, ha="center", va="bottom", color="0.3")
     _draw_frame(axes)
     late = "neither" if isinstance(scale, LogNorm) else "max"
@@ -247,7 +250,7 @@ class Shapes(EllipseCollection):
 _SQUARE = Outline([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)], closed=True)
 
 
-def _shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[Shapes, Shapes]:
+def sensor_shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[Shapes, Shapes]:
     """Squares of the SiPMs and circles of the PMTs among the sensors."""
     sipm, pmt = _split(ids)
     squares = Shapes(_SQUARE, _SIPM_SIDE, places()[sipm], axes)
@@ -277,12 +280,17 @@ def _mark(axes: Axes, values: Mapping[str, float], look: Mapping[str, Any]) -> N
         inner = face == "inner"
         axes.plot(x, y, ls="", ms=13 if inner else 7, zorder=4, **look)
     if {"theta", "phi"} <= values.keys():
-        angle = values["v"] / INNER_RADIUS
-        d = direction_from_angles([values["theta"], values["phi"]])
-        along = np.array([d[2], d[0] * np.sin(angle) + d[1] * np.cos(angle)])
-        start, end = (values["u"], values["v"]), (values["u"], values["v"]) + _ARROW * along
+        start, end = (values["u"], values["v"]), arrow_end(values)
         style = {"arrowstyle": "-|>", "color": look["color"], "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (end[0], end[1]), start, arrowprops=style, zorder=5)
+
+
+def arrow_end(values: Mapping[str, float]) -> Floats:
+    """End (2,) of the arrow on the inner face that shows a direction (theta, phi) at a place (u, v), cm."""
+    angle = values["v"] / INNER_RADIUS
+    d = direction_from_angles([values["theta"], values["phi"]])
+    along = np.array([d[2], d[0] * np.sin(angle) + d[1] * np.cos(angle)])
+    return np.asarray((values["u"], values["v"]) + _ARROW * along)
 
 
 def _header(npho: Floats, truth: Mapping[str, float], prediction: Mapping[str, float]) -> list[str]:
