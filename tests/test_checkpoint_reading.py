@@ -220,7 +220,7 @@ UNFIT: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda w: torch.where(w > w.median(), math.inf, w),
         "that are no finite numbers: (encoder.)?window.0.weight;",
     ),
-    "shape": (lambda w: w[:3], r"window.0.weight is \(3, 4, 4, 4\) instead of"),
+    "shape": (lambda w: w[:3], r"window.0.weight is \(3, 5, 4, 4\) instead of"),
     "integers": (lambda w: w.long(), "window.0.weight is of int64 instead of float32"),
 }
 

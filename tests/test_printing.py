@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning_fabric import Fabric
 
 from tests.conftest import point_sources
 from tests.test_training import recipe
@@ -21,6 +20,7 @@ from xecml.errors import InputError
 from xecml.recipes import load_config
 from xecml.training import checkpoint_writing, setup
 from xecml.training.loop import train
+from xecml.training.processes.devices import make_fabric
 
 
 def xec(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, str, str]:
@@ -154,5 +154,5 @@ def test_the_first_line_says_what_does_not_fill_a_batch(sample: Path, tmp_path: 
     ):
         config = recipe(sample, tmp_path, f"data.batch_size={batch}")
         streams = setup.streams(config, None, None, tasks=["energy"])
-        fabric = Fabric(accelerator="cpu", devices=1)
+        fabric = make_fabric(load_config(None, ["training.accelerator=cpu"]))
         assert said in setup.announcement(config, setup.make_job(config, "regress"), *streams, tmp_path, fabric)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from tests.conftest import point_sources
 from tests.test_models import ALL, inputs
@@ -20,6 +19,7 @@ from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser
 from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.recipes import load_config
 from xecml.recipes.shipped import shipped
+from xecml.training.processes.devices import make_fabric
 from xecml.training.regression_job import (
     Regression,
     RegressionLoss,
@@ -111,7 +111,7 @@ def test_a_validation_is_that_of_the_events_that_can_be_answered(
     torch.manual_seed(0)
     network = Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL)
     fit_targets(network, [batch_of(events, truth, slice(0, 300))])
-    loss, fabric = RegressionLoss(load_config(TINY)), Fabric(accelerator="cpu", devices=1)
+    loss, fabric = RegressionLoss(load_config(TINY)), make_fabric(load_config(TINY, ["training.accelerator=cpu"]))
     holed = {name: events[name].copy() for name in ("npho", "time")}
     holed["npho"][:20], holed["time"][20:50] = 0.0, 1e10
     batches = [batch_of(holed, truth, rows) for rows in (slice(0, 64), slice(64, 300))]
