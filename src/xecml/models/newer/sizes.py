@@ -52,8 +52,10 @@ def of_encoder(weights: Mapping[str, Tensor], prefix: str, path: str | Path) -> 
     """
     positions = weights.get(f"{prefix}pos_embed")
     modes = {len(tokens): mode for mode, tokens in TOKENS.items()}
-    shape = None if positions is None else tuple(positions.shape)
-    if shape is None or len(shape) != 3 or shape[0] != 1 or shape[1] not in modes:
+    if positions is None:
+        raise InputError(f"{path} does not fit the newest version of the replaced system; missing: {prefix}pos_embed.")
+    shape = tuple(positions.shape)
+    if len(shape) != 3 or shape[0] != 1 or shape[1] not in modes:
         raise InputError(f"{path} has tokens of shape {shape}; expected (1, 6 or 7, encoder_dim).")
     if shape[2] % WIDTHS or not shape[2]:
         raise InputError(f"{path} has tokens of {shape[2]} numbers, which is no multiple of {WIDTHS}; it is damaged.")

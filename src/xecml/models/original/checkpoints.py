@@ -223,13 +223,15 @@ def _kind(content: Any) -> str | None:
     """Key of `KINDS`; None for what is nothing of the replaced system."""
     names = set(names_of(content))
     parts = {name.partition(".")[0] for name in names}
+    if _is_newer(content) and parts & {"backbone", "encoder"}:
+        return "newer"
     if "backbone.pos_embed" in names and "heads" in parts:
         # in January a regressor said nothing of itself
         return "newer" if content.get("config") is not None or "backbone.head.0.weight" not in names else "model"
     if "encoder.pos_embed" in names:
         inpainter = any("head" in part or "inpaint" in part for part in parts)
         unknown = config_of(content) is None and "encoder.head.0.weight" not in names
-        return "newer" if _is_newer(content) or (unknown and not inpainter) else "inpainter" if inpainter else "mae"
+        return "newer" if unknown and not inpainter else "inpainter" if inpainter else "mae"
     if "pos_embed" in names and "fusion_transformer" in parts:
         # in January an encoder always had a head; only a training run has trained it
         older = not _is_newer(content) and "head.0.weight" in names
