@@ -45,6 +45,18 @@ class _Content(Described):
     epoch: Annotated[int, BeforeValidator(plain)] | None = None
 
 
+def is_encoder_alone(content: Any, path: str | Path) -> bool:
+    """Whether a file of the newest version has an encoder and nothing else, not even words on its inputs.
+
+    Raises:
+        InputError: it has such words beside an encoder, which no file has.
+    """
+    alone = any(name == "pos_embed" or name.startswith("fusion_transformer.") for name in names_of(content))
+    if alone and content.get("config") is not None:
+        raise InputError(f"{path} has a config beside an encoder alone, a form that is not known; use another file.")
+    return alone
+
+
 def kind_of(content: Any, path: str | Path) -> Kind:
     """What a file of the newest version is.
 
@@ -52,13 +64,13 @@ def kind_of(content: Any, path: str | Path) -> Kind:
         InputError: it is an encoder alone, which says nothing of its inputs.
     """
     names = names_of(content)
-    if any(name.startswith("backbone.") for name in names):
-        return "regressor"
-    if not any(name.startswith("encoder.") for name in names):
+    if is_encoder_alone(content, path):
         raise InputError(
             f"{path} has an encoder of the newest version of the replaced system alone, which says nothing of its "
             "inputs; start a training from it with --resume_from and model.layout=newer, whose recipe says them."
         )
+    if any(name.startswith("backbone.") for name in names):
+        return "regressor"
     heads = any(name.startswith(("head_", _CROSS)) for name in names)
     return "inpainter" if heads else "autoencoder"
 
@@ -113,8 +125,7 @@ def load_encoder(
     Raises:
         InputError: see `load_newer`.
     """
-    names = names_of(content)
-    if any(name.startswith(("backbone.", "encoder.")) for name in names):
+    if not is_encoder_alone(content, path):
         kind = kind_of(content, path)
         form = form_of(kind, content.get("config"), said or {}, path)
         weights = weights_of(content, path)
@@ -134,7 +145,7 @@ def form_of_any(path: str | Path, content: Any) -> Form | None:
     Raises:
         InputError: see `form_of`.
     """
-    if any(name.startswith(("backbone.", "encoder.")) for name in names_of(content)):
+    if not is_encoder_alone(content, path):
         return form_of(kind_of(content, path), content.get("config"), {}, path)
     return None
 
@@ -149,7 +160,7 @@ def describe_newer(path: str | Path, content: Any = None) -> dict[str, Any]:
     key = state_of(content)[0]
     weights = weights_of(content, path)
     numbers = {"averaged weights": key not in ("", "model_state_dict"), "numbers stored": _n_numbers(weights)}
-    if "pos_embed" in weights:
+    if is_encoder_alone(content, path):
         found = sizes.of_encoder(weights, "", path)
         kind = "newest encoder of the replaced system; its inputs are not in it"
         return {"file": str(path), "kind": kind, "layout": "newer", **vars(found), **numbers}

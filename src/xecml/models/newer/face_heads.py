@@ -198,7 +198,6 @@ class FaceHeads(nn.ModuleDict):
             heads["head_outer_sensor"] = OuterSensorHead(width, channels, grid=views.grid, pool=views.outer_fine_pool)
         super().__init__(heads)
         self.split = split
-        self.channels = channels
 
     def every_sensor(self, encoder: NewerEncoder, seen: Seen, tokens: Tensor) -> Tensor:
         """Normalised answers (B, 4760, channels) from what is seen and the encoder's tokens (B, T, width)."""
