@@ -56,7 +56,7 @@ class RectangleDecoder(nn.Module):
 
     def forward(self, token: Tensor) -> Tensor:
         """Map (B, width) to (B, channels, H, W)."""
-        seed = self.linear(token).reshape(len(token), -1, _SEED, _SEED)
+        seed = self.linear(token).reshape(token.shape[0], -1, _SEED, _SEED)
         return F.interpolate(self.decoder(seed), self.shape, mode="bilinear", align_corners=False)
 
 

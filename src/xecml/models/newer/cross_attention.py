@@ -85,7 +85,7 @@ class CrossAttentionHead(nn.Module):
 
     def _near(self, seen: Seen, about: Tensor, query: Tensor, event: Tensor, sensor: Tensor) -> Tensor:
         """What near sensors say, (n, local_width); hidden ones say next to nothing."""
-        B = len(seen.x)
+        B = seen.x.shape[0]
         every = self.neighbor_proj(torch.cat([seen.x, about.expand(B, -1, -1)], 2)).flatten(0, 1)
         places = event[:, None] * N_SENSORS + self.knn_indices[sensor]  # (n, k)
         said = every[places]
@@ -100,7 +100,7 @@ class CrossAttentionHead(nn.Module):
         faces = self.latent_face_proj(self.face_embedding(self.token_face_ids_map))
         latent = self.latent_proj(tokens) + faces
         key, value = (p(latent).reshape(B, T, N_HEADS, -1) for p in (self.k_proj, self.v_proj))
-        asked = self.query_proj_global(query).reshape(len(query), 1, N_HEADS, -1)
+        asked = self.query_proj_global(query).reshape(query.shape[0], 1, N_HEADS, -1)
         score = (asked * key[event]).sum(3) / asked.shape[3] ** 0.5  # (n, T, heads)
         mixed = (score.softmax(1)[..., None] * value[event]).sum(1).flatten(1)
         return F.linear(mixed, self.global_out_proj.weight, self.global_out_proj.bias)

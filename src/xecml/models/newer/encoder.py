@@ -67,7 +67,7 @@ class NewerEncoder(ReferenceEncoder):
 
     def masked_tokens(self, x: Tensor, mask: Tensor) -> Tensor:
         """Tokens (B, T, width) of normalised sensors (B, 4760, 2) with those silent where `mask` (B, 4760) is 1."""
-        B = len(x)
+        B = x.shape[0]
         views, masks = self.views.maps(x), self.views.masks(full(mask))
         ends, m_ends = views.ends.flatten(0, 1), masks.ends.flatten(0, 1)
         pairs = [(views.inner, masks.inner), *zip(views.outer, masks.outer, strict=True)]
