@@ -34,7 +34,7 @@ ROOMS = (
     "models.networks",
     "models.training_distribution",
     "models.regressor",
-    "models.rebuild models.original",
+    "models.rebuild models.original models.newer",
     "models",
     "inference",
     "training.processes.rank training.processes.peers training.processes.devices",

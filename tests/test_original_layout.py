@@ -18,7 +18,6 @@ from xecml import geometry, rootio
 from xecml.config import Config
 from xecml.errors import InputError
 from xecml.events import INVALID, TASKS, relative_quantities
-from xecml.inference.repair_models import load_repair
 from xecml.models.build import build_regressor
 from xecml.models.networks.reference import ReferenceEncoder
 from xecml.models.normalise import RELATIVE_DEFAULTS, Normaliser, validity
@@ -363,54 +362,14 @@ def test_weights_that_are_no_finite_numbers_are_named(state: State, mode: str, t
         load_original(tmp_path / "a.pth")
 
 
-def newer_config(**changes: Any) -> dict[str, Any]:
-    """Configuration of a newer regressor of the same size, as its reference has it."""
-    config = {"outer_mode": "finegrid", "outer_fine_pool": [3, 3], "npho_scale": 0.58, "npho_scale2": 1.0,
-              "time_scale": 6.5e-8, "time_shift": 0.5, "sentinel_time": -5.0, "sentinel_npho": -1.0,
-              "npho_threshold": 0.0, "npho_scheme": "log1p", "encoder_dim": 1024, "dim_feedforward": None,
-              "num_fusion_layers": 2, "hidden_dim": 256, "drop_path_rate": 0.0, "active_tasks": ["angle"],
-              "nll_tasks": [], "npho_branch": "relative_npho", "time_branch": "relative_time"}  # fmt: skip
-    return config | changes
-
-
-def test_newer_files_are_refused_by_name(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """Same names and shapes, other rules for what is not measured: their answers would be wrong without a word."""
-    whole = {name: torch.zeros(1) for name in old_shapes("finegrid")}  # names tell
-    state = {name: w for name, w in whole.items() if ".head." not in name}
-    inner = {k.removeprefix("backbone."): w for k, w in state.items() if k.startswith("backbone.")}
-    encoder = {f"encoder.{name}": w for name, w in inner.items()}
-    between = {"outer_mode": "finegrid", "outer_fine_pool": [3, 3], "sentinel_time": -1.0, "sentinel_npho": -1.0}
-    flat = newer_config() | {"mask_ratio": 0.6, "decoder_dim": 64, "predict_channels": ["npho"]}
-    files = {
-        "regressor": {"model_state_dict": state, "config": newer_config(), "ema_state_dict": None},
-        "between": {"model_state_dict": whole, "config": between},
-        "silent": {"model_state_dict": state, "config": None},
-        "mae": {"model_state_dict": encoder | {"dec_inner.linear.weight": torch.zeros(3)}, "config": flat},
-        "mae_between": {"model_state_dict": encoder, "config": between},
-        "encoder": inner,
-        "inpainter": {"model_state_dict": encoder | {"head_inner.pred_head.0.weight": torch.zeros(3)}, "config": flat},
-    }
-    xec = Xec(monkeypatch, capsys)
-    said = "a checkpoint of the newer version of the replaced system, which this version does not read yet"
-    ours = further("model.layout=standard")
-    for name, content in files.items():
-        path = tmp_path / f"{name}.pth"
-        torch.save(content, path)
-        assert recognise(path) == "newer", name
-        assert xec.json("info", path)["kind"] == said
-        for use in (load_original, xecml.load_model, load_repair):
-            with pytest.raises(InputError, match=f"{name}.pth is {said}; use it with the system that wrote it"):
-                use(path)
-        with pytest.raises(InputError, match=said):
-            start(torch.nn.Linear(1, 1), resuming(ours, path), kind="regress", tasks=["angle"])
-
-
 def test_an_inpainter_of_that_time_is_refused_by_name(tmp_path: Path) -> None:
     config = {"outer_mode": "finegrid", "outer_fine_pool": [3, 3], "mask_ratio": 0.05, "freeze_encoder": True}
     content = autoencoder({name: torch.zeros(1) for name in old_shapes("finegrid")}, config)
     content["model_state_dict"]["head_inner.weight"] = torch.zeros(3)
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(InputError, match="an inpainter of the replaced system, which this version does not read"):
+    with pytest.raises(
+        InputError, match="an inpainter of an older version of the replaced system, which this version does not read"
+    ):
         xecml.load_model(tmp_path / "a.pth")
 
 

@@ -111,15 +111,30 @@ class NormalizationConfig(_Section):
     time_shift: Real | None = Field(None, ge=-1e4, le=1e4, description="default -0.46, for relative_time 0.5")
     sentinel_value: Real = Field(-5.0, ge=-1e4, le=1e4, description="normalised time of an invalid sensor")
     npho_scheme: Literal["log1p", "sqrt", "anscombe", "linear"] = Field("log1p", description="transform of counts")
+    sentinel_npho: Real | None = Field(
+        None, ge=-1e4, le=1e4, description="layout newer: normalised count of a dead sensor; default -1 or the file's"
+    )
+    npho_threshold: Real | None = Field(
+        None,
+        ge=-1e9,
+        le=1e9,
+        description="layout newer: count below which times are not seen; default 100 or the file's",
+    )
 
 
 class ModelConfig(_Section):
     """The network."""
 
     preset: PresetName = Field("compact", description="size of the network, by name")
-    layout: Literal["standard", "original"] = Field(
-        "standard", description="original: the sensor maps of the replaced system, to go on from its files"
+    layout: Literal["standard", "original", "newer"] = Field(
+        "standard",
+        description="original, newer: the network of the replaced system's first or newest version, for its files",
     )
+    encoder_dim: Count = Field(1024, le=8192, multiple_of=32, description="layout newer: width of the tokens")
+    dim_feedforward: Count | None = Field(
+        None, le=65_536, description="layout newer: width within the transformer's layers; default 4 encoder_dim"
+    )
+    num_fusion_layers: Count = Field(2, le=64, description="layout newer: layers of the transformer")
     outer_mode: Literal["finegrid", "split"] = Field(
         "finegrid", description="reference: the outer face as one grid or two"
     )
@@ -379,7 +394,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _reference_keys(self) -> Config:
         model = self.model
-        if model.preset == "reference" or model.layout == "original":
+        if model.preset == "reference" or model.layout != "standard":
             return self
         for name in ("outer_mode", "outer_fine_pool", "hex_mixing", "validity_channel"):
             if getattr(model, name) != ModelConfig.model_fields[name].default:
@@ -387,6 +402,23 @@ class Config(_Section):
                     f"model.{name} is nothing to model.preset={model.preset}; set model.preset=reference too, or leave "
                     "the key out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _newer_keys(self) -> Config:
+        if self.model.layout == "newer":
+            return self
+        sections: tuple[tuple[str, _Section, tuple[str, ...]], ...] = (
+            ("model", self.model, ("encoder_dim", "dim_feedforward", "num_fusion_layers")),
+            ("normalization", self.normalization, ("sentinel_npho", "npho_threshold")),
+        )
+        for section, values, names in sections:
+            for name in names:
+                if getattr(values, name) != type(values).model_fields[name].default:
+                    raise ValueError(
+                        f"{section}.{name} is nothing to model.layout={self.model.layout}; set model.layout=newer too, "
+                        "or leave the key out"
+                    )
         return self
 
     @model_validator(mode="after")

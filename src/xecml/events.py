@@ -215,3 +215,14 @@ def relative_quantities(
     earliest = np.where(bright, t, np.inf).min(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(counted, n / largest, INVALID), np.where(timed, t - earliest, INVALID)
+
+
+def taken_by(branches: tuple[str, str], npho: NDArray[Any], time: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What a model of these branches takes, (..., 4760) each, from photons and seconds; relative ones are made."""
+    if not any(name.startswith("relative_") for name in branches):
+        return npho, time
+    counts, times = relative_quantities(npho, time)
+    return (
+        counts if branches[0] == "relative_npho" else npho,
+        times.astype(time.dtype) if branches[1] == "relative_time" else time,
+    )

@@ -43,6 +43,7 @@ def _interval(wanted: Any) -> Any:
 
 _GONE = {
     "data.num_threads": _Replaced("data.num_workers", None),
+    "normalization.sentinel_time": _Replaced("normalization.sentinel_value"),
     "training.lr_scheduler": _Replaced("training.use_scheduler", _decays),
     "checkpoint.save_predictions": _Replaced("checkpoint.save_predictions", _interval),
 }
@@ -105,7 +106,7 @@ def _carry_over(tree: Tree, key: str, gone: _Replaced, value: Any, at: str) -> s
 def _without_effect(tree: Tree) -> list[str]:
     """Take out keys of the reference network in a recipe that names no network, and so gets another."""
     model = _section(tree, "model")
-    if "preset" in model or model.get("layout") == "original":
+    if "preset" in model or model.get("layout", "standard") != "standard":
         return []
     usual = {"outer_mode": "finegrid", "outer_fine_pool": [3, 3]}
     unusual = [name for name, value in usual.items() if model.get(name, value) != value]

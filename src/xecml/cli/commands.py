@@ -319,6 +319,14 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
     tasks: Annotated[str, typer.Option("--tasks", help="For example 'angle energy'; all by default.")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="What a checkpoint of the replaced system leaves open, as npho_threshold=10 or log_transform=energy.",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -326,9 +334,11 @@ def export(
     """Export a checkpoint to one ONNX file, checked against PyTorch."""
     from xecml.inference import calibration_record
     from xecml.inference.export import export as run
+    from xecml.models.newer.form import said_of
     from xecml.pretrained import model_file
 
-    report = run(model_file(checkpoint), out, tasks=tasks.replace(",", " ").split(), force=force)
+    chosen, open_ = tasks.replace(",", " ").split(), said_of(settings or [])
+    report = run(model_file(checkpoint), out, tasks=chosen, said=open_, force=force)
     worst = max(report.largest_difference.values())
     show(
         as_json,

@@ -62,12 +62,13 @@ def _checkpoint(path: str) -> dict[str, Any]:
     from xecml.inference.calibration_record import facts as corrections
     from xecml.inference.checkpoint_reading import averaged_weights
     from xecml.inference.checkpoint_schema import missing, understood
+    from xecml.models.newer.checkpoints import describe_newer
     from xecml.models.original.checkpoints import describe, recognise
     from xecml.models.weight_files import read
 
     file = read(path)
-    if recognise(file) is not None:
-        return describe(path, file)
+    if (kind := recognise(file)) is not None:
+        return describe_newer(path, file) if kind == "newer" else describe(path, file)
     content = understood(file, path)
     named = ("format_version", "xecml", "torch", "revision", "geometry_hash", "run_name", "tasks")
     data, absent = content["config"]["data"], missing(content)

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.checks.dead_sensors import DEAD, DeadSensors, without_dead
-from xecml.config import RELATIVE_BRANCHES
 from xecml.conventional.dead_sensor_estimates import live_sensors
 from xecml.data import source
 from xecml.data.damage import PATTERNS, Pattern, draw_damage
@@ -26,7 +25,7 @@ from xecml.data.selected_events import Chosen, read_selected
 from xecml.errors import InputError
 from xecml.evaluation.metrics import ALL, Evaluation, evaluate, with_error
 from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
-from xecml.events import INVALID, TASKS, Chunk, measured, photoelectrons, relative_quantities, valid_times
+from xecml.events import INVALID, TASKS, Chunk, measured, photoelectrons, taken_by, valid_times
 from xecml.geometry import FACES, face_codes
 from xecml.inference.prediction_columns import table_columns, true_columns
 from xecml.inference.repair_models import Repair
@@ -324,7 +323,7 @@ def compare_repairs(
                 if model is not None:
                     tables.setdefault((case, NO_REPAIR), []).append(_predicted(model, chunk, *damaged))
                 for name, repair in repairs.items():
-                    filled = repair.fill(*damaged, lost)
+                    filled = filled_by(repair, *damaged, lost)
                     _add(sums[case][name], chunk, filled, lost, first)
                     if model is not None:
                         tables.setdefault((case, name), []).append(_predicted(model, chunk, *filled))
@@ -355,6 +354,23 @@ def _events(
             left = None if left is None else left - len(chunk["npho"])
 
 
+def filled_by(repair: Repair, npho: NDArray[Any], time: NDArray[Any], dead: Marks) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Photons and seconds (N, 4760) with `dead` (N, 4760) sensors filled by a repair of photons, on the events' clock.
+
+    A repair that takes relative times is given those of the live sensors.
+    """
+    pair: tuple[str, str] = getattr(repair, "branches", ("npho", "time"))
+    if pair[1] != "relative_time":
+        return repair.fill(npho, time, dead)
+    n, t = (np.where(dead, np.float32(INVALID), x) for x in (npho, time))
+    own = taken_by(("npho", pair[1]), n, t)[1]
+    begin = np.where(valid_times(n, t), t.astype(np.float64) - own, -np.inf).max(1, keepdims=True)
+    counts, times = repair.fill(n, own, dead)
+    known = dead & measured(times) & np.isfinite(begin)
+    absolute = np.where(known, times + np.where(np.isfinite(begin), begin, 0.0), INVALID).astype(np.float32)
+    return counts, np.where(dead, absolute, time)
+
+
 def _add(sums: ErrorSums, chunk: Chunk, filled: tuple[NDArray[Any], NDArray[Any]], dead: Marks, first: int) -> None:
     """Compare what was filled with what was there."""
     event, sensor = np.nonzero(dead)
@@ -375,7 +391,7 @@ def _add(sums: ErrorSums, chunk: Chunk, filled: tuple[NDArray[Any], NDArray[Any]
 
 def _predicted(model: Model, chunk: Chunk, npho: NDArray[Any], time: NDArray[Any]) -> Chunk:
     """Columns of the prediction tree for given inputs; relative ones are made where the model was trained on them."""
-    inputs = relative_quantities(npho, time) if model.branches[0] in RELATIVE_BRANCHES else (npho, time)
+    inputs = taken_by(model.branches, npho, time)
     columns: Chunk = {name: chunk[name] for name in ("run", "event") if name in chunk}
     columns |= table_columns(model.predict(*inputs))
     return columns | true_columns(chunk, [task for task in TASKS if task != "n_gamma"])

@@ -29,6 +29,7 @@ from xecml.inference.trained_model import OnnxModel, TorchModel, load_model
 from xecml.inference.training_said import joined
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel
+from xecml.models.rebuild.filler import Filler
 from xecml.models.regressor import SENSORS_SEEN, Regressor
 from xecml.models.training_distribution import CHANCE
 from xecml.outputs import claim, making, mark
@@ -80,6 +81,7 @@ class RawRepair(nn.Module):
 
     def __init__(self, repair: NetworkRepair) -> None:
         super().__init__()
+        assert isinstance(repair.filler, Filler)
         self.filler = repair.filler
 
     def forward(self, npho: Tensor, time: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -92,13 +94,21 @@ class RawRepair(nn.Module):
 
 
 @making("export")
-def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = (), force: bool = False) -> Report:
+def export(
+    path: str | Path,
+    out: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    said: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Report:
     """Export a checkpoint to ONNX.
 
     Args:
         path: checkpoint.
         out: file to write, `.onnx`.
         tasks: a subset of the model's tasks; all by default.
+        said: what a checkpoint of the replaced system's newest version leaves open, see `load_model`.
         force: replace an existing file that this function did not make.
 
     Raises:
@@ -110,8 +120,8 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = (), forc
         raise InputError(f"{path} is exported already; give a checkpoint.")
     claim([out], inputs=[path], force=force)
     if is_repair(path):
-        return _export_repair(path, Path(out), tasks)
-    model = load_model(path)
+        return _export_repair(path, Path(out), tasks, said)
+    model = load_model(path, said=said)
     assert isinstance(model, TorchModel)
     for task in tasks:
         if task not in model.tasks:
@@ -127,25 +137,25 @@ def export(path: str | Path, out: str | Path, *, tasks: Sequence[str] = (), forc
     return Report(Path(out), chosen, size, differences, exported.calibration)
 
 
-def _export_repair(path: str | Path, out: Path, tasks: Sequence[str]) -> Report:
+def _export_repair(path: str | Path, out: Path, tasks: Sequence[str], said: Mapping[str, Any] | None) -> Report:
     """Export an autoencoder or inpainter as a repair: counts, times and `dead` in, counts and times out."""
     if tasks:
         raise InputError(f"{path} fills dead sensors and has no tasks; leave --tasks out.")
-    repair = load_repair(path)
+    repair = load_repair(path, said=said)
     assert isinstance(repair, NetworkRepair)
     with atomic_path(out) as temporary:
         arguments = tuple(torch.from_numpy(a) for a in (*example_events(2), _example_dead(2)))
         names = ["npho_filled", "time_filled"]
-        units = {"npho": "photons" if repair.filler.absolute else "", "time": "s", "dead": "true or false"}
+        units = {"npho": "photons" if repair.absolute else "", "time": "s", "dead": "true or false"}
         module: nn.Module = repair.filler
         if (training := repair.training) is not None:
             module, names = RawRepair(repair).eval(), [*names, OUTLIER, OUTLIER_NUMBERS]
             units |= _OUTLIER_UNIT
         proto = _program(module, arguments, ["npho", "time", "dead"], names)
-        said = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
+        metadata = {"xecml.repairs": json.dumps(["npho", "time"]), "xecml.units": json.dumps(units)}
         if training is not None:
-            said["xecml.training"] = json.dumps(training.as_dict())
-        _save(proto, _constants(repair.network.encoder.normaliser, repair) | said, temporary)
+            metadata["xecml.training"] = json.dumps(training.as_dict())
+        _save(proto, _constants(repair.network.encoder.normaliser, repair) | metadata, temporary)
         differences = _compare_repairs(repair, OnnxRepair(temporary))
         size = temporary.stat().st_size
     return Report(out, ("repair",), size, differences)
@@ -302,22 +312,22 @@ def _apart(ours: np.ndarray, theirs: np.ndarray, width: np.ndarray) -> float:
 
 def _compare_repairs(repair: NetworkRepair, exported: OnnxRepair) -> dict[int, float]:
     """Largest difference for each test batch size, in widths of counts (transformed) and times over the sample."""
-    ground = repair.network.ground
+    normaliser, (count_width, time_width) = repair.network.encoder.normaliser, repair.widths
     differences: dict[int, float] = {}
     for batch in TEST_BATCHES:
         npho, time = example_events(batch, seed=batch)
         dead = _example_dead(batch, batch)
         (n, t), (n2, t2) = repair.fill(npho, time, dead), exported.fill(npho, time, dead)
         some = torch.ones((), dtype=torch.bool)
-        counts, counts2 = (ground.normaliser.counts(torch.from_numpy(x[dead]), some) for x in (n, n2))
-        away = float((counts - counts2).abs().max() / ground.width[0])
+        counts, counts2 = (normaliser.counts(torch.from_numpy(x[dead]), some) for x in (n, n2))
+        away = float((counts - counts2).abs().max() / count_width)
         # a sensor of one photoelectron may have a time in one answer and none in the other
         known, known2 = measured(t[dead]), measured(t2[dead])
         odd = (known != known2) & (np.abs(photoelectrons(n)[dead] - 1) > _NEARLY)
         late = np.where(known & known2, t[dead] - t2[dead], np.where(odd, np.inf, 0.0))
         # times of a sample that has none are not learnt, and have no width
-        has_times = bool(ground.width[1] > _LEAST_WIDTH)
-        differences[batch] = max(away, float(np.abs(late).max() * 1e9 / ground.width[1]) if has_times else 0.0)
+        has_times = time_width > _LEAST_WIDTH
+        differences[batch] = max(away, float(np.abs(late).max() * 1e9 / time_width) if has_times else 0.0)
         if (ours := repair.compare(npho, time, dead)) is not None and (theirs := exported.compare(npho, time, dead)):
             differences[batch] = max(differences[batch], _outlier_apart({OUTLIER: ours[0]}, {OUTLIER: theirs[0]}))
     return _accepted(differences)

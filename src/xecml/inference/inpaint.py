@@ -284,14 +284,13 @@ def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) 
     answers = repair.fill(chunk[pair[0]], chunk[pair[1]], dead)
     # whatever the repair does to live sensors, they pass
     filled: Chunk = {b: _take(chunk[b], values, dead) for b, values in zip(pair, answers, strict=True)}
+    filled |= _absolute(chunk, filled, dead, pair)
     if pair == RELATIVE:
-        filled |= _absolute(chunk, filled, dead)
         filled["relative_npho"] = _to_the_largest(chunk["relative_npho"], filled["relative_npho"])
     if "nphe" in chunk and "npho" in filled:
         n = filled["npho"]
         filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
-    if pair != RELATIVE:
-        filled |= _relative(chunk, filled)
+    filled |= _relative(chunk, filled, pair)
     inpainted = dead & read_counts(filled[pair[0]])
     if INPAINTED in chunk:
         inpainted |= chunk[INPAINTED].astype(bool)
@@ -315,13 +314,15 @@ def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[An
     return np.where(where, np.asarray(after).astype(before.dtype), before)
 
 
-def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]]) -> Chunk:
-    """The relative branches of the input: as they were, but for values that come out otherwise than before."""
-    if not set(RELATIVE) & chunk.keys():
+def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]], pair: tuple[str, str]) -> Chunk:
+    """The relative branches beside `pair`: as they were, but for values that come out otherwise than before."""
+    wanted = [b for b, absolute in zip(RELATIVE, ("npho", "time"), strict=True) if b in chunk and absolute in pair]
+    if not wanted or "npho" not in chunk:
         return {}
-    before, after = (relative_quantities(of["npho"], of["time"], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
+    clock = "time" if "time" in chunk else pair[1]  # counts do not depend on it
+    before, after = (relative_quantities(of["npho"], of[clock], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
     pairs = zip(RELATIVE, before, after, strict=True)
-    return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in chunk}
+    return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in wanted}
 
 
 def _to_the_largest(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
@@ -331,18 +332,19 @@ def _to_the_largest(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
     return _take(after, after / np.where(new > 0, new, 1), changed)
 
 
-def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks) -> Chunk:
+def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks, pair: tuple[str, str]) -> Chunk:
     """Photons and seconds from filled relative quantities, on the scale and the clock of the event's live sensors."""
-    if not {"npho", "time"} <= chunk.keys():
-        return {}
-    n, t, rn, rt = (chunk[b].astype(np.float64) for b in ("npho", "time", *RELATIVE))
+    absolute: Chunk = {}
+    if not {"npho", "time"} <= chunk.keys() or not set(RELATIVE) & set(pair):
+        return absolute
+    n, t, rn, rt = (chunk[b].astype(np.float64) for b in ("npho", "time", *pair))
     counted = valid_counts(n) & valid_counts(rn) & ~dead
-    timed = counted & valid_times(n, t) & valid_times(rn, rt)
-    scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
-    begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
-    npho, time = filled["relative_npho"], filled["relative_time"]
-    ok, clocked = read_counts(npho), valid_times(npho, time)
-    return {
-        "npho": _take(chunk["npho"], np.where(ok, npho * scale[:, None], INVALID), dead),
-        "time": _take(chunk["time"], np.where(clocked, time + begin[:, None], INVALID), dead),
-    }
+    ok, clocked = read_counts(filled[pair[0]]), valid_times(filled[pair[0]], filled[pair[1]])
+    if pair[0] == "relative_npho":
+        scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
+        absolute["npho"] = _take(chunk["npho"], np.where(ok, filled[pair[0]] * scale[:, None], INVALID), dead)
+    if pair[1] == "relative_time":
+        timed = counted & valid_times(n, t) & valid_times(rn, rt)
+        begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
+        absolute["time"] = _take(chunk["time"], np.where(clocked, filled[pair[1]] + begin[:, None], INVALID), dead)
+    return absolute

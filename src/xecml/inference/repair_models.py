@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from xecml import cpu_load, geometry
 from xecml.choices import REPAIRS
@@ -22,6 +24,8 @@ from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, RepairMetadata,
 from xecml.inference.training_comparison import Compared, Training
 from xecml.inference.training_said import compare, split, training_of, training_said
 from xecml.models import cpu
+from xecml.models.newer.checkpoints import kind_of, load_newer
+from xecml.models.newer.network import NewerRepair
 from xecml.models.original.checkpoints import check_readable, recognise
 from xecml.models.rebuild.autoencoder import Autoencoder
 from xecml.models.rebuild.filler import Filler
@@ -58,26 +62,47 @@ class Knowing(Protocol):
 
 
 class NetworkRepair:
-    """An autoencoder's or inpainter's averaged weights, ready to fill dead sensors."""
+    """An autoencoder's or inpainter's averaged weights, ready to fill dead sensors.
 
-    def __init__(self, network: Autoencoder | Inpainter, content: dict[str, Any]) -> None:
+    Attributes:
+        filler: counts, times and dead sensors (B, 4760) to filled counts and times.
+        absolute: whether its counts are photons.
+        content: of the checkpoint.
+    """
+
+    def __init__(self, network: Autoencoder | Inpainter | NewerRepair, content: Mapping[str, Any]) -> None:
         data = content["config"]["data"]
         self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
         self.network = network
-        roots = content["config"]["training"].get("count_scale") == "sqrt"
-        absolute = self.branches[0] not in RELATIVE_BRANCHES
-        self.filler = Filler(network, absolute=absolute, roots=roots).eval()
+        self.absolute = self.branches[0] not in RELATIVE_BRANCHES
+        self.filler: nn.Module
+        if isinstance(network, NewerRepair):
+            self.filler = network.eval()
+        else:
+            roots = content["config"]["training"].get("count_scale") == "sqrt"
+            self.filler = Filler(network, absolute=self.absolute, roots=roots).eval()
         self.content = content
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Of transformed counts, and of times in ns; 0 where times are not learnt. What answers are compared in."""
+        if isinstance(self.network, NewerRepair):
+            timed = "time" in self.network.channels
+            return 1.0, float(self.network.encoder.normaliser.time_scale) * 1e9 if timed else 0.0
+        count, time = self.network.ground.width.tolist()
+        return count, time
 
     @property
     def training(self) -> Training | None:
         """What the training sample was like; none where it is not known."""
-        return training_of(self.network.training_distribution)
+        return None if isinstance(self.network, NewerRepair) else training_of(self.network.training_distribution)
 
     def compare(
         self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None
     ) -> tuple[NDArray[np.float32], Compared] | None:
         """`outlier` (N,) and how events compare with the training sample by their live sensors; none if not known."""
+        if isinstance(self.network, NewerRepair):
+            return None
         n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
         return compare(self.network, n, t, None if dead is None else dead_of_events(dead, len(n)))
 
@@ -146,8 +171,12 @@ def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) ->
     return counts, times
 
 
-def load_repair(name: str | Path) -> Repair:
+def load_repair(name: str | Path, *, said: Mapping[str, Any] | None = None) -> Repair:
     """A repair by its name: a checkpoint of `inpaint` or `mae`, an exported one, or a conventional method.
+
+    Args:
+        name: of a method, or a path.
+        said: what a checkpoint of the replaced system's newest version leaves open, by key of its `config`.
 
     Raises:
         InputError: no such file or method, or a model that fills nothing.
@@ -162,7 +191,10 @@ def load_repair(name: str | Path) -> Repair:
         return OnnxRepair(path)
     cpu.keep_memory()
     file = read(path)
-    if recognise(file) is not None:
+    kind = recognise(file)
+    if kind == "newer":
+        return _newer(file, path, said)
+    if kind is not None:
         check_readable(file, path)
         raise InputError(f"{path} is of the original layout and fills no sensors; train 'inpaint' first.")
     content = understood(file, path)
@@ -175,10 +207,22 @@ def load_repair(name: str | Path) -> Repair:
     return NetworkRepair(network, content)
 
 
+def _newer(content: Mapping[str, Any], path: Path, said: Mapping[str, Any] | None) -> NetworkRepair:
+    """An autoencoder or inpainter of the replaced system's newest version; it takes the branches its file names."""
+    network = load_newer(path, content, said=said)
+    if not isinstance(network, NewerRepair):
+        raise InputError(f"{path} predicts physical quantities and fills no sensors; name an inpainter.")
+    npho, time = network.branches
+    return NetworkRepair(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}})
+
+
 def is_repair(path: str | Path) -> bool:
     """Whether a file is a checkpoint or an exported model that fills sensors and predicts no physical quantities."""
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         return isinstance(open_onnx(path)[1], RepairMetadata)
     file = read(path)
-    return recognise(file) is None and understood(file, path)["kind"] in KINDS
+    kind = recognise(file)
+    if kind == "newer":
+        return kind_of(file, path) != "regressor"
+    return kind is None and understood(file, path)["kind"] in KINDS

@@ -23,6 +23,8 @@ from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, PredictionMetad
 from xecml.inference.training_comparison import Compared, Training
 from xecml.inference.training_said import as_compared, compare, split, training_of, training_said
 from xecml.models import cpu
+from xecml.models.newer.checkpoints import load_newer
+from xecml.models.newer.network import NewerModel
 from xecml.models.normalise import validity
 from xecml.models.original.checkpoints import load_original, recognise
 from xecml.models.original.network import OriginalModel
@@ -200,8 +202,13 @@ class OnnxModel:
         return answers if self._sensors_seen is not None else _only_of_measured(answers, n, t)
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path, *, said: Mapping[str, Any] | None = None) -> Model:
     """Load a checkpoint (`.pth`), an exported model (`.onnx`), or a shipped one (`pretrained:signal`).
+
+    Args:
+        path: of the file.
+        said: what a checkpoint of the replaced system's newest version leaves open, by key of its `config`, and
+            `log_transform`: tasks that were trained on logarithms, as ["energy"].
 
     Raises:
         InputError: missing, damaged, of another kind, version or geometry.
@@ -209,10 +216,17 @@ def load_model(path: str | Path) -> Model:
     path = model_file(path)
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
+        if said:
+            raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
         return OnnxModel(path)
     cpu.keep_memory()
     file = read(path)
-    if recognise(file) is not None:
+    kind = recognise(file)
+    if kind == "newer":
+        return _newer(file, path, said)
+    if said:
+        raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
+    if kind is not None:
         return _original(file, path)
     content = understood(file, path)
     if content["kind"] != "regress":
@@ -233,6 +247,18 @@ def _original(content: Mapping[str, Any], path: str | Path) -> TorchModel:
             f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."
         )
     return TorchModel(network, {"config": {"data": {"npho_branch": "relative_npho", "time_branch": "relative_time"}}})
+
+
+def _newer(content: Mapping[str, Any], path: str | Path, said: Mapping[str, Any] | None) -> TorchModel:
+    """A model of the replaced system's newest version; it takes the branches that its file names."""
+    network = load_newer(path, content, said=said)
+    if not isinstance(network, NewerModel):
+        raise InputError(
+            f"{path} predicts no physical quantities; train a regression from it with --resume_from and "
+            "model.layout=newer, or fill dead sensors with it: xec inpaint."
+        )
+    npho, time = network.branches
+    return TorchModel(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}})
 
 
 def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

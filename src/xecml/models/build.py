@@ -13,6 +13,8 @@ from xecml.errors import InputError
 from xecml.models.networks import compact
 from xecml.models.networks.quick_look import N_FEATURES
 from xecml.models.networks.reference import ReferenceEncoder, reference
+from xecml.models.newer.encoder import newer
+from xecml.models.newer.inputs import NewerNormaliser
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original.network import original
 from xecml.models.rebuild.autoencoder import Autoencoder
@@ -35,14 +37,17 @@ def normaliser(config: Config) -> Normaliser:
         value = getattr(given, name)
         return defaults[name] if value is None else float(value)
 
-    return Normaliser(
-        npho_scale=constant("npho_scale", counts),
-        npho_scale2=constant("npho_scale2", counts),
-        time_scale=constant("time_scale", times),
-        time_shift=constant("time_shift", times),
-        sentinel=given.sentinel_value,
-        scheme=given.npho_scheme,
-    )
+    constants = {name: constant(name, counts) for name in ("npho_scale", "npho_scale2")}
+    constants |= {name: constant(name, times) for name in ("time_scale", "time_shift")}
+    if config.model.layout == "newer":
+        return NewerNormaliser(
+            **constants,
+            sentinel_npho=-1.0 if given.sentinel_npho is None else given.sentinel_npho,
+            sentinel_time=given.sentinel_value,
+            npho_threshold=100.0 if given.npho_threshold is None else given.npho_threshold,
+            scheme=given.npho_scheme,
+        )
+    return Normaliser(**constants, sentinel=given.sentinel_value, scheme=given.npho_scheme)
 
 
 def build_encoder(config: Config) -> nn.Module:
@@ -53,6 +58,16 @@ def build_encoder(config: Config) -> nn.Module:
             inputs,
             outer_mode=options.outer_mode,
             outer_fine_pool=options.outer_fine_pool,
+            drop_path=options.drop_path_rate,
+        )
+    if isinstance(inputs, NewerNormaliser):
+        return newer(
+            inputs,
+            outer_mode=options.outer_mode,
+            outer_fine_pool=options.outer_fine_pool,
+            width=options.encoder_dim,
+            feed_forward=options.dim_feedforward,
+            layers=options.num_fusion_layers,
             drop_path=options.drop_path_rate,
         )
     encoder: nn.Module = PRESETS[options.preset].does(config, inputs)
@@ -88,7 +103,7 @@ def build_model(config: Config, job: str = "regress") -> nn.Module:
 
 def build_regressor(config: Config) -> Regressor:
     """The regressor of a recipe, with random weights and unfitted targets."""
-    wide = config.model.layout == "original" or config.model.preset == "reference"
+    wide = config.model.layout != "standard" or config.model.preset == "reference"
     dropout = config.model.head_dropout
     return Regressor(
         build_encoder(config),

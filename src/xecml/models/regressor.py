@@ -111,6 +111,8 @@ class Regressor(nn.Module):
 
     unit_vectors = True
     """Whether the answer of `angleVec` is made a unit vector."""
+    log_sigma_limits = _LOG_SIGMA
+    """Between these a width is believed: logarithms, in target widths."""
     parts_of_a_version = ("training_distribution",)
     """Names of modules that checkpoints of other versions lack or have in another form; they are left as they are."""
 
@@ -140,6 +142,8 @@ class Regressor(nn.Module):
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers
         self.trained_heads: frozenset[str] = frozenset()
+        # those among them that learnt their widths too
+        self.trained_widths: frozenset[str] = frozenset()
         self.linear_path = linear_path
         own = {}
         for task in tasks:
@@ -259,6 +263,8 @@ class Regressor(nn.Module):
         bias = (last.bias[:size] * was_width + was_mean - mean) / width
         last.bias[:size].copy_(bias)
         last.weight[:size].copy_(last.weight[:size] * (was_width / width)[:, None])
+        if task in self.trained_widths:
+            last.bias[size:].sub_(torch.log(width / was_width))
 
     def _first_guess(self, task: str, features: Tensor) -> Tensor | None:
         """The encoder's first guess; none of a ratio beside a linear path, which adds and does not multiply."""
@@ -323,7 +329,7 @@ class Regressor(nn.Module):
             y = y if self.training else self.corrections.corrected(task, y)
             answers[task] = F.normalize(y, dim=1) if TASKS[task].kind == "vector" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
-                sigma = torch.exp(z[:, size:].clamp(*_LOG_SIGMA)) * width
+                sigma = torch.exp(z[:, size:].clamp(*self.log_sigma_limits)) * width
                 answers[f"sigma_{task}"] = _scalar(
                     sigma if self.training else self.corrections.corrected_width(task, sigma)
                 )

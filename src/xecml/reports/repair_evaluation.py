@@ -18,7 +18,7 @@ from xecml.data import source
 from xecml.data.damage import draw_damage
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files, read_selected
 from xecml.errors import InputError
-from xecml.evaluation.repair_errors import EXPECTED, RepairReport, compare_repairs
+from xecml.evaluation.repair_errors import EXPECTED, RepairReport, compare_repairs, filled_by
 from xecml.figures.repair_pages import draw_repaired_event, save_repaired_event, save_repairs
 from xecml.files import atomic_path
 from xecml.inference.repair_models import Repair, is_repair, load_repair
@@ -124,7 +124,7 @@ def _pictures(
     npho, time = without_dead(path, chunk, dead)
     lost = draw_damage("blocks", 0.1, len(npho)) & live_sensors(npho, dead=False)
     truth = chunk.get(EXPECTED, npho)
-    filled = {name: repair.fill(npho, time, lost)[0] for name, repair in repairs.items()}
+    filled = {name: filled_by(repair, npho, time, lost)[0] for name, repair in repairs.items()}
     paths = []
     for event in range(len(npho)):
         shown = {name: np.where(lost[event], values[event], truth[event]) for name, values in filled.items()}

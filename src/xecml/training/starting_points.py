@@ -18,6 +18,10 @@ from xecml.inference.checkpoint_reading import averaged_weights, load_exactly
 from xecml.inference.checkpoint_schema import check_run, understood
 from xecml.models.corrections import PREFIX as CORRECTIONS
 from xecml.models.networks.reference import ReferenceEncoder
+from xecml.models.newer.checkpoints import form_of_any, kind_of, load_encoder, load_newer
+from xecml.models.newer.encoder import NewerEncoder
+from xecml.models.newer.form import Form, recipe_keys, recipe_values
+from xecml.models.newer.network import NewerModel, NewerRepair
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original.checkpoints import check_readable, load_original, recognise
 from xecml.models.original.network import OriginalModel, OriginalViews
@@ -61,7 +65,10 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         return Start(None, False, "")
     path = str(model_file(given))
     file = read(path)
-    if recognise(file) is not None:
+    found = recognise(file)
+    if found == "newer":
+        return _from_newer(model, config, file, path)
+    if found is not None:
         return _from_original(model, file, path)
     content, dropped = without_calibration(understood(file, path))
     _check_inputs(config, content, path)
@@ -188,10 +195,68 @@ def _from_original(model: nn.Module, content: Mapping[str, Any], path: str) -> S
     load_exactly(encoder, other.state_dict(), path, "the configured encoder")
     _same_grid(encoder, other, path)
     heads = _take_heads(model, found, path) if isinstance(model, Regressor) else []
-    fresh = [task for task in getattr(model, "tasks", ()) if task not in heads]
     taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (original layout)"
-    scratch = f", heads of {', '.join(fresh)} from scratch" if fresh else ""
-    return Start(None, True, f"{taken}; epoch 1, a new optimizer{scratch}.")
+    return Start(None, True, f"{taken}; epoch 1, a new optimizer{_scratch(model, heads)}.")
+
+
+def _from_newer(model: nn.Module, config: Config, content: Mapping[str, Any], path: str) -> Start:
+    """Load the encoder of a file of the replaced system's newest version, and its heads where they serve."""
+    encoder = model.get_submodule("encoder")
+    if not isinstance(encoder, NewerEncoder):
+        said = form_of_any(path, content)
+        keys = "" if said is None else f", as the file says: {recipe_keys(said)}"
+        raise InputError(f"{path} is of the replaced system's newest version; set model.layout=newer{keys}.")
+    threshold = config.normalization.npho_threshold
+    open_ = threshold is not None and "npho_threshold" not in (content.get("config") or ())
+    other, form = load_encoder(path, content, encoder, said={"npho_threshold": threshold} if open_ else None)
+    if form is None:
+        line = f"Took the encoder of {path}, which says nothing of its inputs: they are the recipe's"
+        return Start(None, True, f"{line}; epoch 1, a new optimizer{_scratch(model, [])}.")
+    _check_newer_recipe(config, form, path, heads=isinstance(model, Regressor))
+    load_exactly(encoder, other.state_dict(), path, "the configured encoder")
+    heads: list[str] = []
+    if isinstance(model, Regressor) and isinstance(found := _newer_model(content, path), NewerModel):
+        heads = _take_heads(model, found, path)
+    taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (newest version)"
+    unsaid = "".join(f", {key} {value:g} since the file does not say" for key, value in form.unsaid.items()
+                     if key == "npho_threshold")  # fmt: skip
+    return Start(None, True, f"{taken}{unsaid}; epoch 1, a new optimizer{_scratch(model, heads)}.")
+
+
+def _newer_model(content: Mapping[str, Any], path: str) -> NewerModel | NewerRepair | None:
+    return load_newer(path, content) if kind_of(content, path) == "regressor" else None
+
+
+def _scratch(model: nn.Module, heads: list[str]) -> str:
+    fresh = [task for task in getattr(model, "tasks", ()) if task not in heads]
+    return f", heads of {', '.join(fresh)} from scratch" if fresh else ""
+
+
+def _check_newer_recipe(config: Config, form: Form, path: str, *, heads: bool) -> None:
+    """Refuse a recipe whose network would not be the file's; constants that it leaves open are the file's.
+
+    Args:
+        config: the recipe.
+        form: of the file.
+        path: of the file.
+        heads: whether their width counts, too.
+
+    Raises:
+        InputError: names all keys that differ.
+    """
+    ours = config.model_dump(mode="json")
+    differ = []
+    for key, value in recipe_values(form).items():
+        section, _, name = key.partition(".")
+        if name == "hidden_dim" and not heads:
+            continue
+        own = ours[section][name]
+        # the names of branches may differ, what is in them may not
+        same = (own in RELATIVE_BRANCHES) == (value in RELATIVE_BRANCHES) if section == "data" else own == value
+        if not (same or (own is None and name != "outer_fine_pool")):
+            differ.append(f"{key} is {own} here and {value} there")
+    if differ:
+        raise InputError(f"{path} was trained for another recipe: {'; '.join(differ)}. Set these keys as in the file.")
 
 
 def _set_by_hand(normaliser: Normaliser) -> dict[str, float]:
@@ -211,19 +276,23 @@ def _same_grid(ours: ReferenceEncoder, theirs: ReferenceEncoder, path: str) -> N
         )
 
 
-def _take_heads(model: Regressor, found: OriginalModel | ReferenceEncoder, path: str) -> list[str]:
+def _take_heads(model: Regressor, found: OriginalModel | NewerModel | ReferenceEncoder, path: str) -> list[str]:
     """Load the trained heads of the model's tasks; a single-task file's has another form and stays behind."""
-    if not isinstance(found, OriginalModel):
+    if isinstance(found, ReferenceEncoder):
         return []
     heads = {task: dict(found.heads[task].state_dict()) for task in model.tasks if task in found.trained_heads}
     taken = [task for task, weights in heads.items() if weights.keys() == model.heads[task].state_dict().keys()]
     for task in taken:
-        own, weights = model.heads[task].state_dict(), heads[task]
-        # what says how sure a head is was not there
-        for name in list(weights)[-2:] if task in model.with_sigma else ():
-            weights[name] = torch.cat([weights[name], own[name][TASKS[task].size :]])
+        own, weights, size = model.heads[task].state_dict(), heads[task], TASKS[task].size
+        for name in list(weights)[-2:]:
+            # logarithms of variances there, of widths here; what says how sure a head is may not be there
+            sure = weights[name][size:] / 2 if task in found.with_sigma else own[name][size:]
+            weights[name] = (
+                torch.cat([weights[name][:size], sure]) if task in model.with_sigma else weights[name][:size]
+            )
         load_exactly(model.heads[task], weights, path, f"the configured head of {task}")
     model.trained_heads = frozenset(taken)
+    model.trained_widths = frozenset(taken) & found.with_sigma & model.with_sigma
     return taken
 
 

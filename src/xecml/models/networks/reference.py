@@ -60,6 +60,9 @@ class ReferenceEncoder(nn.Module):
         drop_path: rate in the blocks of the faces.
         dropout: rate in the transformer.
         hex_neighbours: table (73, 7) in place of the detector's.
+        width: of the tokens, a multiple of 32.
+        feed_forward: width within the transformer's layers; 4 times that of the tokens by default.
+        layers: of the transformer.
     """
 
     n_features = 0
@@ -74,18 +77,21 @@ class ReferenceEncoder(nn.Module):
         drop_path: float = 0.0,
         dropout: float = 0.1,
         hex_neighbours: Tensor | None = None,
+        width: int = 1024,
+        feed_forward: int | None = None,
+        layers: int = 2,
     ) -> None:
         super().__init__()
         self.event_time = event_time
         self.views = views
         self.token_names = TOKENS[views.outer_mode]
         channels = views.channels
-        self.faces = FaceNetwork(channels=channels, drop_path=drop_path)
-        width = self.faces.out_width
+        # the last map of 4 x 4 cells is the token
+        self.faces = FaceNetwork(channels=channels, widths=(width // 32, width // 16), drop_path=drop_path)
         self.hexagons = HexNetwork(
             channels=channels, out_width=width, mixing=hex_mixing, neighbours=hex_neighbours, drop_path=drop_path
         )
-        self.fusion = Fusion(width, dropout=dropout)
+        self.fusion = Fusion(width, layers=layers, feed_forward=feed_forward or 4 * width, dropout=dropout)
         self.positions = nn.Parameter(0.02 * torch.randn(1, len(self.token_names), width))
         self.out_width = width * len(self.token_names)
 

@@ -28,12 +28,14 @@ KINDS = {
     "single-task": "original single-task model: encoder and one head",
     "mae": "original masked autoencoder: gives its encoder",
     "encoder": "original encoder",
-    "newer": "a checkpoint of the newer version of the replaced system, which this version does not read yet",
-    "inpainter": "an inpainter of the replaced system, which this version does not read",
+    "newer": "a checkpoint of the newest version of the replaced system",
+    "inpainter": "an inpainter of an older version of the replaced system, which this version does not read",
 }
-_NOT_READ = ("newer", "inpainter")
+_NOT_READ = ("inpainter",)
+STATES = ("ema_state_dict", "best_ema_state", "model_state_dict")
+"""Keys of weights, those that are preferred first."""
 # part of the encoder in old files -> here
-_PARTS = {
+PARTS = {
     "pos_embed": "positions",
     "backbone.": "faces.",
     "hex_encoder.": "hexagons.",
@@ -147,12 +149,14 @@ def check_readable(content: Any, path: str | Path) -> tuple[str, Weights]:
     """
     kind = _kind(content)
     if kind is None:
-        parts = sorted({one_line(name.partition(".")[0]) for name in _names(content)})
-        holds = f"holds {_listed(parts)}" if parts else "holds no weights"
+        parts = sorted({one_line(name.partition(".")[0]) for name in names_of(content)})
+        holds = f"holds {listed(parts)}" if parts else "holds no weights"
         raise InputError(f"{path} is not a model of the original layout; it {holds}.")
+    if kind == "newer":
+        raise InputError(f"{path} is {KINDS[kind]}, and not of the original layout.")
     if kind in _NOT_READ:
         raise InputError(f"{path} is {KINDS[kind]}; use it with the system that wrote it, or train anew.")
-    return kind, _weights(content, path)
+    return kind, weights_of(content, path)
 
 
 def describe(path: str | Path, content: Any = None) -> dict[str, Any]:
@@ -185,28 +189,28 @@ def describe(path: str | Path, content: Any = None) -> dict[str, Any]:
     }
 
 
-def _state(content: Any) -> tuple[str, Any]:
+def state_of(content: Any) -> tuple[str, Any]:
     """What a file has as weights, averaged ones before others, and the key it has them under."""
     if not isinstance(content, Mapping):
         return "", {}
-    key = next((k for k in ("ema_state_dict", "model_state_dict") if content.get(k) is not None), "")
+    key = next((k for k in STATES if content.get(k) is not None), "")
     return key, content[key] if key else content
 
 
-def _names(content: Any) -> list[str]:
+def names_of(content: Any) -> list[str]:
     """Names of weights without the prefixes that wrappers leave."""
-    state = _state(content)[1]
+    state = state_of(content)[1]
     names = state if isinstance(state, Mapping) else ()
     return [_WRAPPERS.sub("", name) for name in names if isinstance(name, str) and name != "n_averaged"]
 
 
-def _weights(content: Any, path: str | Path) -> Weights:
+def weights_of(content: Any, path: str | Path) -> Weights:
     """Weights by name without the prefixes that wrappers leave.
 
     Raises:
         InputError: some are no dense real tensors, or have the same name.
     """
-    key, state = _state(content)
+    key, state = state_of(content)
     weights = check_weights(state, path, key)
     weights.pop("n_averaged", None)
     plain = {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
@@ -217,14 +221,17 @@ def _weights(content: Any, path: str | Path) -> Weights:
 
 def _kind(content: Any) -> str | None:
     """Key of `KINDS`; None for what is nothing of the replaced system."""
-    names = set(_names(content))
+    names = set(names_of(content))
     parts = {name.partition(".")[0] for name in names}
+    if _is_newer(content) and parts & {"backbone", "encoder"}:
+        return "newer"
     if "backbone.pos_embed" in names and "heads" in parts:
-        return "newer" if _is_newer(content) or "backbone.head.0.weight" not in names else "model"
+        # in January a regressor said nothing of itself
+        return "newer" if content.get("config") is not None or "backbone.head.0.weight" not in names else "model"
     if "encoder.pos_embed" in names:
         inpainter = any("head" in part or "inpaint" in part for part in parts)
-        unknown = _config(content) is None and "encoder.head.0.weight" not in names
-        return "newer" if _is_newer(content) or (unknown and not inpainter) else "inpainter" if inpainter else "mae"
+        unknown = config_of(content) is None and "encoder.head.0.weight" not in names
+        return "newer" if unknown and not inpainter else "inpainter" if inpainter else "mae"
     if "pos_embed" in names and "fusion_transformer" in parts:
         # in January an encoder always had a head; only a training run has trained it
         older = not _is_newer(content) and "head.0.weight" in names
@@ -232,23 +239,24 @@ def _kind(content: Any) -> str | None:
     return None
 
 
-def _config(content: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+def config_of(content: Mapping[str, Any]) -> Mapping[Any, Any] | None:
+    """The configuration of a file, which has no sections; none where there is none."""
     config = content.get("config")
     return config if isinstance(config, Mapping) else None
 
 
 def _is_newer(content: Mapping[str, Any]) -> bool:
-    return any(key in _NEWER for key in _config(content) or () if isinstance(key, str))
+    return any(key in _NEWER for key in config_of(content) or () if isinstance(key, str))
 
 
 def _said(content: Mapping[str, Any], path: str | Path) -> _Content:
-    config = _config(content)
+    config = config_of(content)
     said = {"epoch": content.get("epoch"), "config": content.get("config") if config is None else dict(config)}
     return checked(_Content, said, f"{path} is damaged", "use another checkpoint")
 
 
 def _says_pool(content: Mapping[str, Any]) -> bool:
-    return "outer_fine_pool" in (_config(content) or ())
+    return "outer_fine_pool" in (config_of(content) or ())
 
 
 def _pool(content: Mapping[str, Any], said: _Content, otherwise: Pool) -> Pool:
@@ -292,7 +300,7 @@ def _renamed(weights: Weights, prefix: str, kind: str) -> tuple[Weights, list[st
     left = []
     for name, weight in weights.items():
         inner = name.removeprefix(prefix)
-        part = next((p for p in _PARTS if inner.startswith(p)), None)
+        part = next((p for p in PARTS if inner.startswith(p)), None)
         if not name.startswith(prefix):
             if name.startswith("heads."):
                 renamed[name] = weight
@@ -305,7 +313,7 @@ def _renamed(weights: Weights, prefix: str, kind: str) -> tuple[Weights, list[st
         elif part is None:
             left.append(name)
         else:
-            renamed[f"encoder.{_PARTS[part]}{inner.removeprefix(part)}"] = weight
+            renamed[f"encoder.{PARTS[part]}{inner.removeprefix(part)}"] = weight
     return renamed, left
 
 
@@ -343,7 +351,7 @@ def _fill(module: nn.Module, weights: Weights, left: list[str], path: str | Path
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
     )
-    problems = [f"{what}: {_listed(names)}" for what, names in _problems(missing, left, wrong) if names]
+    problems = [f"{what}: {listed(names)}" for what, names in _problems(missing, left, wrong) if names]
     if problems:
         raise InputError(f"{path} does not fit the original layout; {'; '.join(problems)}.")
     check_finite(weights, path)
@@ -356,6 +364,7 @@ def _problems(missing: list[str], left: list[str], wrong: list[str]) -> tuple[tu
     return ("missing", missing), ("left over", left), ("of another shape", wrong)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

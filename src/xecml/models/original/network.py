@@ -77,11 +77,17 @@ class OriginalViews(FaceViews):
 
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Views:
         """Maps from raw counts, times (s) and masks, each (B, 4760)."""
-        x = self.channels_of(npho, time, valid, timed)
-        if self.outer_mode == "split":
-            return cut(x, (x[:, self.coarse], x[:, self.centre]))
+        return self.maps(self.channels_of(npho, time, valid, timed))
+
+    def maps(self, x: Tensor) -> Views:
+        """Maps from normalised sensors (B, 4760, 2)."""
+        split = self.outer_mode == "split"
+        return cut(x, (x[:, self.coarse], x[:, self.centre]) if split else (self.grid_of(x),))
+
+    def grid_of(self, x: Tensor) -> Tensor:
+        """The fine grid (B, rows, columns, 2) of normalised sensors (B, 4760, 2)."""
         grid = (x[:, self.sensors] * self.weights).sum(2)  # (B, cells, 2)
-        return cut(x, (grid.reshape(x.shape[0], *self.grid, 2),))
+        return grid.reshape(x.shape[0], *self.grid, 2)
 
 
 def original(
