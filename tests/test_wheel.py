@@ -104,7 +104,7 @@ def test_what_the_code_imports_is_asked_for() -> None:
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
     imported -= {*sys.stdlib_module_names, "xecml"}
-    named = {"yaml": "PyYAML"}
+    named = {"yaml": "PyYAML", "mpl_toolkits": "matplotlib"}
     asked = {re.split(r"[\[>=<~ ]", one)[0] for one in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
     optional = {re.split(r"[\[>=<~ ]", one)[0] for extra in ("onnx", "track") for one in extras[extra]}

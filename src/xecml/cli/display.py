@@ -10,7 +10,6 @@ import typer
 from xecml.choices import REPAIRS
 from xecml.cli.printing import Debug, Force, Tree
 from xecml.errors import InputError
-from xecml.events import number_of
 
 _PAGE = 50
 
@@ -48,6 +47,7 @@ def display(
         raise InputError("Name a file and what to write with --out, or draw the geometry with --geometry OUT.pdf.")
     models = list(model or [])
     if out.suffix.lower() == ".html":
+        from xecml.events import number_of
         from xecml.figures.interactive.event_page import write_event_page
 
         shown = write_event_page(
@@ -67,6 +67,7 @@ def display(
 def _draw_geometry(out: Path, others: list[object], force: bool) -> None:
     if any(other is not None for other in others):
         raise InputError("--geometry draws the detector without events; leave out FILE and the other options.")
+    from xecml.events import number_of
     from xecml.figures.geometry_pages import write_geometry
 
     pages = write_geometry(out, force=force)
