@@ -112,11 +112,15 @@ def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
     until(lambda: jobs(run)[0]["state"].startswith("pending"), PATIENCE_S, "the job in its queue")
     between = checkpoint_reading.load(run / "checkpoint_last.pth")
     assert 0 < (between["epoch"] - 1) * 6 + between["batch_in_epoch"] < 96
+    # a job that begins where its first start is still being cleared away fails at once
+    until(
+        lambda: not call("sinfo", "--noheader", "--states=completing", "--format=%N"), PATIENCE_S, "a node that is free"
+    )
     # SLURM lets two minutes pass before a job that was put back
     subprocess.run(["scontrol", "update", f"jobid={job['job']}", "starttime=now", "timelimit=20"], check=True)
     (job,) = ended(run)
-    assert (job["state"], job["epoch"], job["failed"]) == ("finished", 16, False)
     said = log_of(run)
+    assert (job["state"], job["epoch"], job["failed"]) == ("finished", 16, False), said
     assert "start 1, on node" in said
     assert "start 2, on node" in said
     assert "Stopped (SIGUSR1)" in said
