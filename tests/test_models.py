@@ -299,6 +299,21 @@ def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]
         assert float((found[1][name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-12, name
 
 
+def test_positions_of_a_survey_are_loaded_with_the_weights(sample: dict[str, np.ndarray]) -> None:
+    """A model that knows only ideal positions answers with those of a checkpoint, in everything that needs them."""
+    surveyed = torch.tensor(geometry.positions(), dtype=torch.float32) + torch.tensor([0.2, -0.1, 0.3])
+    here, there = tiny(Normaliser(**ABSOLUTE_DEFAULTS), positions=surveyed), tiny(Normaliser(**ABSOLUTE_DEFAULTS))
+    x = inputs(sample["npho"][:8], sample["time"][:8])
+    with torch.no_grad():
+        before = there.look(*x)
+        there.load_state_dict(here.state_dict())
+        one, other = here.look(*x), there.look(*x)
+    for name, value in one._asdict().items():
+        torch.testing.assert_close(getattr(other, name), value, rtol=0, atol=0, msg=name)
+    assert not torch.equal(before.residuals, other.residuals)
+    assert not torch.equal(before.expected, other.expected)
+
+
 @pytest.mark.slow
 def test_trained_sigmas_are_right() -> None:
     """A short training of heads that say how sure they are: pulls on other events have width 1."""

@@ -20,14 +20,13 @@ from xecml.models.networks.quick_look import (
     QuickLook,
     first_guess,
     in_cells,
+    log_ratio,
 )
 from xecml.models.normalise import Normaliser
 
 _INNER_SHAPE = geometry.inner_map().shape
 _N_PMT = geometry.N_SENSORS - geometry.N_SIPM
 _CHANNELS = 5
-_FEW_PHOTONS = 50.0
-"""Added to both sides of a ratio of observed to expected light."""
 _LEAST_WIDTH = 0.05
 """Of a number, over its standard deviation: what hardly ever differs is not blown up."""
 
@@ -162,8 +161,8 @@ class CompactEncoder(nn.Module):
                 pmt_time,
                 (sharp / (precision + 1.0).sqrt() / 5).clamp(-10.0, 10.0),
                 _sharp(look)[:, geometry.N_SIPM :],
-                _ratio(pooled, point),
-                _ratio(pmt, look.expected[:, geometry.N_SIPM :]) * lit,
+                log_ratio(pooled, point).clamp(-3.0, 3.0),
+                log_ratio(pmt, look.expected[:, geometry.N_SIPM :]).clamp(-3.0, 3.0) * lit,
                 lit,
             ],
             1,
@@ -174,11 +173,6 @@ def _sharp(look: Look) -> Tensor:
     """Times (B, 4760) after the event's, in their spread if they are those of first photoelectrons, over 5."""
     # the root has no derivative at zero
     return look.residuals.clamp(-2.0, 2.0) * look.sharpness.clamp_min(1e-12).sqrt() / 5
-
-
-def _ratio(counts: Tensor, expected: Tensor) -> Tensor:
-    """Logarithm of observed over expected light."""
-    return torch.log((counts + _FEW_PHOTONS) / (expected + _FEW_PHOTONS)).clamp(-3.0, 3.0)
 
 
 def compact(normaliser: Normaliser, *, drop_path: float = 0.0, positions: Tensor | None = None) -> CompactEncoder:

@@ -81,7 +81,7 @@ _REACH = 40.0
 _ROUND_CORNERS = 0.05
 """Scattered light that reaches a window from all sides, over the light that would fall on it at a right angle."""
 _FEW_PHOTONS = 50.0
-"""Added to both sides of a ratio of observed to expected light."""
+"""Photons added to both sides of a ratio of observed to expected light."""
 _SHARP = 25.0, 45.0**2
 """Precision of a sensor's time in 1/ns2 that no sensor exceeds, and that of one photoelectron: the first of n
 photoelectrons comes within 45 ns / n, so that the times of bright sensors mean the same by every definition."""
@@ -116,8 +116,6 @@ class QuickLook(nn.Module):
 
     positions: Tensor
     middle: Tensor
-    from_middle: Tensor
-    cells: Tensor
     normals: Tensor
     areas: Tensor
     efficiency: Tensor
@@ -146,10 +144,8 @@ class QuickLook(nn.Module):
         lever = np.stack([(i - _PAD).ravel(), (j - _PAD).ravel()], 1) * np.array([-1.5305, 1.5098])
         for name, values in (
             ("positions", xyz),
-            ("middle", xyz.mean(0)),
-            ("from_middle", xyz - xyz.mean(0)),
-            ("cells", _cell_centres(xyz)),
-            ("normals", geometry.normals(xyz)),
+            ("middle", geometry.positions().mean(0)),
+            ("normals", geometry.normals()),
             ("areas", np.where(geometry.face_codes() == 0, geometry.SIPM_AREA, np.pi * geometry.PMT_RADIUS**2)),
             ("efficiency", efficiency),
             ("square_masks", squares),
@@ -264,16 +260,17 @@ class QuickLook(nn.Module):
     def _distances(self, spot: Tensor) -> tuple[Tensor, Tensor]:
         """Distance of all sensors from points (B, 3) in cm, and the points' height above their windows, (B, 4760)."""
         # |p - s|^2 = |p|^2 - 2 p s + |s|^2 about the detector's middle is one product; differences would be passes
-        # over three numbers a sensor
-        spot = spot - self.middle
-        squared = torch.addmm(self.from_middle.square().sum(1), spot, self.from_middle.T, alpha=-2.0)
-        squared = squared + spot.square().sum(1, keepdim=True)
-        height = torch.addmm(-(self.from_middle * self.normals).sum(1), spot, self.normals.T)
+        # over three numbers a sensor. All comes from the positions: those of a survey are loaded with the weights
+        places, spot = self.positions - self.middle, spot - self.middle
+        squared = torch.addmm(places.square().sum(1), spot, places.T, alpha=-2.0) + spot.square().sum(1, keepdim=True)
+        height = torch.addmm(-(places * self.normals).sum(1), spot, self.normals.T)
         return squared.clamp_min(1e-4).sqrt(), height
 
     def _cell_distance(self, spot: Tensor) -> Tensor:
-        """Distance (B, 264) in cm of the cells of 4 x 4 SiPMs."""
-        return (self.cells - spot[:, None, :]).square().sum(2).sqrt()
+        """Distance (B, 264) in cm of the cells of 4 x 4 SiPMs, from the mean of their sensors' positions."""
+        places = self.positions[: geometry.N_SIPM].T
+        cells = in_cells(places) / in_cells(torch.ones_like(places))
+        return (cells.T - spot[:, None, :]).square().sum(2).sqrt()
 
     def _point(self, height: Tensor, distance: Tensor) -> Tensor:
         """Light on all windows (B, 4760), in no unit, of a point at this height above them and at this distance."""
@@ -286,8 +283,7 @@ class QuickLook(nn.Module):
 
         The last is what all light would be without a wall's or the liquid's losses, up to a factor.
         """
-        found, expected = (torch.cat([by_distance, face_sums(light)], 2) + _FEW_PHOTONS).unbind(1)
-        ratio = torch.log(found / expected)
+        ratio = log_ratio(*torch.cat([by_distance, face_sums(light)], 2).unbind(1))
         return [ratio, torch.log(scale.clamp_min(1e-6) / 1e6)]
 
     def _sharpness(self, counts: Tensor, clocked: Tensor) -> Tensor:
@@ -367,20 +363,17 @@ def _means(weighted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.log1p(weight) / 5, _bounded(weighted / (weight + 1.0))
 
 
+def log_ratio(counts: Tensor, expected: Tensor) -> Tensor:
+    """Logarithm of observed over expected photons, of one shape; near 0 where both are few."""
+    return torch.log((counts + _FEW_PHOTONS) / (expected + _FEW_PHOTONS))
+
+
 def in_cells(maps: Tensor) -> Tensor:
     """Sums (..., 264) over cells of 4 x 4 SiPMs of (..., 4092)."""
     rows, columns = _INNER_SHAPE
     grid = maps.reshape(-1, 1, rows, columns)
     # three more rows below make 96 = 24 x 4
     return (F.avg_pool2d(F.pad(grid, (0, 0, 0, -rows % _CELL)), _CELL) * _CELL**2).reshape(*maps.shape[:-1], -1)
-
-
-def _cell_centres(xyz: np.ndarray) -> np.ndarray:
-    """Mean positions (264, 3) in cm of the SiPMs of cells."""
-    columns = _INNER_SHAPE[1]
-    row, column = np.divmod(np.arange(geometry.N_SIPM), columns)
-    cell = row // _CELL * (columns // _CELL) + column // _CELL
-    return np.stack([np.bincount(cell, xyz[: geometry.N_SIPM, i]) / np.bincount(cell) for i in range(3)], 1)
 
 
 def _sums_by_class(values: Tensor, what: Tensor, edges: tuple[float, ...], soft: float = 0.0) -> Tensor:

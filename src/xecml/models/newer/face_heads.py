@@ -5,6 +5,7 @@ Modules have the names of the files. Channels of answers are those that are pred
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import cast
 
 import numpy as np
@@ -74,7 +75,7 @@ class _Latent(nn.Module):
         return z
 
 
-class _Local(_Latent):
+class _Local(_Latent, ABC):
     """Features of every cell of a map: convolution, group norm, GELU, two ConvNeXt blocks."""
 
     def __init__(self, token_width: int) -> None:
@@ -105,9 +106,9 @@ class _Local(_Latent):
         parts = [self.answers(self.features(a, z), z) for a, z in pairs]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    @abstractmethod
     def answers(self, features: Tensor, z: Tensor) -> Tensor:
         """Answers of features (B, H, W, 64) and what the token says (B, 64)."""
-        raise NotImplementedError
 
 
 class RectangleHead(_Local):
