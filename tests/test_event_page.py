@@ -175,6 +175,7 @@ def test_examples_of_an_autoencoder_show_what_it_rebuilt(events: Columns, tmp_pa
         (["{a}", "--out", "{f}/e.html", "--model", "solid_angle", "--model", "neighbour_mean"], "a second repair"),
         (["{a}", "--out", "{f}/e.html", "--model", "{f}/none.pth"], "No such model"),
         (["{a}", "--out", "{f}/e.png"], "A picture is of one --event"),
+        (["{a}", "--out", "{f}/e.txt"], "Cannot write events as e.txt; choose a name that ends in .pdf, .png or .html"),
         (["{a}", "--event", "1"], "what to write with --out"),
         (["{a}", "--geometry", "{f}/g.pdf"], "leave out FILE"),
         (["--geometry", "{f}/g.png"], r"ends in \.pdf or \.html"),

@@ -12,6 +12,7 @@ from xecml.cli.printing import Debug, Force, Tree
 from xecml.errors import InputError
 
 _PAGE = 50
+_PICTURES = (".pdf", ".png")
 
 
 def display(
@@ -58,6 +59,8 @@ def display(
         return
     from xecml.figures.event_display import display_event
 
+    if out.suffix.lower() not in _PICTURES:
+        raise InputError(f"Cannot write events as {out.name}; choose a name that ends in .pdf, .png or .html.")
     if event is None or events is not None or len(models) > 1:
         raise InputError("A picture is of one --event and at most one --model; end --out in .html to see many events.")
     display_event(file, event, out, model=models[0] if models else None, tree=tree, force=force)
