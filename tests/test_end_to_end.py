@@ -133,7 +133,7 @@ def test_bad_input_is_one_sentence_and_status_two(tmp_path: Path, xec: Xec, samp
         (("predict", tmp_path / "no.onnx", test, "--out", tmp_path / "p.root"), "No such model"),
         (("export", tmp_path / "no.pth", tmp_path / "m.onnx"), "No such model"),
         (("display", test, "--event", 999, "--out", tmp_path / "e.png"), "has no entry 999"),
-        (("display", test, "--event", 1, "--out", tmp_path / "e.gif"), ".pdf or .png"),
+        (("display", test, "--event", 1, "--out", tmp_path / "e.gif"), ".pdf, .png or .html"),
         (("simulate", tmp_path / "s.root", "-n", 5, "--energy", "much"), "is no energy"),
         (("simulate", tmp_path / "s.txt", "-n", 5), "a name that ends in .root"),
         (("inpaint", "point_source", test, "--out", tmp_path / "i.dat"), "a name that ends in .root"),
