@@ -158,28 +158,30 @@ class QuickLook(nn.Module):
         light = self.window(inner, row, column)
         u, v = self._centroid(light, row, column)
         depth = self._depth(light)
-        seconds = torch.where(timed, full(time), 0.0)
-        weight = torch.where(timed, counts, 0.0)
+        # what is finite is masked by products: ONNX Runtime takes several times as long to choose between numbers
+        seconds, clocked = torch.where(timed, full(time), 0.0), timed.to(counts.dtype)
+        weight = counts * clocked
         total = weight.sum(1, keepdim=True).clamp_min(1e-6)
         rough = (seconds * weight).sum(1, keepdim=True) / total
         # in float32 a sum of 4760 absolute times is good to 10 fs only; about the rough mean it is good to far less
-        nanoseconds = torch.where(timed, (seconds - rough) * 1e9, 0.0)
+        nanoseconds = (seconds - rough) * 1e9 * clocked
         beyond = (nanoseconds * weight).sum(1, keepdim=True) / total
         light_time = (rough + beyond * 1e-9).squeeze(1)
         spot = _cartesian(u, v, depth)
-        away = self.positions - spot[:, None, :]
-        distance = away.square().sum(2).sqrt()
+        # axis by axis: (B, 4760, 3) in one array takes ten times as long
+        away = [p - s[:, None] for p, s in zip(self.positions.unbind(1), spot.unbind(1), strict=True)]
+        distance = (away[0].square() + away[1].square() + away[2].square()).sqrt()
         travel = distance / GROUP_VELOCITY
-        began = self._event_time(nanoseconds - travel, counts, distance, timed)
+        began = self._event_time(nanoseconds - travel, counts, distance, clocked)
         event_time = (rough + began * 1e-9).squeeze(1)
-        residual = torch.where(timed, nanoseconds - travel - began, 0.0).clamp(-30.0, 30.0)
+        residual = ((nanoseconds - travel - began) * clocked).clamp(-30.0, 30.0)
         # counts of SiPMs are known everywhere by now
         lit = valid[:, geometry.N_SIPM :].to(counts.dtype)
         lit = torch.cat([torch.ones_like(counts[:, : geometry.N_SIPM]), lit], 1)
         point = self._point(away, distance)
         scale = counts.sum(1, keepdim=True) / (point * lit).sum(1, keepdim=True).clamp_min(1e-6)
         expected = point * scale
-        precision = self._precision(counts, timed)
+        precision = self._precision(counts, clocked)
         light_travel = (travel * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp_min(1e-6)
         features = torch.cat(
             [
@@ -233,9 +235,10 @@ class QuickLook(nn.Module):
         hinges = ((ring / block.clamp_min(1e-6))[:, None] - self.depth_knots).clamp_min(0.0)
         return (float(_DEPTHS[0]) + hinges @ self.depth_slopes).clamp(0.1, 40.0)
 
-    def _point(self, away: Tensor, distance: Tensor) -> Tensor:
-        """Light on all windows (B, 4760), in no unit, of a point that lies `away` (cm) and at this `distance`."""
-        cosine = -(away * self.normals).sum(2) / distance.clamp_min(1e-3)
+    def _point(self, away: list[Tensor], distance: Tensor) -> Tensor:
+        """Light on all windows (B, 4760), in no unit, of a point that lies `away` (x, y, z) and at this `distance`."""
+        x, y, z = (a * n for a, n in zip(away, self.normals.unbind(1), strict=True))
+        cosine = -(x + y + z) / distance.clamp_min(1e-3)
         # never nearer than half a SiPM
         spread = distance.clamp_min(0.6).square()
         return self.areas * (cosine.clamp_min(0.0) + _ROUND_CORNERS) / spread * torch.exp(-distance / _REACH)
@@ -257,22 +260,22 @@ class QuickLook(nn.Module):
         ratio = torch.log((both[..., 0] + _FEW_PHOTONS) / (both[..., 1] + _FEW_PHOTONS))
         return [ratio, torch.log(scale.clamp_min(1e-6) / 1e6)]
 
-    def _event_time(self, started: Tensor, counts: Tensor, distance: Tensor, timed: Tensor) -> Tensor:
+    def _event_time(self, started: Tensor, counts: Tensor, distance: Tensor, clocked: Tensor) -> Tensor:
         """When the event began (B, 1) in ns, from times less the light's travel (B, 4760)."""
         most, single = _SHARP
         squared = (counts * self.efficiency).square()
         further = (distance - distance.amin(1, keepdim=True)) / _NEAR
-        precision = torch.where(timed, squared / (single + squared / most), 0.0) / (1.0 + further.square())
+        precision = squared / (single + squared / most) * clocked / (1.0 + further.square())
         moment = (started * precision).sum(1, keepdim=True) / precision.sum(1, keepdim=True).clamp_min(1e-9)
         for forgiving in _FORGIVING:
             weight = precision / (1.0 + ((started - moment) / forgiving).square())
             moment = (started * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1e-9)
         return moment
 
-    def _precision(self, counts: Tensor, timed: Tensor) -> Tensor:
+    def _precision(self, counts: Tensor, clocked: Tensor) -> Tensor:
         """Inverse variance (1/ns2) of each sensor's time; 0 if untimed."""
         nphe = counts * self.efficiency
-        return torch.where(timed, nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe), 0.0)
+        return nphe / (_TIME_NOISE_STATISTICAL + _TIME_NOISE_CONSTANT * nphe) * clocked
 
     def _sums(self, counts: Tensor, light: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         faces = face_sums(counts)
