@@ -87,7 +87,7 @@ def _said(report: Report, asked: int) -> list[str]:
     if report.opset != asked:
         lines.append(
             f"Opset {asked} was asked for, but PyTorch's exporter writes none below {report.opset}: the file has opset "
-            f"{report.opset}, which needs ONNX Runtime 1.14 or later."
+            f"{report.opset}, which needs ONNX Runtime 1.15 or later."
         )
     if report.loss:
         losses = ", ".join(f"{name} {loss.within:.1e} ({loss.largest:.1e})" for name, loss in report.loss.items())

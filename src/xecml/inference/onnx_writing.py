@@ -18,7 +18,7 @@ from xecml.errors import InputError
 from xecml.garbage_collection import no_collection
 
 OPSET = 18
-"""The lowest that PyTorch's exporter writes; ONNX Runtime 1.14 and later load it."""
+"""The lowest that PyTorch's exporter writes; ONNX Runtime 1.15 and later load it."""
 NEWEST_OPSET = 22
 """Later ones are not tested."""
 OLDEST_OPSET = 7
