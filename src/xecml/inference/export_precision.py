@@ -61,10 +61,42 @@ def reduced(graph: Graph, precision: str, out: Path) -> Any:
 
 
 def _float16(proto: Any, layers: tuple[str, ...], out: Path) -> Any:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """The same with a conversion before and after each product; the library's own would convert raw counts too."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    others = [node.name for node in proto.graph.node if node.name not in layers]
-    return convert_float_to_float16(proto, keep_io_types=True, op_block_list=[], node_block_list=others)
+    graph = proto.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[Any] = []
+    made: set[str] = set()
+    for node in list(graph.node):
+        if node.name not in layers:
+            nodes.append(node)
+            continue
+        for i, name in enumerate(node.input):
+            node.input[i] = half = f"{name}_16"
+            if half in made:
+                continue
+            made.add(half)
+            if name in tensors:
+                weights = numpy_helper.to_array(tensors[name]).astype(np.float16)
+                if not np.isfinite(weights).all():
+                    raise InputError(f"The weights {name} are too large for float16; export the model in float32.")
+                graph.initializer.append(numpy_helper.from_array(weights, half))
+            else:
+                nodes.append(helper.make_node("Cast", [name], [half], f"{name}_to_16", to=TensorProto.FLOAT16))
+        answer = node.output[0]
+        node.output[0] = f"{answer}_in_16"
+        nodes += [
+            node,
+            helper.make_node("Cast", [node.output[0]], [answer], f"{answer}_from_16", to=TensorProto.FLOAT),
+        ]
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    for field, values in ((graph.node, nodes), (graph.initializer, kept)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        del field[:]
+        field.extend(copies)
+    return proto
 
 
 def _int8(proto: Any, layers: tuple[str, ...], out: Path) -> Any:
@@ -72,7 +104,7 @@ def _int8(proto: Any, layers: tuple[str, ...], out: Path) -> Any:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # the library makes a product and a sum of a Gemm, by a name of its own
-    names = [name + ending for name in layers for ending in ("", "_MatMul", "_Gemm_MatMul")]
+    names = [name + ending for name in layers for ending in ("", "_MatMul")]
     # unsigned weights: beside unsigned numbers signed ones overflow on processors without VNNI
     quantize_dynamic(
         proto,
