@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import xecml
@@ -21,6 +22,7 @@ from xecml.errors import InputError
 from xecml.inference import onnx_files
 from xecml.inference.example_events import analogue, example_events
 from xecml.inference.export import TOLERANCE, Report, export
+from xecml.inference.export_graphs import small_expm1
 from xecml.inference.export_precision import Losses
 from xecml.inference.export_subjects import pack
 from xecml.inference.onnx_files import packed_names
@@ -70,7 +72,9 @@ def test_what_cannot_be_exported_is_one_sentence(checkpoint: Path, tmp_path: Pat
         r"What int8 loses is measured on events; name files of them with --sample", checkpoint, out, precision="int8"
     )
     refused(r"float32 loses nothing", checkpoint, out, sample=["some.root"])
-    refused(r"Unknown precision 'flot16', did you mean 'float16'", checkpoint, out, precision="flot16", sample=["a"])
+    refused(
+        r"Unknown precision 'flot16' \(did you mean 'float16'\?\)", checkpoint, out, precision="flot16", sample=["a"]
+    )
     refused(
         r"An encoder answers no task; leave --tasks or --encoder out", checkpoint, out, tasks=["angle"], encoder=True
     )
@@ -90,6 +94,11 @@ def test_packed_values_are_those_of_the_specification(constants: dict[str, float
     counts = np.log1p(np.array([10, 0, 0, 500]) / constants["npho_scale"]) / constants["npho_scale2"]
     np.testing.assert_allclose(packed[0, :, 0], counts, rtol=1e-6)
     np.testing.assert_allclose(packed[0, :, 1], [1e-8 / scale - shift, -5, -5, -5], rtol=1e-5)
+
+
+def test_small_counts_keep_their_digits() -> None:
+    x = torch.cat([torch.logspace(-7, 1, 400), torch.tensor([0.0, 0.4999, 0.5, 0.5001])])
+    np.testing.assert_allclose(small_expm1(x).numpy(), np.expm1(x.double().numpy()), rtol=4e-7)
 
 
 def test_names_of_packed_outputs() -> None:

@@ -19,6 +19,8 @@ from xecml.models.regressor import Encoder, Regressor
 SENTINEL_WIDTH = 1e-3
 """Normalised times so near the sentinel are not measured: older code computes it in its own way."""
 
+_TERMS = 9
+
 
 class Answering(Protocol):
     """A part of a network that is exported."""
@@ -86,10 +88,24 @@ class Packed(nn.Module):
         """Answers for normalised counts and times (B, 4760, 2); 0 and the sentinel where nothing was measured."""
         counts, times = packed.unbind(2)
         measured = (times - self.normaliser.sentinel).abs() > SENTINEL_WIDTH
-        npho = torch.where(counts > 0, self.normaliser.photons(counts), INVALID)
+        npho = torch.where(counts > 0, self._photons(counts), INVALID)
         time = torch.where(measured, self.normaliser.seconds(times), INVALID)
         answers: tuple[Tensor, ...] = self.part(npho, time, *validity(npho, time))
         return answers
+
+    def _photons(self, counts: Tensor) -> Tensor:
+        """Photons (B, 4760) of normalised counts."""
+        if self.normaliser.scheme != "log1p":
+            return self.normaliser.photons(counts)
+        return small_expm1(counts * self.normaliser.npho_scale2) * self.normaliser.npho_scale
+
+
+def small_expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1, by a series below a half: ONNX has no such operator, and the difference of two ones loses digits."""
+    series = torch.ones_like(x)
+    for n in range(_TERMS, 1, -1):
+        series = 1 + x / n * series
+    return torch.where(x < 0.5, x * series, torch.exp(x) - 1)
 
 
 class RawRepair(nn.Module):
