@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,14 @@ from xecml.models.normalise import validity
 from xecml.recipes import load_config
 from xecml.training import checkpoint_writing
 
-
 WIDTHS = {"angle": 3.0, "energy": 1e-3, "timing": 1e-10, "uvwFI": 1.0}
 """Degrees, GeV, s, cm by which showers, unlike points of light, hide the truth: what answers are compared in."""
 
 
-def regression(out: Path, *settings: str, events: int = 1200) -> Path:
+def regression(out: Path, *settings: str, events: int = 1200, tasks: Sequence[str] = tuple(WIDTHS)) -> Path:
     """A regression that knows what its sample was like."""
     torch.manual_seed(0)
-    config = load_config(None, [*settings])
+    config = load_config(None, [*settings, *(f"tasks.{task}.enabled={str(task in tasks).lower()}" for task in WIDTHS)])
     network = build_regressor(config)
     # whole numbers of photoelectrons lie on limits that runtimes decide about by rounding
     sample = point_sources(events, seed=6, dead=0.02)
