@@ -33,7 +33,8 @@ from xecml.inference.calibration_fit import (
     median,
     warnings_of,
 )
-from xecml.inference.export import example_events, export
+from xecml.inference.example_events import example_events
+from xecml.inference.export import export
 from xecml.inference.known_events import Known, read_points
 from xecml.inference.line_fit import fit_line
 from xecml.inference.trained_model import load_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ from tests.test_training import recipe
 from xecml import geometry, rootio
 from xecml.errors import InputError
 from xecml.events import valid_counts, valid_times
-from xecml.inference import checkpoint_reading, trained_model
-from xecml.inference.export import _compare, export
+from xecml.inference import checkpoint_reading, onnx_files, trained_model
+from xecml.inference.export import agreement, export
+from xecml.inference.export_subjects import PredictionSubject
 from xecml.inference.predict import predict_files
 from xecml.training import checkpoint_writing, loop
 
@@ -81,12 +83,12 @@ def test_a_subset_of_tasks(trained: Path, tmp_path: Path) -> None:
 
 
 def test_an_export_that_disagrees_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict = trained_model.OnnxModel.predict
+    run = onnx_files.Session.run
 
-    def wrong(self: object, npho: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
-        return {k: v * 1.01 for k, v in predict(self, npho, time).items()}  # type: ignore[arg-type]
+    def wrong(self: onnx_files.Session, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [answer * np.float32(1.01) for answer in run(self, names, feed)]
 
-    monkeypatch.setattr(trained_model.OnnxModel, "predict", wrong)
+    monkeypatch.setattr(onnx_files.Session, "run", wrong)
     with pytest.raises(InputError, match="differ by"):
         export(trained, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -264,11 +266,12 @@ def test_an_export_that_answers_what_was_not_measured_is_refused(
     model, graph = xecml.load_model(trained), xecml.load_model(exported)
     assert isinstance(model, trained_model.TorchModel)
     assert isinstance(graph, trained_model.OnnxModel)
-    assert max(_compare(model, graph, model.tasks).values()) < 1e-4
-    predict = graph.predict
-    monkeypatch.setattr(graph, "predict", lambda *inputs: {k: np.nan_to_num(v) for k, v in predict(*inputs).items()})
+    subject = PredictionSubject(model, model.tasks, packed=False)
+    assert max(agreement(subject, graph.session).values()) < 1e-4
+    run = graph.session.run
+    monkeypatch.setattr(graph.session, "run", lambda *inputs: [np.nan_to_num(answer) for answer in run(*inputs)])
     with pytest.raises(InputError, match="differ by inf"):
-        _compare(model, graph, model.tasks)
+        agreement(subject, graph.session)
 
 
 def test_outputs_that_are_no_root_files_by_name_are_refused(exported: Path, sample: Path, tmp_path: Path) -> None:

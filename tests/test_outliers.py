@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -210,15 +211,16 @@ def test_pages_are_the_same_again_and_only_of_known_kinds(folder: Path, tmp_path
 def test_an_export_whose_outlier_disagrees_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xecml.inference import trained_model
+    from xecml.inference import onnx_files
 
-    predict = trained_model.OnnxModel.predict
+    run = onnx_files.Session.run
 
-    def wrong(self: object, npho: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
-        answers = predict(self, npho, time)  # type: ignore[arg-type]
-        return answers | {"outlier": answers["outlier"] * 1.001}
+    def wrong(self: onnx_files.Session, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [
+            a * np.float32(1.001 if n == "outlier" else 1) for n, a in zip(names, run(self, names, feed), strict=True)
+        ]
 
-    monkeypatch.setattr(trained_model.OnnxModel, "predict", wrong)
+    monkeypatch.setattr(onnx_files.Session, "run", wrong)
     with pytest.raises(InputError, match="differ by"):
         export(folder / "regress.pth", tmp_path / "x.onnx")
 

@@ -15,6 +15,7 @@ from xecml import __version__, cpu_load
 from xecml.choices import REPAIRS
 from xecml.cli.calibrate import Reference, calibrate
 from xecml.cli.display import display
+from xecml.cli.export import export
 from xecml.cli.prepare import prepare
 from xecml.cli.printing import (
     Apply,
@@ -314,47 +315,7 @@ def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dic
     print("Wrote " + ", ".join(map(str, written)) + ".")
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
-    tasks: Annotated[str, typer.Option("--tasks", help="For example 'angle energy'; all by default.")] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="What a checkpoint of the replaced system leaves open, as npho_threshold=10 or log_transform=energy.",
-        ),
-    ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Export a checkpoint to one ONNX file, checked against PyTorch."""
-    from xecml.inference import calibration_record
-    from xecml.inference.export import export as run
-    from xecml.models.newer.form import said_of
-    from xecml.pretrained import model_file
-
-    chosen, open_ = tasks.replace(",", " ").split(), said_of(settings or [])
-    report = run(model_file(checkpoint), out, tasks=chosen, said=open_, force=force)
-    worst = max(report.largest_difference.values())
-    show(
-        as_json,
-        {
-            "out": report.out,
-            "tasks": report.tasks,
-            "bytes": report.bytes,
-            "largest_difference": report.largest_difference,
-            "calibration": {task: one.model_dump() for task, one in report.calibration.items()},
-        },
-        f"Wrote {report.out} ({report.bytes / 1e6:.1f} MB; {', '.join(report.tasks)}); ONNX Runtime and PyTorch "
-        f"agree to {worst:.1e} of the target width at batch sizes {', '.join(map(str, report.largest_difference))}."
-        + (f"\n{said}" if (said := calibration_record.line(report.calibration)) else ""),
-    )
-
-
+app.command()(export)
 app.command()(calibrate)
 
 

@@ -28,7 +28,9 @@ OUTLIER, OUTLIER_NUMBERS = "outlier", "outlier_numbers"
 """Outputs of graphs that know their training: how far each event lies from it, and what this is made of."""
 _ADVICE = "export the model again"
 _SILENT = 4
-_FILLED = ("npho_filled", "time_filled")
+FILLED = ("npho_filled", "time_filled")
+PACKED_INPUT, PACKED_OUTPUT, CODE = "input", "output", "code"
+"""Of packed graphs and of encoders, see `xecml.inference.export_graphs`."""
 _MOST_BYTES = 8 * 2**30
 """Of memory for the numbers between layers; the reference network takes 5 GB for 256 events."""
 _REGISTERED = "session.use_env_allocators"
@@ -98,6 +100,8 @@ class Metadata(Described):
     run_name: Text = ""
     revision: Text = ""
     made_by: Text = ""
+    form: Literal["raw", "packed"] = "raw"
+    """whether it takes values as files have them, or one array of normalised ones"""
     training: Annotated[TrainingMetadata | None, Json] = None
     """what the training sample was like; none in older files"""
 
@@ -151,6 +155,20 @@ class RepairMetadata(Metadata):
     repairs: Annotated[list[Literal["npho", "time"]], Json, Field(min_length=2, max_length=2)]
 
 
+class EncoderMetadata(Metadata):
+    """What an encoder without heads says besides."""
+
+    encodes: Annotated[int, Json, Field(gt=0, le=2**20)]
+    """numbers of its code"""
+
+
+def packed_names(names: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """Name of each answer of a packed graph: `output_<task>`, and `output` where there is only one task."""
+    if len(tasks) == 1:
+        return {name: PACKED_OUTPUT if name in tasks else f"{PACKED_OUTPUT}_sigma" for name in names}
+    return {name: PACKED_OUTPUT if name == CODE else f"{PACKED_OUTPUT}_{name}" for name in names}
+
+
 class Session:
     """A session of ONNX Runtime: raw counts and times in, numbers of the expected shapes out.
 
@@ -168,12 +186,18 @@ class Session:
         self.outputs: dict[str, tuple[int, ...]] = {}
 
     def expect(
-        self, inputs: Mapping[str, str], outputs: Mapping[str, tuple[int, ...]], required: Sequence[str]
+        self,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, tuple[int, ...]],
+        required: Sequence[str],
+        *,
+        channels: tuple[int, ...] = (),
     ) -> None:
         """See that the graph takes and gives what it should, for any number of events.
 
         Args:
-            inputs: name -> type of the runtime, each (B, 4760).
+            inputs: name -> type of the runtime, each (B, 4760, *channels).
+            channels: see there.
             outputs: name -> shape of one event's float32 answers, of all that may be there.
             required: those that must be.
 
@@ -184,7 +208,7 @@ class Session:
         if taken.keys() != inputs.keys():
             self._refuse(f"takes {', '.join(taken)} in place of {', '.join(inputs)}")
         for name, kind in inputs.items():
-            self._check(taken[name], kind, (geometry.N_SENSORS,), "takes")
+            self._check(taken[name], kind, (geometry.N_SENSORS, *channels), "takes")
         given = {o.name: o for o in self._session.get_outputs()}
         if odd := [*(given.keys() - outputs.keys()), *(set(required) - given.keys())]:
             self._refuse(f"gives {', '.join(given)}; by what it says {', '.join(sorted(odd))} is wrong or missing")
@@ -219,7 +243,10 @@ class Session:
         return answers
 
 
-def open_onnx(path: str | Path) -> tuple[Session, PredictionMetadata | RepairMetadata]:
+Said = PredictionMetadata | RepairMetadata | EncoderMetadata
+
+
+def open_onnx(path: str | Path) -> tuple[Session, Said]:
     """A file that this package exported, ready to run, and what it says of itself.
 
     Raises:
@@ -237,14 +264,38 @@ def open_onnx(path: str | Path) -> tuple[Session, PredictionMetadata | RepairMet
     damaged = f"{path} is damaged", _ADVICE
     if "repairs" in said:
         repair = checked(RepairMetadata, said, *damaged)
-        filled = dict.fromkeys(_FILLED, (geometry.N_SENSORS,))
+        filled = dict.fromkeys(FILLED, (geometry.N_SENSORS,))
         judged = _judged(repair)
-        session.expect(inputs | {"dead": "tensor(bool)"}, filled | judged, [*_FILLED, *judged])
+        session.expect(inputs | {"dead": "tensor(bool)"}, filled | judged, [*FILLED, *judged])
         return session, repair
+    packed = {PACKED_INPUT: "tensor(float)"}
+    if "encodes" in said:
+        encoder = checked(EncoderMetadata, said, *damaged)
+        code = PACKED_OUTPUT if encoder.form == "packed" else CODE
+        _expect(session, encoder, inputs, packed, {code: (encoder.encodes,)}, [code])
+        return session, encoder
     prediction = checked(PredictionMetadata, said, *damaged)
-    judged = _judged(prediction)
-    session.expect(inputs, _answers(prediction.tasks) | judged, [*prediction.tasks, *judged])
+    answers, judged = _answers(prediction.tasks), _judged(prediction)
+    required = [*prediction.tasks, *judged]
+    if prediction.form == "packed":
+        names = packed_names(list(answers), prediction.tasks)
+        answers, required = ({names[k]: v for k, v in answers.items()}, [names[task] for task in prediction.tasks])
+    _expect(session, prediction, inputs, packed, answers | judged, required)
     return session, prediction
+
+
+def _expect(
+    session: Session,
+    said: Metadata,
+    raw: Mapping[str, str],
+    packed: Mapping[str, str],
+    outputs: Mapping[str, tuple[int, ...]],
+    required: Sequence[str],
+) -> None:
+    if said.form == "packed":
+        session.expect(packed, outputs, required, channels=(2,))
+    else:
+        session.expect(raw, outputs, required)
 
 
 def _judged(said: Metadata) -> dict[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from xecml.events import branch_names
 from xecml.files import mode_of, regular_file
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
-from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, RepairMetadata, open_onnx
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, EncoderMetadata, RepairMetadata, open_onnx
 from xecml.inference.training_comparison import Compared, Training
 from xecml.inference.training_said import compare, split, training_of, training_said
 from xecml.models import cpu
@@ -124,9 +124,8 @@ class OnnxRepair:
     def __init__(self, path: str | Path) -> None:
         self.session, said = open_onnx(path)
         if not isinstance(said, RepairMetadata):
-            raise InputError(
-                f"{path} predicts physical quantities and fills no sensors; export an 'inpaint' checkpoint."
-            )
+            what = "is an encoder" if isinstance(said, EncoderMetadata) else "predicts physical quantities"
+            raise InputError(f"{path} {what} and fills no sensors; export an 'inpaint' checkpoint.")
         self.branches, self.names = said.pair, said.names
         self.training = training_said(said)
 

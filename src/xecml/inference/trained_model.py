@@ -19,7 +19,7 @@ from xecml.files import regular_file
 from xecml.inference.calibration_record import Correction, calibration_of
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
-from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, PredictionMetadata, open_onnx
+from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, EncoderMetadata, PredictionMetadata, open_onnx
 from xecml.inference.training_comparison import Compared, Training
 from xecml.inference.training_said import as_compared, compare, split, training_of, training_said
 from xecml.models import cpu
@@ -150,7 +150,15 @@ class OnnxModel:
     def __init__(self, path: str | Path) -> None:
         self.session, said = open_onnx(path)
         if not isinstance(said, PredictionMetadata):
-            raise InputError(f"{path} fills dead sensors and predicts nothing; use it with 'xec inpaint'.")
+            what = "fills dead sensors and predicts nothing; use it with 'xec inpaint'"
+            if isinstance(said, EncoderMetadata):
+                what = "is an encoder and predicts nothing; export a regression without --encoder"
+            raise InputError(f"{path} {what}.")
+        if said.form == "packed":
+            raise InputError(
+                f"{path} takes packed, normalised values, for code that makes them itself; for files, export the model "
+                "without --packed."
+            )
         self.metadata = self.session.metadata
         self.tasks: tuple[str, ...] = tuple(said.tasks)
         self._outputs = [name for name in self.session.outputs if name != OUTLIER_NUMBERS]

@@ -76,6 +76,15 @@ class Normaliser(nn.Module):
             transformed = n
         return transformed / self.npho_scale2
 
+    def known(self, counts: Tensor) -> Tensor:
+        """Which normalised counts were measured; dark sensors count as not measured."""
+        return full(counts) > 0
+
+    def inputs(self, npho: Tensor, time: Tensor) -> Tensor:
+        """Normalised counts and times (..., 2), float32, of raw ones (...), seconds."""
+        valid, timed = validity(npho, time)
+        return torch.stack([self.counts(npho, valid), self.times(time, timed)], -1)
+
     def photons(self, counts: Tensor) -> Tensor:
         """Inverse of `counts`: photons."""
         c = full(counts) * self.npho_scale2

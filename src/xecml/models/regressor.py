@@ -357,8 +357,8 @@ def _back(task: str, difference: Tensor, guess: Tensor) -> Tensor:
 
 def any_of(mask: Tensor) -> Tensor:
     """Events (B,) in which a mask of sensors (B, 4760) is true anywhere."""
-    # over bytes this is sixty times as fast as `any` over truth values
-    return mask.to(torch.uint8).amax(1) > 0
+    # over bytes this is sixty times as fast as `any` over truth values; old runtimes compare no bytes
+    return mask.to(torch.uint8).amax(1).to(torch.bool)
 
 
 def answerable(names: Iterable[str], valid: Tensor, timed: Tensor) -> dict[str, Tensor]:

@@ -144,7 +144,7 @@ class TrainingDistribution(nn.Module):
             )
             beyond = (outside / self.spreads).square().sum(1)
             outlier = (distance.square() + _BEYOND**2 * beyond).sqrt()
-            some = valid.to(torch.uint8).amax(1) > 0
+            some = valid.to(torch.uint8).amax(1).to(torch.bool)
             shown = some[:, None] & numbers.known
             return Judged(
                 torch.where(some, outlier, torch.nan),

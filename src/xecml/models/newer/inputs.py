@@ -23,6 +23,7 @@ from xecml.models.original.network import OriginalViews
 
 _ANSCOMBE = 0.375  # Anscombe 1948
 _NEARLY_MINUS_ONE = -0.999
+_NEARLY_SENTINEL = 1e-3
 _COARSE_CELLS = (5, 3)
 
 
@@ -79,6 +80,10 @@ class NewerNormaliser(Normaliser):
         counts = torch.where(inside & ~dead, self._forward(torch.where(inside & ~dead, n, self.npho_scale)), 0.0)
         counts = torch.where(dead, self.sentinel_npho, counts)
         return torch.stack([counts, self.times(torch.where(untimed, 0.0, t), ~untimed)], -1)
+
+    def known(self, counts: Tensor) -> Tensor:
+        """Which normalised counts were measured: all but the sentinel's."""
+        return (full(counts) - self.sentinel_npho).abs() > _NEARLY_SENTINEL
 
     def counts(self, npho: Tensor, valid: Tensor) -> Tensor:
         """Normalised counts of `npho`, of one shape; 0 where not `valid` or outside the domain."""
