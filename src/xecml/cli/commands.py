@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from xecml import __version__, cpu_load
-from xecml.choices import REPAIRS
-from xecml.cli.calibrate import Reference, calibrate
+from xecml.cli.calibrate import calibrate
 from xecml.cli.display import display
+from xecml.cli.evaluate import evaluate
 from xecml.cli.export import export
+from xecml.cli.inpaint import inpaint
+from xecml.cli.predict import predict
 from xecml.cli.prepare import prepare
 from xecml.cli.printing import (
     Apply,
@@ -24,9 +26,7 @@ from xecml.cli.printing import (
     Files,
     Force,
     Json,
-    Part,
     Seed,
-    Select,
     Tree,
     lines,
     show,
@@ -36,7 +36,6 @@ from xecml.cli.recipes import recipes_app
 from xecml.cli.submit import submit_app
 from xecml.cli.train import train
 from xecml.errors import InputError
-from xecml.pretrained import names as shipped_models
 
 app = typer.Typer(
     name="xec",
@@ -238,195 +237,11 @@ app.command()(train)
 # ------------------------------------------------------------------------------- evaluate, export, predict, display
 
 
-@app.command()
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint or exported model.")],
-    files: Files,
-    out: Annotated[Path, typer.Option("--out", help="Folder for table, plots and predictions.")],
-    others: Annotated[
-        list[Path] | None, typer.Option("--model", help="Another model or prediction file beside it.")
-    ] = None,
-    reference: Annotated[Reference, typer.Option("--reference", help="What to measure against.")] = Reference.truth,
-    dead_list: Annotated[
-        Path | None, typer.Option("--dead-list", help="Of a repair: sensors dead in the files; as for 'xec inpaint'.")
-    ] = None,
-    events: Annotated[
-        int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
-    ] = None,
-    depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
-    select: Select = "",
-    share: Part = "",
-    tree: Tree = "tree",
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
-    from xecml.data.selected_events import WHOLE, Cut, parse_share
-    from xecml.inference.repair_models import is_repair
-    from xecml.pretrained import model_file
-    from xecml.reports.model_evaluation import evaluate_files
-
-    cut = Cut.of(select, parse_share(share) if share else WHOLE)
-    checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
-    if is_repair(checkpoint):
-        options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
-        options |= {"cut": cut, "force": force}
-        if depths:
-            raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
-        _evaluate_repair(checkpoint, files, out, options, as_json)
-        return
-    if dead_list or events:
-        raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "force": force}
-    report = evaluate_files(checkpoint, files, out, **options)
-    if as_json:
-        print(json.dumps(report.as_dict()))
-    else:
-        if report.cut:
-            print(f"Selected: {report.left.line()}")
-        for title, headers, rows in report.tables(depths=depths):
-            show_table(title, headers, rows)
-        if not depths:
-            print("--depths prints the same in bins of depth; the plots and evaluation.json have them in any case.")
-        if (right := report.evaluations[0].n_gamma_accuracy) is not None:
-            print(f"The number of photons is right in {100 * right:.3g} % of events.")
-        for warning in report.evaluations[0].warnings:
-            print(f"Warning: {warning}")
-        print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
-        for name, line in report.calibrations.items():
-            print(f"{name}: {line}")
-        if said := report.answered.line():
-            print(said)
-
-
-def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:
-    from xecml.reports.repair_evaluation import evaluate_repairs
-
-    report, left, written = evaluate_repairs(checkpoint, files, out, **options)
-    if as_json:
-        selected = {} if left is None else {"selected": {"cut": options["cut"].named(), **left.as_dict()}}
-        print(json.dumps(report.as_dict() | selected))
-        return
-    if left is not None:
-        print(f"Selected: {left.line()}")
-    for title, headers, rows in report.tables():
-        show_table(title, headers, rows)
-    print("Wrote " + ", ".join(map(str, written)) + ".")
-
-
+app.command()(evaluate)
 app.command()(export)
 app.command()(calibrate)
-
-
-@app.command()
-def predict(
-    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint or ONNX file.")],
-    files: Annotated[list[str] | None, typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            help=f"In place of MODEL, one that comes with the package: {', '.join(shipped_models())}.",
-            hidden=not shipped_models(),
-        ),
-    ] = None,
-    conditions: ByRun = None,
-    apply: Apply = "",
-    tree: Tree = "tree",
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Predict files to a ROOT file with one tree, `predictions`."""
-    from xecml.conditions_file import correction
-    from xecml.events import number_of
-    from xecml.inference import calibration_record
-    from xecml.inference.predict import predict_files
-    from xecml.inference.trained_model import load_model
-    from xecml.pretrained import pretrained_file
-
-    path = Path(model) if pretrained is None else pretrained_file(pretrained)
-    inputs = [*(() if pretrained is None else (model,)), *(files or ())]
-    if not inputs:
-        raise InputError("No files to predict are given; name them after the model.")
-    by_run = correction(conditions, apply)
-    loaded = load_model(path)
-    report = predict_files(loaded, inputs, out, tree=tree, model_path=path, correction=by_run, force=force)
-    rate = report.events / report.seconds
-    values = {
-        "out": report.out,
-        "events": report.events,
-        "seconds": report.seconds,
-        "events_per_second": rate,
-        "answers": report.answered.as_dict(),
-        "calibration": {task: one.model_dump() for task, one in loaded.calibration.items()},
-        "conditions": list(report.corrected),
-    }
-    text = f"Wrote predictions of {number_of(report.events)} to {report.out} ({rate:.0f} events/s)."
-    said = [calibration_record.line(loaded.calibration), report.answered.line()]
-    show(as_json, values, "\n".join(filter(None, [text, *said])))
-
-
-@app.command()
-def inpaint(
-    repair: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help=f"Checkpoint of 'inpaint' or 'mae', ONNX file, or {', '.join(REPAIRS)}.",
-        ),
-    ],
-    files: Files,
-    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
-    dead_list: Annotated[
-        Path | None,
-        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
-    ] = None,
-    conditions: ByRun = None,
-    apply: Apply = "",
-    tree: Tree = "tree",
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Fill dead sensors of files; everything else passes unchanged."""
-    from xecml.conditions_file import correction
-    from xecml.events import number_of
-    from xecml.inference.inpaint import inpaint_files
-    from xecml.inference.repair_models import load_repair
-
-    filler = load_repair(repair)
-    branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
-    report = inpaint_files(
-        filler,
-        files,
-        out,
-        dead_list=dead_list,
-        tree=tree,
-        branches=branches,
-        names=names,
-        repair_path=repair,
-        correction=correction(conditions, apply),
-        force=force,
-    )
-    known = {
-        "list": "by the list", "branch": "by the file's flags", "automatic": "found by sight",
-        "conditions": "by the conditions of each run",
-    }[report.origin]  # fmt: skip
-    left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
-    unlike = f"\n{said}" if (said := report.line()) else ""
-    empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
-    show(
-        as_json,
-        report.as_dict(),
-        ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
-        + f"Filled {number_of(report.filled, 'value')} of {number_of(len(report.sensors), 'sensor')} ({known}{empty}) "
-        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).{unlike}",
-    )
-
-
+app.command()(predict)
+app.command()(inpaint)
 app.command()(display)
 
 
