@@ -20,7 +20,8 @@ from xecml.events import TASKS, relative_quantities
 from xecml.inference.export import TOLERANCE, export
 from xecml.models.build import build_regressor
 from xecml.models.networks.compact import PRESETS, tiny
-from xecml.models.networks.quick_look import N_FEATURES, QuickLook, face_sums, mean_around
+from xecml.models.networks.quick_look import N_FEATURES, QuickLook
+from xecml.models.networks.sensor_sums import face_sums, mean_around
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser, validity
 from xecml.models.regressor import Regressor
 from xecml.recipes import load_config

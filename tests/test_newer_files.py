@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from xecml.config import Config
 from xecml.errors import InputError
 from xecml.evaluation.repair_errors import filled_by
 from xecml.events import INVALID, TASKS, measured, relative_quantities
+from xecml.inference.export import export
+from xecml.inference.export_subjects import pack
 from xecml.inference.repair_models import NetworkRepair, is_repair, load_repair
 from xecml.models.build import build_autoencoder, build_regressor
 from xecml.models.newer.checkpoints import describe_newer, load_newer
@@ -423,6 +426,31 @@ def test_a_regressor_is_evaluated_exported_and_predicted(
     xec.json("export", path, tmp_path / "log.onnx", "--set", "log_transform=energy")
     powers = xecml.load_model(tmp_path / "log.onnx").predict(events["npho"], events["relative_time"])
     np.testing.assert_allclose(powers["energy"], np.exp(wanted["energy"]), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["sqrt", "log1p"])
+def test_packed_input_and_encoders_of_the_newest_version_are_exported(
+    scheme: str, event_file: Path, tmp_path: Path
+) -> None:
+    path = saved(small("regressor", npho_scheme=scheme, active_tasks=["angle", "energy"]), tmp_path / "old.pth")
+    events = read(event_file)
+    npho, time = events["npho"], events["relative_time"].copy()
+    npho[0, :200], npho[1, 300:400], time[2, :50] = 1e10, -3.0, 1e10
+    model = xecml.load_model(path)
+    normaliser: Any = model.network.encoder.normaliser  # type: ignore[attr-defined]
+    feed = {"input": pack(normaliser, npho, time)}
+    assert (feed["input"][0, :200] == -1).all()
+    packed = onnxruntime.InferenceSession(export(path, tmp_path / "packed.onnx", packed=True).out)
+    assert "sentinel_npho where dead" in packed.get_modelmeta().custom_metadata_map["xecml.input"]
+    wanted, found = model.predict(npho, time), dict(zip(("angle", "energy"), packed.run(None, feed), strict=True))
+    for task, values in found.items():
+        np.testing.assert_allclose(values, wanted[task], rtol=1e-3, atol=1e-3 * np.ptp(wanted[task]))
+    tensors = [torch.from_numpy(array) for array in (npho, time)]
+    with torch.no_grad():
+        code = model.network.encoder(*tensors, *validity(*tensors))[0].numpy()  # type: ignore[attr-defined]
+    encoder = onnxruntime.InferenceSession(export(path, tmp_path / "encoder.onnx", encoder=True).out)
+    np.testing.assert_allclose(encoder.run(None, {"npho": npho, "time": time})[0], code, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

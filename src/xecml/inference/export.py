@@ -187,7 +187,9 @@ def _model(path: str | Path, tasks: Sequence[str], said: Said, *, packed: bool) 
         values["training"] = model.training.as_dict()
     constants = _constants(model.network.encoder.normaliser, model, model.content)
     metadata = {f"xecml.{name}": json.dumps(value) for name, value in values.items()} | constants
-    return _Origin(subject, chosen, model.branches, model.names, metadata | _form(packed=packed))
+    return _Origin(
+        subject, chosen, model.branches, model.names, metadata | _form(model.network.encoder.normaliser, packed=packed)
+    )
 
 
 def _repair(path: str | Path, tasks: Sequence[str], said: Said, *, packed: bool) -> _Origin:
@@ -242,19 +244,13 @@ def _encoder(path: str | Path, tasks: Sequence[str], said: Said, *, packed: bool
     subject = CodeSubject(encoder, encoder.normaliser, packed=packed)
     metadata = {"xecml.encodes": json.dumps(int(encoder.out_width)), "xecml.units": "{}"}
     constants = _constants(encoder.normaliser, source_of, content)
-    metadata |= constants | _form(packed=packed)
+    metadata |= constants | _form(encoder.normaliser, packed=packed)
     return _Origin(subject, ("encoder",), source_of.branches, source_of.names, metadata)
 
 
-def _form(*, packed: bool) -> dict[str, str]:
+def _form(normaliser: Normaliser, *, packed: bool) -> dict[str, str]:
     """What a file says of its input; files that take raw values say nothing, as those of before."""
-    if not packed:
-        return {}
-    return {
-        "xecml.form": "packed",
-        "xecml.input": "input[:, :, 0] = log1p(npho / npho_scale) / npho_scale2 (or by npho_scheme), 0 where not "
-        "measured; input[:, :, 1] = time / time_scale - time_shift, sentinel where not measured",
-    }
+    return {"xecml.form": "packed", "xecml.input": normaliser.said} if packed else {}
 
 
 def _constants(normaliser: Normaliser, model: Any, content: Any) -> dict[str, str]:

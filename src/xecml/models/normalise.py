@@ -35,6 +35,11 @@ class Normaliser(nn.Module):
         scheme: `log1p`, or `sqrt`: sqrt(n / scale), `anscombe`: sqrt(n / scale + 3/8), `linear`: n / scale.
     """
 
+    said = (
+        "input[:, :, 0] = log1p(npho / npho_scale) / npho_scale2 (or by npho_scheme), 0 where not measured; "
+        "input[:, :, 1] = time / time_scale - time_shift, sentinel where not measured"
+    )
+    """What `inputs` makes, in words for a file."""
     npho_scale: Tensor
     npho_scale2: Tensor
     time_scale: Tensor

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from xecml import geometry
+from xecml.models.networks.first_guess import first_guess
 from xecml.models.networks.layers import ChannelNorm, ConvResidual, DenseResidual, WideLinear
-from xecml.models.networks.quick_look import (
-    CELLS,
-    FROM_TIMES,
-    N_FEATURES,
-    WINDOW,
-    Look,
-    QuickLook,
-    first_guess,
-    in_cells,
-    log_ratio,
-)
+from xecml.models.networks.quick_look import FROM_TIMES, N_FEATURES, WINDOW, Look, QuickLook, log_ratio
+from xecml.models.networks.sensor_sums import CELLS, in_cells
 from xecml.models.normalise import Normaliser
 
 _INNER_SHAPE = geometry.inner_map().shape
@@ -103,7 +95,7 @@ class CompactEncoder(nn.Module):
         return ((features - self.features_mean) / self.features_width).clamp(-6.0, 6.0)
 
     def first_guess(self, task: str, features: Tensor) -> Tensor | None:
-        """See `xecml.models.networks.quick_look.first_guess`."""
+        """See `xecml.models.networks.first_guess.first_guess`."""
         return first_guess(task, features)
 
     def head(self, size: int, *, hidden_dim: int = 256, dropout: float = 0.0) -> nn.Sequential:

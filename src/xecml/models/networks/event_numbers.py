@@ -16,15 +16,9 @@ from xecml import geometry
 from xecml.data.batch import full
 from xecml.data.event_numbers import BRIGHTNESS, CONDITIONS, DIM, KEYS, SQUARES
 from xecml.events import PDE_SIPM, QE_PMT
-from xecml.models.networks.quick_look import (
-    GROUP_VELOCITY,
-    WINDOW,
-    Look,
-    QuickLook,
-    face_sums,
-    local_spot,
-    mean_around,
-)
+from xecml.models.networks.first_guess import local_spot
+from xecml.models.networks.quick_look import GROUP_VELOCITY, WINDOW, Look, QuickLook
+from xecml.models.networks.sensor_sums import face_sums, mean_around
 
 N_NUMBERS, N_CONDITIONS = len(KEYS), len(CONDITIONS)
 _INNER_SHAPE = geometry.inner_map().shape

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from xecml import geometry
 from xecml.data.batch import full
 from xecml.events import PDE_SIPM, QE_PMT
+from xecml.models.networks.sensor_sums import INNER_SHAPE, face_sums, in_cells, mean_around, sums_by_class
 
 GROUP_VELOCITY = 8.0
 """Of 175 nm light in liquid xenon, cm/ns."""
@@ -28,7 +29,6 @@ _PAD = WINDOW // 2
 _SQUARES = (1, 3, 5, 9, 15, 23)
 _RINGS = (0, 5, 9, 15, WINDOW)
 _FACES = len(geometry.FACES)
-_INNER_SHAPE = geometry.inner_map().shape
 _TIME_NOISE_STATISTICAL, _TIME_NOISE_CONSTANT = 6.25, 0.04
 """Variance of a sensor's time is 6.25 / photoelectrons + 0.04 ns2."""
 _DEPTHS = np.array([0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0])
@@ -57,9 +57,6 @@ class Look(NamedTuple):
     column: Tensor
 
 
-_CELL = 4
-CELLS = (-(-_INNER_SHAPE[0] // _CELL), _INNER_SHAPE[1] // _CELL)
-"""Rows and columns of the cells of 4 x 4 SiPMs of the inner face."""
 _KINDS = (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS))
 """SiPMs, PMTs."""
 _POWERS = (1, 2)
@@ -97,7 +94,7 @@ _N_OF_COUNTS = (5 + 1) + (_FACES + len(_SQUARES) + _FACES) + 6 + 2 * len(_POWERS
 N_FEATURES = _N_OF_COUNTS + 2 * (2 * _REGIONS + _CLASSES) + 2 * (len(_BRIGHTNESS) + 1)
 FROM_TIMES = np.arange(N_FEATURES) >= _N_OF_COUNTS
 """Which of the numbers need times, or ask where there are some; the others come from counts alone."""
-_SUMS = slice(6, 6 + _FACES)
+SUMS = slice(6, 6 + _FACES)
 """Where the sums of faces stand among the numbers."""
 
 
@@ -132,7 +129,7 @@ class QuickLook(nn.Module):
         xyz = geometry.positions() if positions is None else positions
         efficiency = np.where(geometry.face_codes() == 0, PDE_SIPM, QE_PMT)
         i, j = np.mgrid[:WINDOW, :WINDOW]
-        index = i * (_INNER_SHAPE[1] + WINDOW) + j
+        index = i * (INNER_SHAPE[1] + WINDOW) + j
         # distance in rows or columns, whichever is larger, from the hot spot at (12, 12)
         away = np.maximum(np.abs(i - _PAD), np.abs(j - _PAD)).ravel()
         squares = np.stack([away <= size // 2 for size in _SQUARES], 1)
@@ -167,7 +164,7 @@ class QuickLook(nn.Module):
     def forward(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Look:
         """Look at raw counts (photons), times (s) and their validity masks, each (B, 4760)."""
         counts = self._filled(torch.where(valid, full(npho), 0.0), valid.to(full(npho).dtype))
-        inner = counts[:, : geometry.N_SIPM].reshape(-1, *_INNER_SHAPE)
+        inner = counts[:, : geometry.N_SIPM].reshape(-1, *INNER_SHAPE)
         row, column = self._peak(inner)
         light = self.window(inner, row, column)
         u, v = self._centroid(light, row, column)
@@ -198,8 +195,8 @@ class QuickLook(nn.Module):
         cells, pmts = in_cells(summed[..., : geometry.N_SIPM]), summed[..., geometry.N_SIPM :]
         by_distance = torch.cat(
             [
-                _sums_by_class(cells, self._cell_distance(spot), _DISTANCES, _SOFT),
-                _sums_by_class(pmts, distance[:, geometry.N_SIPM :], _DISTANCES, _SOFT),
+                sums_by_class(cells, self._cell_distance(spot), _DISTANCES, _SOFT),
+                sums_by_class(pmts, distance[:, geometry.N_SIPM :], _DISTANCES, _SOFT),
             ],
             2,
         )
@@ -225,7 +222,7 @@ class QuickLook(nn.Module):
 
         Inside a dead block, where there are none among the eight, it is that of all within three chips.
         """
-        n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *_INNER_SHAPE) for a in (counts, valid))
+        n, ok = (a[:, : geometry.N_SIPM].reshape(-1, 1, *INNER_SHAPE) for a in (counts, valid))
         near = mean_around(ok, 3)
         around = torch.where(
             near > 0.05,
@@ -245,7 +242,7 @@ class QuickLook(nn.Module):
         """Local u, v (cm) of the hot spot: mean over the 5 x 5 sensors about the peak, weighted by npho squared."""
         weight = light.square() * self.square_masks[:, 2]
         shift = weight @ self.lever / weight.sum(1, keepdim=True).clamp_min(1e-6)
-        rows, columns = _INNER_SHAPE
+        rows, columns = INNER_SHAPE
         v = -(row.to(shift.dtype) - (rows - 1) / 2) * 1.5305 + shift[:, 0]
         u = (column.to(shift.dtype) - (columns - 1) / 2) * 1.5098 + shift[:, 1]
         return u, v
@@ -340,7 +337,7 @@ class QuickLook(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log of the precision and precision-weighted mean residual (ns), in rings about the peak and on faces."""
         both = torch.stack([residual * precision, precision])
-        maps = both[..., : geometry.N_SIPM].reshape(2, -1, *_INNER_SHAPE)
+        maps = both[..., : geometry.N_SIPM].reshape(2, -1, *INNER_SHAPE)
         windows = torch.stack([self.window(m, row, column) for m in maps.unbind(0)])
         weighted, weight = torch.cat([windows @ self.ring_masks, face_sums(both)], 2).unbind(0)
         return _means(weighted, weight)
@@ -353,7 +350,7 @@ class QuickLook(nn.Module):
         nphe, both = counts * self.efficiency, torch.stack([residual, clocked], 1)
         found = []
         for sensors in _KINDS:
-            sums, number = _sums_by_class(both[..., sensors], nphe[:, sensors], _BRIGHTNESS).unbind(1)
+            sums, number = sums_by_class(both[..., sensors], nphe[:, sensors], _BRIGHTNESS).unbind(1)
             found.append(sums / (number + _FEW_SENSORS))
         return _bounded(torch.cat(found, 1))
 
@@ -368,77 +365,8 @@ def log_ratio(counts: Tensor, expected: Tensor) -> Tensor:
     return torch.log((counts + _FEW_PHOTONS) / (expected + _FEW_PHOTONS))
 
 
-def in_cells(maps: Tensor) -> Tensor:
-    """Sums (..., 264) over cells of 4 x 4 SiPMs of (..., 4092)."""
-    rows, columns = _INNER_SHAPE
-    grid = maps.reshape(-1, 1, rows, columns)
-    # three more rows below make 96 = 24 x 4
-    return (F.avg_pool2d(F.pad(grid, (0, 0, 0, -rows % _CELL)), _CELL) * _CELL**2).reshape(*maps.shape[:-1], -1)
-
-
-def _sums_by_class(values: Tensor, what: Tensor, edges: tuple[float, ...], soft: float = 0.0) -> Tensor:
-    """Sums (B, n, k + 1) of quantities (B, n, S) over sensors whose number `what` (B, S) lies between k edges.
-
-    With soft edges a sensor passes from one class to the next over this range, so that rounding decides nothing.
-    """
-    edge = what.new_tensor(edges)[:, None]
-    if soft:
-        beyond = ((what / soft)[:, None, :] + (0.5 - edge / soft)).clamp_(0.0, 1.0)
-    else:
-        beyond = (what[:, None, :] >= edge).to(values.dtype)
-    # classes, not differences of sums: what is left of a large sum would be its rounding
-    inside = torch.cat([1.0 - beyond[:, :1], beyond[:, :-1] - beyond[:, 1:], beyond[:, -1:]], 1)
-    return values @ inside.transpose(1, 2)
-
-
 def _bounded(nanoseconds: Tensor) -> Tensor:
     return _LARGEST_TIME * torch.tanh(nanoseconds / _LARGEST_TIME)
-
-
-def local_spot(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Local u, v, w (B,) in cm of the hot spot, from the first three numbers of the quick look."""
-    return features[:, 0] * 10, features[:, 1] * 30, features[:, 2] * 5
-
-
-def first_guess(task: str, features: Tensor) -> Tensor | None:
-    """What the numbers say of a task without any fit (B, size): the hot spot, its direction, the sum of the light.
-
-    In the task's units, but for the energy, which is proportional to the light: 1e5 photons. None where there is none.
-    """
-    theta, phi = features[:, 3] * 30 + 90, features[:, 4] * 30
-    if task == "uvwFI":
-        return torch.stack(local_spot(features), 1)
-    if task == "angle":
-        return torch.stack([theta, phi], 1)
-    if task == "angleVec":
-        polar, azimuth = theta * (torch.pi / 180), phi * (torch.pi / 180)
-        across = torch.sin(polar)
-        return torch.stack([-across * torch.cos(azimuth), across * torch.sin(azimuth), torch.cos(polar)], 1)
-    if task == "energy":
-        return features[:, _SUMS].sum(1, keepdim=True).clamp_min(1e-6)
-    return None
-
-
-def face_sums(values: Tensor) -> Tensor:
-    """Sums (..., 6) over the faces of (..., 4760), in the order of face codes.
-
-    In slices, and the inner face row by row: one long float32 sum would lose digits, and differently in every library.
-    """
-    inner = values[..., : geometry.N_SIPM].reshape(*values.shape[:-1], *_INNER_SHAPE).sum(-1).sum(-1)
-    outer = values[..., 4092:4308].sum(-1) + values[..., 4742:].sum(-1)
-    others = [values[..., a:b].sum(-1) for a, b in ((4308, 4452), (4452, 4596), (4596, 4669), (4669, 4742))]
-    return torch.stack([inner, others[0], others[1], outer, others[2], others[3]], -1)
-
-
-def mean_around(grid: Tensor, side: int) -> Tensor:
-    """Means over squares of side x side cells about each cell of (B, 1, H, W), with zeros beyond the edge.
-
-    Rows, then columns, are added in slices: the library's pooling takes five times as long.
-    """
-    rows, columns = grid.shape[2:]
-    framed = F.pad(grid, (side // 2,) * 4)
-    across = sum((framed[..., i : i + columns] for i in range(1, side)), framed[..., :columns])
-    return sum((across[..., i : i + rows, :] for i in range(1, side)), across[..., :rows, :]) / side**2
 
 
 def _cartesian(u: Tensor, v: Tensor, w: Tensor) -> Tensor:

@@ -44,6 +44,10 @@ class NewerNormaliser(Normaliser):
         scheme: one of `xecml.models.normalise.COUNT_SCHEMES`.
     """
 
+    said = (
+        "input[:, :, 0] = npho by npho_scheme, 0 below its domain, sentinel_npho where dead; input[:, :, 1] = time / "
+        "time_scale - time_shift, sentinel where dead, without a time or below npho_threshold"
+    )
     sentinel_npho: Tensor
     npho_threshold: Tensor
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import event_and_sensor, full
+from xecml.models.networks.first_guess import local_spot
 from xecml.models.networks.layers import DenseResidual, WideLinear, rows_of
-from xecml.models.networks.quick_look import local_spot
 from xecml.models.rebuild.head import Asked
 
 _HALF = 5

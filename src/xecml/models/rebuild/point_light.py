@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from xecml import geometry
 from xecml.data.batch import full, was_read
-from xecml.models.networks.quick_look import GROUP_VELOCITY, Look, QuickLook, face_sums, local_spot
+from xecml.models.networks.first_guess import local_spot
+from xecml.models.networks.quick_look import GROUP_VELOCITY, Look, QuickLook
+from xecml.models.networks.sensor_sums import face_sums
 from xecml.models.rebuild.point_sum import solid_angles, sum_of_solid_angles
 
 SIPM_AREA = 1.392

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import full
-from xecml.models.networks.quick_look import N_FEATURES, local_spot
+from xecml.models.networks.first_guess import local_spot
+from xecml.models.networks.quick_look import N_FEATURES
 from xecml.models.rebuild.point_light import PointLight, PointSource, cartesian
 
 _SHIFT = 2.0  # cm, a scale of how far points are moved along the face
