@@ -83,23 +83,31 @@ class DataConfig(_Section):
     )
     val_selection: SelectionText = Field("", description="condition on branches of validation events")
     train_share: PartOfFiles = Field(
-        (0.0, 1.0), description="part of each file's events that is trained on, [from, to], or one number from 0 on"
+        (0.0, 1.0), description="part of each file's events to train on: [from, to], or one number for [0, number]"
     )
-    val_share: PartOfFiles = Field((0.0, 1.0), description="part of each file's events that is validated on")
+    val_share: PartOfFiles = Field((0.0, 1.0), description="part of each file's events to validate on")
     tree_name: Text = Field("tree", description="name of the tree in the files")
     npho_branch: Text = Field("npho", description="branch of the counts; relative_npho for relative inputs")
     time_branch: Text = Field("time", description="branch of the times; relative_time for relative inputs")
-    batch_size: Count = Field(256, le=65_536, description="events; of one step and process")
-    chunksize: Count = Field(256_000, le=10**9, description="events; shuffled among themselves, at most")
+    batch_size: Count = Field(256, le=65_536, description="events; in one step of one process")
+    chunksize: Count = Field(256_000, le=10**9, description="events; largest number that is shuffled together")
     buffer_mb: Positive = Field(
-        1000, le=1e7, description="MB; events held for shuffling, whatever chunksize says; twice that is in memory"
+        1000,
+        le=1e7,
+        description=(
+            "MB; limit of the events held for shuffling, even if chunksize is larger; the process uses twice as much"
+        ),
     )
     num_workers: Counted = Field(
         1,
         le=256,
-        description="0 reads in the training loop, n threads decompress in the background (up to 4 while all wait)",
+        description=(
+            "threads that read and decompress in the background (up to 4 while training waits for data); 0: no thread"
+        ),
     )
-    branches: dict[str, Text] = Field({}, description="branches under other names: canonical name -> name in the files")
+    branches: dict[str, Text] = Field(
+        {}, description="branches with other names in the files: usual name -> name in the files"
+    )
 
 
 class NormalizationConfig(_Section):
@@ -118,17 +126,21 @@ class NormalizationConfig(_Section):
         None,
         ge=-1e9,
         le=1e9,
-        description="layout newer: count below which times are not seen; default 100 or the file's",
+        description=(
+            "layout newer: the network does not see times of sensors with fewer photons; default 100 or the file's"
+        ),
     )
 
 
 class ModelConfig(_Section):
     """The network."""
 
-    preset: PresetName = Field("compact", description="size of the network, by name")
+    preset: PresetName = Field("compact", description="name of the network's size")
     layout: Literal["standard", "original", "newer"] = Field(
         "standard",
-        description="original, newer: the network of the replaced system's first or newest version, for its files",
+        description=(
+            "original or newer: the network of the replaced system's first or newest version, to load its files"
+        ),
     )
     encoder_dim: Count = Field(1024, le=8192, multiple_of=32, description="layout newer: width of the tokens")
     dim_feedforward: Count | None = Field(
@@ -139,32 +151,41 @@ class ModelConfig(_Section):
         "finegrid", description="reference: the outer face as one grid or two"
     )
     outer_fine_pool: tuple[Cells, Cells] | None = Field(
-        (3, 3), description="reference: cells (z, phi) of the fine grid pooled"
+        (3, 3), description="reference: number of cells (z, phi) of the fine grid that are pooled into one"
     )
     hex_mixing: Literal["depthwise", "attention"] = Field(
-        "depthwise", description="reference: mixing on top and bottom"
+        "depthwise", description="reference: how neighbouring sensors of the top and bottom faces are combined"
     )
-    validity_channel: bool = Field(False, description="reference: validity as a third input channel")
-    hidden_dim: Count = Field(256, le=8192, description="width of the heads")
+    validity_channel: bool = Field(
+        False, description="reference: give the network a third input channel that says which counts are valid"
+    )
+    hidden_dim: Count = Field(256, le=8192, description="hidden width of the heads")
     head_dropout: Fraction | None = Field(None, description="dropout in the heads; default 0, for reference 0.2")
     linear_path: bool = Field(
-        False, description="regress: a linear path beside each head, which starts as a fit where the encoder is given"
+        False, description="regress: add a linear path to each head; after pre-training it starts from a linear fit"
     )
     drop_path_rate: Fraction = Field(0.0, description="share of events for which a residual branch is skipped")
     mask_ratio: Fraction = Field(
         0.6, ge=1e-3, description="mae, inpaint: share of an event's valid sensors that is hidden; inpaint 0.05"
     )
-    decoder: Literal["light", "reference"] = Field("light", description="mae: what rebuilds the sensors")
-    decoder_width: Count = Field(128, le=1024, description="mae: patterns over the detector of the light decoder")
+    decoder: Literal["light", "reference"] = Field("light", description="mae: network that predicts the hidden sensors")
+    decoder_width: Count = Field(
+        128, le=1024, description="mae: number of patterns over the detector that the decoder 'light' combines"
+    )
     inpaint_heads: Literal["nearest", "faces", "both"] = Field(
         "nearest",
-        description="inpaint: from the nearest sensors and a window at the hot spot, from maps of the faces, or both",
+        description=(
+            "inpaint: predict a dead sensor from its nearest sensors and the hot spot, from maps of the faces, "
+            "or from both"
+        ),
     )
-    freeze_encoder: bool = Field(True, description="inpaint: leave the encoder as it is; needs one to start from")
+    freeze_encoder: bool = Field(
+        True, description="inpaint: do not train the encoder; needs a trained encoder to start from"
+    )
 
 
 _ENABLED = "whether the quantity is predicted"
-_LOSS = "what is minimised, differences in target widths: " + ", ".join(
+_LOSS = "loss; differences are in target widths: " + ", ".join(
     f"{name} ({loss.meaning})" for name, loss in LOSSES.items()
 )
 
@@ -175,9 +196,9 @@ class TaskConfig(_Section):
     enabled: bool = Field(False, description=_ENABLED)
     loss_fn: LossName = Field("smooth_l1", description=_LOSS)
     loss_beta: Positive = Field(
-        1.0, le=1e6, description="where smooth_l1 and huber turn from square to linear, in target widths"
+        1.0, le=1e6, description="difference, in target widths, above which smooth_l1 and huber are linear"
     )
-    weight: Weight = Field(1.0, description="factor of the loss in the sum")
+    weight: Weight = Field(1.0, description="weight of this loss in the sum")
 
 
 def _of_task(name: str) -> tuple[Any, Any]:
@@ -214,46 +235,62 @@ class TrainingConfig(_Section):
     weight_decay: NotNegative = Field(1e-4, le=100, description="AdamW decay, on matrices only")
     warmup_epochs: NotNegative = Field(2, le=1e6, description="epochs; linear rise from lr / 100")
     encoder_lr_scale: Share = Field(
-        1.0, description="factor of the encoder's learning rate, below 1 to keep what it knows; 0 keeps it as it is"
+        1.0,
+        description=(
+            "factor for the encoder's learning rate; below 1 keeps more of its pre-training, 0 does not train it"
+        ),
     )
     use_scheduler: bool = Field(True, description="cosine decay; false keeps lr after the warm-up")
-    amp: bool = Field(True, description="16-bit arithmetic where the processor has it")
-    ema_decay: Fraction = Field(0.999, description="decay a step of the averaged weights")
+    amp: bool = Field(True, description="use 16-bit arithmetic if the processor supports it")
+    ema_decay: Fraction = Field(0.999, description="decay per step of the averaged weights")
     channel_dropout_rate: Fraction = Field(0.1, description="share of sensors switched off at random in training")
     grad_clip: NotNegative = Field(1.0, le=1e9, description="limit of the gradient's norm; 0 for none")
-    accumulate: Count = Field(1, le=10**5, description="batches; whose gradients make one step")
-    compile: bool = Field(False, description="torch.compile, where it works; TORCH_COMPILE=0 forbids it")
+    accumulate: Count = Field(1, le=10**5, description="batches; number whose gradients are summed for one step")
+    compile: bool = Field(
+        False, description="use torch.compile if it works on this machine; the variable TORCH_COMPILE=0 prevents it"
+    )
     early_stop_epochs: Counted = Field(
-        0, le=10**6, description="epochs; without a better one after which the run stops; 0 never"
+        0, le=10**6, description="epochs; the run stops after so many without improvement; 0: never"
     )
     validate_every: Count = Field(
-        1, le=10**6, description="epochs; from one validation to the next; the last is validated too"
+        1, le=10**6, description="epochs; between two validations; the last epoch is always validated"
     )
-    deterministic: bool = Field(False, description="only algorithms that give the same bits every time, on GPUs too")
+    deterministic: bool = Field(
+        False, description="use only algorithms that give identical bits in every run, also on GPUs"
+    )
     loss_fn: Literal["mse", "l1", "smooth_l1"] = Field(
         "mse", description="mae, inpaint: loss on standardised differences; inpaint smooth_l1"
     )
     loss_beta: Positive = Field(
-        1.0, le=1e6, description="mae, inpaint: where smooth_l1 turns from square to linear, in widths"
+        1.0, le=1e6, description="mae, inpaint: difference, in widths, above which smooth_l1 is linear"
     )
     count_scale: Literal["transformed", "sqrt"] = Field(
         "transformed",
-        description="mae, inpaint: what counts are compared as; sqrt weighs bright sensors as their statistics allow",
+        description=(
+            "mae, inpaint: compare counts as transformed for the network, or as square roots, which weigh "
+            "sensors by their Poisson statistics"
+        ),
     )
     count_balance: Weight = Field(
-        0.0, description="photons; with sqrt, where counts themselves weigh as their roots; 0: roots alone"
+        0.0,
+        description=(
+            "photons; with sqrt: count at which the difference of counts weighs as much as that of roots; 0: "
+            "roots alone"
+        ),
     )
-    npho_weight: Weight = Field(1.0, description="mae, inpaint: factor of the counts' loss")
-    time_weight: Weight = Field(1.0, description="mae, inpaint: factor of the times' loss")
-    auto_channel_weight: bool = Field(False, description="mae, inpaint: learn the balance of counts and times")
-    mae_checkpoint: PathText | None = Field(None, description="inpaint, regress: checkpoint whose encoder is taken")
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="what to train on")
-    devices: Count = Field(1, le=128, description="processes on this machine; torchrun and srun stand above it")
-    num_nodes: Count = Field(1, le=10**4, description="machines; torchrun and srun stand above it")
+    npho_weight: Weight = Field(1.0, description="mae, inpaint: weight of the loss of counts")
+    time_weight: Weight = Field(1.0, description="mae, inpaint: weight of the loss of times")
+    auto_channel_weight: bool = Field(False, description="mae, inpaint: learn the relative weight of counts and times")
+    mae_checkpoint: PathText | None = Field(
+        None, description="inpaint, regress: checkpoint whose encoder the training starts from"
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
+    devices: Count = Field(1, le=128, description="processes on this machine; ignored under torchrun and srun")
+    num_nodes: Count = Field(1, le=10**4, description="machines; ignored under torchrun and srun")
     join_timeout: Real = Field(
-        60, ge=1, le=86400, description="s; how long processes wait for one another at the start"
+        60, ge=1, le=86400, description="s; longest time that processes wait for each other at the start"
     )
-    seed: Seed = Field(0, description="of weights, order of events, dropout, augmentation")
+    seed: Seed = Field(0, description="seed of initial weights, order of events, dropout and augmentation")
 
 
 _EveryPattern = _made(
@@ -270,9 +307,15 @@ class MaskingConfig(_EveryPattern):  # type: ignore[misc, valid-type]  # made fr
     """Which sensors are hidden in mae and inpaint; shares of events by pattern, in any sum."""
 
     dead_list: PathText | None = Field(None, description="file of sensor ids, one a line, for listed")
-    ratio_start: Fraction | None = Field(None, gt=0, description="share hidden at the start; none for model.mask_ratio")
-    ramp_epochs: Weight = Field(0.0, description="epochs; from ratio_start to model.mask_ratio")
-    time_threshold: NotNegative = Field(100.0, le=1e9, description="photons; times of dimmer sensors are not learnt")
+    ratio_start: Fraction | None = Field(
+        None, gt=0, description="share of sensors hidden in the first epoch; by default model.mask_ratio"
+    )
+    ramp_epochs: Weight = Field(
+        0.0, description="epochs; over which the share goes from ratio_start to model.mask_ratio"
+    )
+    time_threshold: NotNegative = Field(
+        100.0, le=1e9, description="photons; times of sensors with fewer are not learnt"
+    )
 
     def patterns(self) -> dict[str, float]:
         """Share of events of each pattern."""
@@ -282,28 +325,31 @@ class MaskingConfig(_EveryPattern):  # type: ignore[misc, valid-type]  # made fr
 class AugmentationConfig(_Section):
     """What is done to training batches, besides `training.channel_dropout_rate`; all off by default."""
 
-    mirror_z: Share = Field(0.0, description="share of events mirrored in z, truth with them")
-    mirror_y: Share = Field(0.0, description="share of events mirrored in y, truth with them")
+    mirror_z: Share = Field(0.0, description="share of events that are mirrored in z together with their truth")
+    mirror_y: Share = Field(0.0, description="share of events that are mirrored in y together with their truth")
     gain_jitter: NotNegative = Field(0.0, le=10, description="relative spread of each sensor's gain")
     time_jitter: NotNegative = Field(0.0, le=1e-3, description="s; spread of each sensor's time")
     dead_clusters: Share = Field(0.0, description="share of events with a round patch of dead sensors")
     cluster_radius: Positive = Field(5.0, le=500, description="cm; radius of such a patch")
     dead_channels: Share = Field(0.0, description="share of events with dead sensors, scattered or in 4 x 4 blocks")
-    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of sensors that are dead in those")
-    pileup: Share = Field(0.0, description="share of events that get a second one of the batch added")
+    dead_fraction: Fraction = Field(0.1, gt=0, description="largest share of dead sensors in these events")
+    pileup: Share = Field(0.0, description="share of events to which another event of the batch is added")
     pileup_light: tuple[Share, Share] = Field(
-        (0.05, 0.5), description="least and largest share of light the second event brings"
+        (0.05, 0.5), description="smallest and largest factor for the light of the added event"
     )
-    pileup_time: Positive = Field(5e-8, le=1e-3, description="s; half width of the difference of the two events' times")
+    pileup_time: Positive = Field(5e-8, le=1e-3, description="s; largest difference of the times of the two events")
 
 
 class ReweightingTaskConfig(_Section):
     """Flattening of the training sample in one quantity."""
 
-    enabled: bool = Field(False, description="weight events by the inverse of their bin's content")
-    nbins: Count = Field(30, le=100_000, description="bins of a scalar")
+    enabled: bool = Field(False, description="weight each event by the inverse of the number of events in its bin")
+    nbins: Count = Field(30, le=100_000, description="number of bins of a scalar quantity")
     nbins_2d: tuple[Bins, Bins] | None = Field(
-        None, description="bins: angle [20, 20]; uvwFI [10, 10], the first also for w"
+        None,
+        description=(
+            "numbers of bins; default for angle [20, 20], for uvwFI [10, 10], of which the first is also used for w"
+        ),
     )
 
 
@@ -322,19 +368,22 @@ class CheckpointConfig(_Section):
     """Where a run is kept and what it starts from."""
 
     resume_from: PathText | None = Field(
-        None, description="checkpoint to go on from; auto for the run's own last, if any"
+        None, description="checkpoint to continue from; auto: the last one of this run, if there is one"
     )
-    save_dir: PathText = Field("artifacts", description="folder of runs; a run is a folder in it")
-    save_interval: Count = Field(10, le=10**6, description="epochs; between kept checkpoints (besides best and last)")
+    save_dir: PathText = Field("artifacts", description="folder in which each run gets a folder")
+    save_interval: Count = Field(
+        10, le=10**6, description="epochs; between checkpoints that are kept besides the best and the last"
+    )
     save_every_steps: Counted = Field(
-        0, le=10**9, description="steps; between savings of checkpoint_last; 0 only after epochs"
+        0, le=10**9, description="steps; between two writings of checkpoint_last; 0: only after each epoch"
     )
     save_predictions: Counted = Field(
-        10, le=10**6, description="epochs; between files of rebuilt sensors of mae and inpaint; 0 for none"
+        10, le=10**6, description="epochs; between two files with predicted sensors of mae and inpaint; 0: none"
     )
-    weights_only: bool = Field(False, description="take only the weights of resume_from, and begin at epoch 1")
+    weights_only: bool = Field(False, description="take only the weights of resume_from and begin at epoch 1")
     best_metric: Title = Field(
-        "loss", description="validation metric that makes a checkpoint the best; lower is better, but for accuracies"
+        "loss",
+        description="validation metric by which the best checkpoint is chosen; lower is better, except for accuracies",
     )
 
 
@@ -342,15 +391,17 @@ class MlflowConfig(_Section):
     """Names of the run."""
 
     run_name: FileName | None = Field(None, description="name of the run; by default the recipe's file name")
-    enabled: bool = Field(True, description="log to MLflow too (MLFLOW_TRACKING_URI, by default sqlite:///mlruns.db)")
+    enabled: bool = Field(True, description="log to MLflow (at MLFLOW_TRACKING_URI, by default sqlite:///mlruns.db)")
     experiment: Title = Field("xecml", description="MLflow's experiment")
-    tensorboard: PathText | None = Field("runs", description="folder of TensorBoard's files; null for none")
+    tensorboard: PathText | None = Field("runs", description="folder for TensorBoard's files; null: none")
 
 
 class ExportConfig(_Section):
     """What is exported after a training."""
 
-    onnx: PathText | None = Field(None, description="name of an ONNX file in the run's folder; none for no export")
+    onnx: PathText | None = Field(
+        None, description="name of an ONNX file to write into the run's folder; by default none"
+    )
 
     @field_validator("onnx")
     @classmethod
@@ -367,7 +418,9 @@ class Config(_Section):
     normalization: NormalizationConfig = NormalizationConfig()
     model: ModelConfig = ModelConfig()
     tasks: TasksConfig = TasksConfig()
-    loss_balance: Literal["manual", "auto"] = Field("manual", description="weights of tasks: as given, or learned")
+    loss_balance: Literal["manual", "auto"] = Field(
+        "manual", description="weights of the tasks' losses: as given (manual) or learned (auto)"
+    )
     training: TrainingConfig = TrainingConfig()
     masking: MaskingConfig = MaskingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
