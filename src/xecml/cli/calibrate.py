@@ -27,34 +27,40 @@ def calibrate(
     ] = None,
     lines: Annotated[
         list[float] | None,
-        typer.Option("--line", metavar="MEV", help="Photons of the files have this energy. Again for the next FILE."),
+        typer.Option("--line", metavar="MEV", help="Energy of the photons in the file; repeat it for each FILE."),
     ] = None,
     reference: Annotated[
         Reference | None,
         typer.Option(
-            "--reference", help="truth or reco: branches energyTruth, timeTruth, uvwTruth or energyReco, ... are right."
+            "--reference", help="Calibrate against the branches energyTruth, timeTruth, uvwTruth, or energyReco, ..."
         ),
     ] = None,
     points: Annotated[
-        Path | None, typer.Option("--points", help="Photons come from these points: u v w in cm, one a line.")
+        Path | None,
+        typer.Option(
+            "--points", help="File with the points that the photons come from: u v w in cm, one point per line."
+        ),
     ] = None,
     correct: Annotated[
-        str, typer.Option("--correct", help="For example 'energy,timing'; by default all that can be measured.")
+        str,
+        typer.Option(
+            "--correct", help="Quantities to correct, for example 'energy,timing'; by default all that can be measured."
+        ),
     ] = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Checkpoint to write.", show_default="MODEL_calibrated.pth beside MODEL"),
     ] = None,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Take earlier corrections out first; without FILE, do only this.")
+        bool, typer.Option("--reset", help="Remove earlier corrections first; without FILE, do nothing else.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the corrections and write nothing.")] = False,
     tree: Tree = "tree",
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Correct a model's energy scale, time and position by events that are known; the corrections stay in the model.
+    """Correct a model's energy scale, time and position with known events; the corrections are stored in the model.
 
     The energy is known by a line (17.6, 54.9, 82.9, 129.4, 52.8 MeV), the position by points of light, and all three by
     truth or by another reconstruction. With several lines the table says how linear the energy is.

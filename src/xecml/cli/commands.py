@@ -88,26 +88,39 @@ def _front(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT.root", help="File to write.")],
-    events: Annotated[int, typer.Option("-n", "--events", min=1, help="Events to write.")],
+    events: Annotated[int, typer.Option("-n", "--events", min=1, help="Number of events.")],
     seed: Seed = 0,
     vertex: Annotated[str | None, typer.Option("--vertex", help="signal or decoupled.")] = None,
     energy: Annotated[str | None, typer.Option("--energy", help="MeV: 52.8, or a range 15:60.")] = None,
     dead: Annotated[float | None, typer.Option("--dead", min=0, max=1, help="Fraction of dead sensors.")] = None,
-    dead_list: Annotated[Path | None, typer.Option("--dead-list", help="Dead sensors, one id a line.")] = None,
+    dead_list: Annotated[
+        Path | None, typer.Option("--dead-list", help="File with ids of dead sensors, one per line.")
+    ] = None,
     pileup: Annotated[
         float | None, typer.Option("--pileup", min=0, max=1, help="Fraction of events with a second photon.")
     ] = None,
     optics: Annotated[str | None, typer.Option("--optics", help="fast or montecarlo.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML of detector and response constants, or 'simulation'.")
+        Path | None,
+        typer.Option(
+            "--config", help="YAML file with constants of detector and response, or 'simulation' for the shipped one."
+        ),
     ] = None,
     vary: Annotated[
         Path | None,
-        typer.Option("--vary", help="YAML with ranges of constants, drawn anew every few hundred events, or 'varied'."),
+        typer.Option(
+            "--vary",
+            help="YAML file with ranges of constants, drawn anew every few hundred events; or 'varied'.",
+        ),
     ] = None,
     conditions: ByRun = None,
-    chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cores to use; the events do not depend on it.")] = 1,
+    chunk: Annotated[
+        int | None,
+        typer.Option("--chunk", min=1, help="Write several files, OUT_0000.root, ..., of so many events each."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Number of cores to use; the events do not depend on it.")
+    ] = 1,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -153,12 +166,13 @@ def check(
     tree: Tree = "tree",
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Compare the events with those that this checkpoint or ONNX file was trained on."),
+        typer.Option("--model", help="Compare the events with the training events of this checkpoint or ONNX file."),
     ] = None,
     pdf: Annotated[
         Path | None,
         typer.Option(
-            "--pdf", help="A page to look at: occupancy, distributions; with --model the comparison with its training."
+            "--pdf",
+            help="PDF page to write: occupancy, distributions; with --model also the comparison with its training.",
         ),
     ] = None,
     conditions: ByRun = None,
@@ -209,12 +223,12 @@ def check(
 def convert(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Folder of shards to write.")],
-    form: Annotated[str, typer.Option("--form", help="float32, or compact: 16 bits a value.")] = "float32",
+    form: Annotated[str, typer.Option("--form", help="float32, or compact for 16 bits per value.")] = "float32",
     tree: Tree = "tree",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Convert files to shards that are read from disk as they are; a stopped conversion goes on where it was."""
+    """Convert files to shards, which need no decoding when they are read; a stopped conversion continues."""
     from dataclasses import asdict
 
     from xecml.data.convert import convert as run
@@ -251,11 +265,11 @@ app.command()(display)
 @app.command()
 def info(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Versions, processors, accelerators.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Print versions, processors and accelerators.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file is, or what this machine is."""
+    """Print what a file contains, or what this machine has."""
     from xecml.cli.info import describe_file, describe_system
     from xecml.pretrained import model_file
 

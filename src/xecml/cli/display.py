@@ -18,23 +18,26 @@ _PICTURES = (".pdf", ".png")
 def display(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file.")] = None,
     event: Annotated[
-        int | None, typer.Option("--event", min=0, help="Entry in the file, from 0; of a page, the first.")
+        int | None,
+        typer.Option("--event", min=0, help="Entry in the file, counted from 0; for a page, the first entry."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="To write: .pdf or .png of an event, .html of many to play with.")
+        Path | None,
+        typer.Option("--out", help="To write: .pdf or .png for one event, .html for an interactive page of many."),
     ] = None,
     model: Annotated[
         list[Path] | None,
         typer.Option(
             "--model",
-            help=f"Show this model's prediction too; on a page also a repair's ({', '.join(REPAIRS)}, or a file).",
+            help=f"Also show this model's prediction, or on a page that of a repair ({', '.join(REPAIRS)}, or a file).",
         ),
     ] = None,
     events: Annotated[
-        int | None, typer.Option("--events", min=1, help="Events of a page.", show_default=str(_PAGE))
+        int | None, typer.Option("--events", min=1, help="Number of events on a page.", show_default=str(_PAGE))
     ] = None,
     geometry: Annotated[
-        Path | None, typer.Option("--geometry", help="Draw the detector itself to .pdf or .html; without FILE.")
+        Path | None,
+        typer.Option("--geometry", help="Draw the geometry of the detector to .pdf or .html; no FILE is needed."),
     ] = None,
     tree: Tree = "tree",
     force: Force = False,

@@ -26,18 +26,31 @@ class Precision(StrEnum):
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
-    tasks: Annotated[str, typer.Option("--tasks", help="For example 'angle energy'; all by default.")] = "",
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Quantities to export, for example 'angle energy'; by default all.")
+    ] = "",
     packed: Annotated[
         bool,
-        typer.Option("--packed", help="One input (B, 4760, 2) of normalised values, outputs output_TASK or output."),
+        typer.Option(
+            "--packed",
+            help="Write a graph with one input (B, 4760, 2) of normalised values and outputs output_TASK or output.",
+        ),
     ] = False,
-    encoder: Annotated[bool, typer.Option("--encoder", help="Only the encoder, of any checkpoint.")] = False,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="Export only the encoder; any checkpoint has one.")
+    ] = False,
     opset: Annotated[int, typer.Option("--opset", help="Set of ONNX operators; 18 is the lowest.")] = 18,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of trained weights; what less than float32 loses is measured.")
+        Precision,
+        typer.Option(
+            "--precision", help="Precision of the weights; the loss of precision below float32 is measured on --sample."
+        ),
     ] = Precision.float32,
     sample: Annotated[
-        list[str] | None, typer.Option("--sample", metavar="FILE", help="Events to measure it on; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--sample", metavar="FILE", help="Events on which the loss of precision is measured; may be repeated."
+        ),
     ] = None,
     tree: Tree = "tree",
     settings: Annotated[
@@ -45,7 +58,7 @@ def export(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="What a checkpoint of the replaced system leaves open, as npho_threshold=10 or log_transform=energy.",
+            help="What a checkpoint of the replaced system does not contain, such as npho_threshold=10.",
         ),
     ] = None,
     force: Force = False,

@@ -30,42 +30,68 @@ def prepare(
         list[str] | None, typer.Argument(metavar="REC...", help="Rec files, globs or folders; or --dir and --runs.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="ROOT file to write; of --runs also a folder for it, by default this.")
+        Path | None,
+        typer.Option("--out", help="ROOT file to write; with --runs also a folder, by default the current one."),
     ] = None,
     branch_map: Annotated[
-        Path | None, typer.Option("--map", help="YAML of branch names, units and cuts ('xec recipes copy prepare').")
+        Path | None,
+        typer.Option(
+            "--map", help="YAML file with branch names, units and cuts ('xec recipes copy prepare' writes the default)."
+        ),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--dir", help="Folder of rec files, or of folders 430xxx.")] = None,
     runs: Annotated[
-        str | None, typer.Option("--runs", metavar="START:N", help="N runs from START; writes DataGammaAngle_A-B.root.")
+        str | None,
+        typer.Option(
+            "--runs", metavar="START:N", help="Read N runs from START on and write DataGammaAngle_<first>-<last>.root."
+        ),
     ] = None,
-    suffix: Annotated[str | None, typer.Option("--suffix", help="What follows the run in names: _open.root.")] = None,
+    suffix: Annotated[
+        str | None, typer.Option("--suffix", help="End of the file names after the run number, such as _open.root.")
+    ] = None,
     photons: Annotated[
-        Photons | None, typer.Option("--photons", help="Of several in an event: that of highest energy, or all.")
+        Photons | None,
+        typer.Option(
+            "--photons", help="Which photon to take of an event with several: the one of highest energy, or all."
+        ),
     ] = None,
-    cuts: Annotated[bool, typer.Option("--cuts/--no-cuts", help="--no-cuts: none but those that follow here.")] = True,
-    trigger: Annotated[str | None, typer.Option("--trigger", help="Numbers that are kept, 0 or 50,51, or any.")] = None,
+    cuts: Annotated[
+        bool,
+        typer.Option(
+            "--cuts/--no-cuts", help="Apply the cuts of the map; with --no-cuts only those given on the command line."
+        ),
+    ] = True,
+    trigger: Annotated[
+        str | None, typer.Option("--trigger", help="Trigger numbers to keep, such as 0 or 50,51, or any.")
+    ] = None,
     one_photon: Annotated[bool | None, typer.Option(help="Keep events with exactly one photon.")] = None,
-    energy: Annotated[str | None, typer.Option("--energy", help="MeV that are kept, 35:65, or any.")] = None,
+    energy: Annotated[
+        str | None, typer.Option("--energy", help="Energies to keep in MeV, such as 35:65, or any.")
+    ] = None,
     fiducial: Annotated[bool | None, typer.Option(help="Keep |u| < 23.9, |v| < 67.9, w >= 0 cm.")] = None,
-    pileup: Annotated[str | None, typer.Option("--pileup", help="Flags of pile-up that are kept, 0, or any.")] = None,
+    pileup: Annotated[str | None, typer.Option("--pileup", help="Pile-up flags to keep, such as 0, or any.")] = None,
     vertex: Annotated[bool | None, typer.Option(help="Keep events with a vertex.")] = None,
     measured: Annotated[bool | None, typer.Option(help="Keep events with a valid count and a valid time.")] = None,
     repeated: Annotated[
-        bool | None, typer.Option("--no-repeats/--repeats", help="Leave out events that were there before.")
+        bool | None, typer.Option("--no-repeats/--repeats", help="Leave out events that occurred before in the files.")
     ] = None,
-    dead_list: Annotated[Path | None, typer.Option("--dead-list", help="Bad sensors, one id a line.")] = None,
+    dead_list: Annotated[
+        Path | None, typer.Option("--dead-list", help="File with ids of bad sensors, one per line.")
+    ] = None,
     find_dead: Annotated[
-        bool | None, typer.Option("--find-dead/--no-find-dead", help="Find bad sensors by sight; reads all twice.")
+        bool | None,
+        typer.Option(
+            "--find-dead/--no-find-dead", help="Find bad sensors in the data themselves; this reads all events twice."
+        ),
     ] = None,
     conditions: ByRun = None,
     apply: Apply = "",
-    tree: Annotated[str | None, typer.Option("--tree", help="Name of the tree, rec by default.")] = None,
+    tree: Annotated[str | None, typer.Option("--tree", help="Name of the tree; by default rec.")] = None,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make event files of the analyser's rec files: selected photons, their sensors, and the angle from the vertex."""
+    """Make event files from the analyser's rec files: selected photons, their sensors, and the angle to the vertex."""
     from xecml.conditions_file import correction
     from xecml.realdata.branch_map import NO_CUTS, load_map
     from xecml.realdata.prepare import prepare_files

@@ -15,25 +15,38 @@ if TYPE_CHECKING:
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="ROOT files, globs or folders.")]
 Tree = Annotated[str, typer.Option("--tree", help="Name of the tree in the files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that another command or hand made.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file even if XECML did not make it.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
 """Looked for by the front door among the words of the command line, whatever the command."""
 Select = Annotated[
-    str, typer.Option("--select", metavar="COND", help="Only events that meet it: 'energyTruth > 0.045 and fiducial'.")
+    str,
+    typer.Option(
+        "--select",
+        metavar="COND",
+        help="Use only events that meet this condition, such as 'energyTruth > 0.045 and fiducial'.",
+    ),
 ]
 Part = Annotated[
-    str, typer.Option("--share", metavar="FROM:TO", help="Only this part of each file, such as 0.8:1 or 0.5.")
+    str,
+    typer.Option(
+        "--share", metavar="FROM:TO", help="Use only this part of each file, such as 0.8:1 or 0.5 (the first half)."
+    ),
 ]
 ByRun = Annotated[
-    Path | None, typer.Option("--conditions", metavar="T", help="YAML or ROOT: dead sensors, gains, ... by run.")
+    Path | None,
+    typer.Option(
+        "--conditions", metavar="T", help="YAML or ROOT file with dead sensors, gains, ... for each range of runs."
+    ),
 ]
 Apply = Annotated[
     str,
     typer.Option(
-        "--apply", metavar="WHAT", help="Of the conditions, besides dead sensors: 'gains efficiencies time_offsets'."
+        "--apply",
+        metavar="WHAT",
+        help="What to apply of the conditions besides dead sensors: 'gains efficiencies time_offsets'.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of random numbers; the same seed gives the same bytes.")]
 
 
 def show(as_json: bool, values: dict[str, Any], text: str) -> None:

@@ -79,8 +79,10 @@ def train(
     train_path: Annotated[str | None, typer.Option("--train_path", help="Training files.")] = None,
     val_path: Annotated[str | None, typer.Option("--val_path", help="Validation files.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training files.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Events a step.")] = None,
-    chunksize: Annotated[int | None, typer.Option("--chunksize", help="Events shuffled among themselves.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Events per training step.")] = None,
+    chunksize: Annotated[
+        int | None, typer.Option("--chunksize", help="Largest number of events that are shuffled together.")
+    ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight_decay", help="AdamW decay.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option("--warmup_epochs", help="Epochs of warm-up.")] = None,
@@ -92,26 +94,32 @@ def train(
     time_shift: Annotated[float | None, typer.Option("--time_shift")] = None,
     sentinel_value: Annotated[float | None, typer.Option("--sentinel_value")] = None,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", help="For example 'angle energy'; the others are off.")
+        str | None,
+        typer.Option("--tasks", help="Quantities to predict, for example 'angle energy'; all others are switched off."),
     ] = None,
     resume_from: Annotated[
-        str | None, typer.Option("--resume_from", help="Checkpoint to go on from; auto: the run's own last, if any.")
+        str | None,
+        typer.Option(
+            "--resume_from", help="Checkpoint to continue from; auto: the last one of this run, if there is one."
+        ),
     ] = None,
     mae_checkpoint: Annotated[
-        str | None, typer.Option("--mae_checkpoint", help="Checkpoint whose encoder is taken.")
+        str | None, typer.Option("--mae_checkpoint", help="Checkpoint whose encoder the training starts from.")
     ] = None,
-    mask_ratio: Annotated[float | None, typer.Option("--mask_ratio", help="Share of sensors hidden.")] = None,
+    mask_ratio: Annotated[float | None, typer.Option("--mask_ratio", help="Share of sensors that are hidden.")] = None,
     outer_mode: Annotated[str | None, typer.Option("--outer_mode", help="finegrid or split.")] = None,
     outer_fine_pool: Annotated[
         str | None, typer.Option("--outer_fine_pool", help="For example '3,3', or none.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
-    help_config: Annotated[bool, typer.Option("--help-config", help="Print every key and its meaning.")] = False,
+    help_config: Annotated[
+        bool, typer.Option("--help-config", help="Print every key of a recipe with its default and meaning.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a network as a recipe says."""
+    """Train a network with the settings of a recipe."""
     if help_config:
         _print_keys(job)
         return
