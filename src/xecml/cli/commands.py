@@ -251,12 +251,13 @@ app.command()(display)
 @app.command()
 def info(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Versions, processors, accelerators.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Versions, processors, GPUs, memory, compiler.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say what a file is, or what this machine is."""
-    from xecml.cli.info import describe_file, describe_system
+    from xecml.cli.info import describe_file
+    from xecml.cli.system import describe_system
     from xecml.pretrained import model_file
 
     if file is None and not system:
