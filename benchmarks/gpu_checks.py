@@ -163,6 +163,15 @@ def _in_peace() -> Iterator[None]:
         yield
 
 
+def _trained(config: Config, name: str, job: str) -> loop.Result:
+    """A training that goes to its end; one that a signal stops from outside ends all."""
+    with _in_peace():
+        result = loop.train(config, name=name, kind=job, quiet=True)
+    if result.stopped:
+        raise KeyboardInterrupt(result.stopped)
+    return result
+
+
 # ------------------------------------------------------------------------------------------------------------ resume
 
 
@@ -177,11 +186,10 @@ def resume(files: Files, out: Path, preset: str, job: str, device: torch.device,
     folder = out / f"{preset}_{job}_{mode.replace(' ', '_')}"
     config = training(files, folder, preset, job, device, *settings)
     try:
-        with _in_peace():
-            states = [_ended(config, name, job) for name in ("one", "two")]
-            with _stopped_after(_STOP_AFTER):
-                stopped = loop.train(config, name="stopped", kind=job, quiet=True).stopped
-            states.append(_ended(config, "stopped", job))
+        states = [_ended(config, name, job) for name in ("one", "two")]
+        with _in_peace(), _stopped_after(_STOP_AFTER):
+            stopped = loop.train(config, name="stopped", kind=job, quiet=True).stopped
+        states.append(_ended(config, "stopped", job))
     except RuntimeError as error:
         return found | {"failed": gpu_steps.reason(error)}
     finally:
@@ -196,8 +204,7 @@ def resume(files: Files, out: Path, preset: str, job: str, device: torch.device,
 
 def _ended(config: Config, name: str, job: str) -> dict[str, Any]:
     """What the last checkpoint of a training holds; it goes on if it was stopped."""
-    folder = loop.train(config, name=name, kind=job, quiet=True).folder
-    content = checkpoint_reading.load(folder / "checkpoint_last.pth")
+    content = checkpoint_reading.load(_trained(config, name, job).folder / "checkpoint_last.pth")
     return {key: content[key] for key in STATE}
 
 
@@ -243,8 +250,7 @@ def reading(files: Files, out: Path, preset: str, job: str, kind: str, device: t
     path = files.shards() if kind == "shards" else files.large()
     settings = (f"data.train_path={path}", f"data.batch_size={files.batch}", "training.epochs=3", "data.num_workers=4")
     config = training(files, out / f"{preset}_{job}_{kind}", preset, job, device, *settings)
-    with _in_peace():
-        folder = loop.train(config, name="reading", kind=job, quiet=True).folder
+    folder = _trained(config, "reading", job).folder
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {
         "preset": preset, "job": job, "from": kind, "batch": files.batch, "events": files.n_large,
@@ -283,11 +289,8 @@ def onnx_file(files: Files, out: Path, preset: str, device: torch.device) -> Pat
     graph = out / f"{preset}.onnx"
     if not graph.exists():
         more = ("data.batch_size=160", "training.epochs=1")
-        with _in_peace():
-            result = loop.train(
-                training(files, out / f"{preset}_onnx", preset, "regress", device, *more), name="run", quiet=True
-            )
-        export(result.best, graph)
+        config = training(files, out / f"{preset}_onnx", preset, "regress", device, *more)
+        export(_trained(config, "run", "regress").best, graph)
     return graph
 
 

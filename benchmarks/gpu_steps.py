@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,7 @@ def events(batch: int, seed: int = 0, different: int = 256) -> Batch:
     """Events that look like showers, so many of them different; their truth is drawn at random: nothing is learnt."""
     rng = np.random.default_rng(seed + 1)
     which = np.arange(batch) % min(batch, different)
-    counts, times = example_events(min(batch, different), seed)
-    # whole numbers of photons lie on limits, and two devices choose differently between sensors that are equal
-    npho, moment = (torch.from_numpy(x[which]) for x in (analogue(counts, seed), times))
+    npho, moment = (torch.from_numpy(x[which]) for x in _showers(min(batch, different), seed))
     truth = {}
     for task, info in TASKS.items():
         values = rng.normal(size=(batch, info.size))
@@ -84,6 +83,13 @@ def events(batch: int, seed: int = 0, different: int = 256) -> Batch:
     truth["n_gamma"] = torch.ones(batch, 1)
     numbers = torch.arange(batch, dtype=torch.int32)
     return Batch(npho, moment, *validity(npho, moment), truth, torch.zeros_like(numbers), numbers)
+
+
+@cache
+def _showers(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    counts, times = example_events(number, seed)
+    # whole numbers of photons lie on limits, and two devices choose differently between sensors that are equal
+    return analogue(counts, seed), times
 
 
 def wait(device: torch.device) -> None:

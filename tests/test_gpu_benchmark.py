@@ -97,14 +97,14 @@ def test_what_would_not_fit_is_left_out_and_listed(bench: dict[str, Any]) -> Non
 
         return call
 
-    assert budget.run("compiled", "compiling", "one", takes(30.0)) == "done"
-    assert budget.run("agreement", "agreement", "two", takes(5.0)) == "done"  # until 45 of 100 s
-    assert budget.run("agreement", "agreement", "three", takes(20.0)) == "done"
-    assert budget.run("agreement", "agreement", "four", takes(1.0)) is None  # at 55 s
+    assert budget.run("agreement", "agreement", "one", takes(5.0)) == "done"  # until 20 of 100 s
+    assert budget.run("agreement", "agreement", "two", takes(20.0)) == "done"
+    assert budget.run("agreement", "agreement", "three", takes(1.0)) is None  # at 25 s
+    assert budget.run("compiled", "compiling", "four", takes(30.0)) == "done"
     assert budget.run("compiled", "compiling", "five", takes(30.0)) == "done"
     assert budget.run("compiled", "compiling", "six", takes(1.0)) is None  # 15 s are left, the last one took 30
     assert budget.run("compiled", "others", "seven", takes(1.0)) == "done"
-    assert (budget.missed, budget.spent()) == (["four", "six"], 86.0)
+    assert (budget.missed, budget.spent()) == (["three", "six"], 86.0)
 
 
 def test_a_measurement_that_goes_on_for_ever_is_interrupted(bench: dict[str, Any]) -> None:
