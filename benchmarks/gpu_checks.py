@@ -234,7 +234,7 @@ def difference(one: Any, two: Any) -> float:
             return float("inf")
         return max((difference(one[key], two[key]) for key in one), default=0.0)
     if isinstance(one, list | tuple):
-        if len(one) != len(two):
+        if not isinstance(two, list | tuple) or len(one) != len(two):
             return float("inf")
         return max((difference(a, b) for a, b in zip(one, two, strict=True)), default=0.0)
     if isinstance(one, float):
