@@ -1,4 +1,4 @@
-"""A step of a training runs wholly on its device, whatever that is: seen without a GPU on the device of shapes alone."""
+"""A step of a training runs wholly on its device: seen without a GPU on the device of shapes alone."""
 
 from __future__ import annotations
 
