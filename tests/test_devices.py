@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ def batch_of(events: int) -> Batch:
 
 
 @pytest.fixture
-def shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def shapes_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let networks run on `meta`, whose tensors have a shape and no numbers, and refuse those of other devices."""
     autocast = torch.autocast
 
@@ -33,7 +34,8 @@ def shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
         return contextlib.nullcontext() if kind == "meta" else autocast(kind, *given, **named)
 
     monkeypatch.setattr(torch, "autocast", of_device)
-    monkeypatch.setattr(_config, "meta_nonzero_assume_all_nonzero", True)
+    with _config.patch(meta_nonzero_assume_all_nonzero=True):
+        yield
 
 
 @pytest.mark.parametrize("job", ["regress", "mae", "inpaint"])
