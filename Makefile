@@ -2,11 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# build of PyTorch: cpu, or cu126 or cu130 for CUDA 12.6 or 13.0; remembered; without it what the package index has
+BUILDS := cpu cu126 cu130
+TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
+STAMP := $(VENV)/.installed$(addprefix -,$(TORCH))
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench bench-data bench-robust validate clean
+ifneq ($(words $(TORCH)),$(words $(filter $(BUILDS),$(TORCH))))
+$(error TORCH=$(TORCH) is no build of PyTorch that is tested; choose one of $(BUILDS), or leave it out)
+endif
+
+.PHONY: install demo test test-slow test-all lint bench bench-data bench-gpu bench-robust validate clean
 
 install: $(STAMP)
 
@@ -14,7 +22,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "xecml needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+ifeq ($(TORCH),)
+	$(PIP) -e '.[all,dev]'
+else
+# uv knows where PyTorch's builds are
+	$(PIP) uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH) \
+	  --reinstall-package torch -c constraints.txt -e '.[all,dev]'
+	echo $(TORCH) > $(VENV)/.torch
+endif
+	rm -f $(VENV)/.installed*
 	touch $@
 
 demo: $(STAMP)
@@ -47,6 +64,10 @@ bench-robust: $(STAMP)
 
 bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py
+
+# all that is unknown of a GPU, in less than eight minutes; without one a trial at a tiny size
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --out artifacts/bench-gpu
 
 validate: $(STAMP)
 	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)

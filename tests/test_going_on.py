@@ -18,10 +18,11 @@ from xecml import rootio
 from xecml.errors import InputError
 from xecml.inference import checkpoint_reading
 from xecml.recipes import load_config
-from xecml.training import checkpoint_writing, going_on, loop
+from xecml.training import checkpoint_writing, going_on, loop, stopping
 from xecml.training.epoch_metrics import Sums
 from xecml.training.processes.devices import make_fabric
 from xecml.training.processes.rank import TORCHRUN, Place
+from xecml.training.regression_job import Regression
 from xecml.training.stopping import StopRequest
 
 LAST = "checkpoint_last.pth"
@@ -85,6 +86,33 @@ def test_in_a_batch_job_the_clock_saves_too(events: Path, tmp_path: Path, monkey
     places.clear()
     loop.train(recipe(events, tmp_path, "training.epochs=1", "training.accumulate=2"), name="slow", quiet=True)
     assert places == [(1, 2), (1, 4), (1, 6), (2, 0)]
+
+
+def test_a_long_validation_is_not_added_to_what_a_lost_node_costs(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch job the steps of an epoch are saved before it is validated, and gone on with from there."""
+    config = recipe(events, tmp_path, "training.epochs=1", "checkpoint.resume_from=auto")
+    whole = loop.train(recipe(events, tmp_path, "training.epochs=1"), name="whole", quiet=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(stopping, "_BEFORE_VALIDATION_S", 0.0)
+
+    class Lost(Exception):  # noqa: N818 - the node, not the program
+        pass
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise Lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Regression, "validate", lost)
+        with pytest.raises(Lost):
+            loop.train(config, name="run", quiet=True)
+    content = checkpoint_reading.load(tmp_path / "run" / LAST)
+    assert (content["epoch"], content["batch_in_epoch"]) == (1, 6)
+    ended = loop.train(config, name="run", quiet=True)
+    one, two = (checkpoint_reading.load(result.folder / LAST) for result in (whole, ended))
+    for part in ("model_state", "ema_state", "optimizer_state", "random_states", "best", "epoch"):
+        assert_equal(one[part], two[part], part)
 
 
 def test_several_processes_agree_on_when_to_save(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,12 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from xecml.errors import InputError
 from xecml.recipes import load_config
-from xecml.training.processes import launch, peers
+from xecml.training.processes import devices, launch, peers
 from xecml.training.processes.devices import check_devices
 from xecml.training.processes.peers import Peers, listen
 from xecml.training.processes.rank import SRUN, TORCHRUN, Place, place_of
@@ -216,3 +217,47 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     check_devices(cuda, Place())
     with pytest.raises(InputError, match="needs 2 GPUs on this machine, one a process, and PyTorch sees 1"):
         check_devices(cuda, Place(per_node=2))
+
+
+@pytest.mark.parametrize(
+    ("place", "names", "settings", "line"),
+    [
+        (Place(), ["no GPU"], (), ""),
+        (Place(), ["A100"], (), "Found 1 process on 1 node; with A100; a step is of 256 events"),
+        (
+            Place(SRUN, per_node=4, nodes=2), ["A100"] * 8, ("data.batch_size=32",),
+            "Found 8 processes on 2 nodes, started by srun; each with A100; a step is of 8 x 32 = 256 events",
+        ),
+        (
+            Place(TORCHRUN, per_node=2), ["A100", "H100"], ("training.accumulate=3", "data.batch_size=10"),
+            "Found 2 processes on 1 node, started by torchrun; 1 with A100, 1 with H100; a step is of "
+            "2 x 3 x 10 = 60 events",
+        ),
+        (Place(per_node=2), ["no GPU"] * 2, (), "Found 2 processes on 1 node; each with no GPU; a step is of 2 x 256 = "
+         "512 events"),
+    ],
+)  # fmt: skip
+def test_what_was_found_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, place: Place, names: list[str], settings: tuple[str, ...], line: str
+) -> None:
+    class Fabric:
+        device = torch.device("cpu" if "no GPU" in names else "cuda")
+
+    asked: list[str] = []
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: names[0])
+    monkeypatch.setattr(devices, "gather_objects", lambda _, own: asked.append(own) or names)
+    assert devices.found(Fabric(), place, load_config(None, settings)) == line  # type: ignore[arg-type]
+    assert asked == ([names[0]] if line else [])
+
+
+def test_deterministic_products_of_a_gpu_get_the_memory_that_they_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        devices.make_deterministic(False)
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        devices.make_deterministic(True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -240,6 +240,31 @@ def test_a_signal_to_one_process_stops_all(files: Path, tmp_path: Path) -> None:
     assert steps == 25 * (content["epoch"] - 1) + content["batch_in_epoch"]
 
 
+def test_a_warning_to_one_task_ends_all_with_75(files: Path, tmp_path: Path) -> None:
+    """As srun starts them, by the command line: every rank tells the batch system that it should go on."""
+    settings = [
+        f"data.train_path={files}/*.root", f"data.val_path={files}/val", "data.batch_size=20", "training.epochs=500",
+        "training.accelerator=cpu", f"checkpoint.save_dir={tmp_path}",
+    ]  # fmt: skip
+    xec = [sys.executable, "-c", "from xecml.cli.commands import main; main()"]
+    words = ["train", "regress", "--config", "tiny", "--name", "run", "--resume_from", "auto", "--json"]
+    command = [*xec, *words, *(word for setting in settings for word in ("--set", setting))]
+    environments = [os.environ | {"OMP_NUM_THREADS": "1"} | slurm_environment(rank, 2) for rank in range(2)]
+    started = [
+        subprocess.Popen(command, env=one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for one in environments
+    ]
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGUSR2)
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [75, 75], said
+    assert json.loads(said[0][0])["stopped"] == "SIGUSR2"
+    assert said[1][0] == ""
+    assert 1 < checkpoint_reading.load(tmp_path / "run" / "checkpoint_last.pth")["epoch"] < 500
+
+
 def recipe(files: Path, out: Path, *more: str) -> Config:
     settings = ["data.batch_size=20", "training.accelerator=cpu", "training.devices=2", "training.epochs=1", *more]
     paths = {"data.train_path": f"{files}/*.root", "data.val_path": f"{files}/val", "checkpoint.save_dir": str(out)}

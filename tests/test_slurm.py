@@ -154,6 +154,7 @@ def test_a_training_over_two_nodes(place: Path) -> None:
     said = log_of(run)
     assert "on node[1-2]" in said
     assert ", cpu x 2, " in said
+    assert "Found 2 processes on 2 nodes, started by srun; each with no GPU; a step is of 2 x 16 = 32 events" in said
     assert len(checkpoint_reading.load(run / "checkpoint_last.pth")["random_states"]) == 2
 
 

@@ -265,12 +265,13 @@ app.command()(display)
 @app.command()
 def info(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Print versions, processors and accelerators.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Print versions, processors, GPUs, memory and compiler.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print what a file contains, or what this machine has."""
-    from xecml.cli.info import describe_file, describe_system
+    from xecml.cli.info import describe_file
+    from xecml.cli.system import describe_system
     from xecml.pretrained import model_file
 
     if file is None and not system:

@@ -1,24 +1,18 @@
-"""What a file is, and what this machine is: the content of `xec info`."""
+"""What a file is: the content of `xec info`."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xecml import __version__, geometry, rootio
+from xecml import rootio
 from xecml.conditions_file import earlier
 from xecml.data import manifests, source
 from xecml.errors import InputError
 from xecml.files import is_url, regular_file
-
-_PACKAGES = ("torch", "numpy", "numba", "uproot", "onnxruntime", "lightning-fabric", "mlflow")
 
 
 def describe_file(path: str) -> dict[str, Any]:
@@ -122,27 +116,3 @@ def _structure(text: str) -> Any:
     except ValueError:
         return text
     return value if isinstance(value, dict | list) else text
-
-
-def describe_system() -> dict[str, Any]:
-    """Versions, processors and accelerators of this machine."""
-    import torch
-
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "xecml": __version__,
-        "python": sys.version.split()[0],
-        "machine": platform.machine(),
-        **versions,
-        "cores": os.cpu_count(),
-        "torch threads": torch.get_num_threads(),
-        "16-bit on this processor": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-        "GPUs": gpus or "none",
-        "geometry_hash": geometry.geometry_hash(),
-    }

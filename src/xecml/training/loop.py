@@ -122,6 +122,10 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
             break
         found, improved = training_metrics(run, clock), False
         if at.epoch % options.validate_every == 0 or at.epoch == options.epochs:
+            if stop.worth_saving():
+                run.save(run.last_path)
+                run.watch.saved = run.last_path
+                stop.saved()
             try:
                 with run.spent.part("validation"):
                     valued = run.job.validate(run.average.module, stop.during(run.validation.epoch(0)), run.fabric)

@@ -44,7 +44,7 @@ def check_places(config: Config, name: str) -> None:
     if config.mlflow.tensorboard:
         _check_folder("mlflow.tensorboard", Path(config.mlflow.tensorboard) / name)
     if config.mlflow.enabled:
-        _tracking_uri()
+        tracking_uri()
 
 
 def _check_folder(key: str, folder: Path) -> None:
@@ -131,7 +131,7 @@ class Tracker:
         return SummaryWriter(str(folder), purge_step=first_epoch)
 
     def _open_mlflow(self, experiment: str, run_name: str) -> Any:
-        uri = _tracking_uri()
+        uri = tracking_uri()
         try:
             mlflow = _import_mlflow()
         except ImportError:
@@ -204,7 +204,7 @@ class Tracker:
         """Commands that show the curves."""
         found = []
         if self._mlflow:
-            uri = _tracking_uri()
+            uri = tracking_uri()
             served = uri.startswith(("http://", "https://"))
             found.append(f"{uri} in a browser" if served else f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}")
         if self._board:
@@ -245,7 +245,7 @@ def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
     Raises:
         InputError: MLFLOW_TRACKING_URI is a folder.
     """
-    uri = _tracking_uri()
+    uri = tracking_uri()
     try:
         client = _import_mlflow().MlflowClient(tracking_uri=uri)
         for path in paths:
@@ -255,7 +255,12 @@ def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
         print(f"MLflow has not all artifacts of the run: {why}; its folder has.", file=sys.stderr, flush=True)
 
 
-def _tracking_uri() -> str:
+def tracking_uri() -> str:
+    """Where MLflow keeps runs: `MLFLOW_TRACKING_URI`, or a database in the current folder.
+
+    Raises:
+        InputError: it is a folder.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     if uri.startswith("file:") or "://" not in uri:
         raise InputError(f"MLFLOW_TRACKING_URI={uri} is a folder, which MLflow no longer takes; use {DEFAULT_URI}.")

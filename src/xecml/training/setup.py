@@ -73,7 +73,7 @@ def begin(
     cpu_load.look()
     first_process = fabric.global_rank == 0
     config, auto = going_on.resolved(config, folder, fabric), config.checkpoint.resume_from == going_on.AUTO
-    torch.use_deterministic_algorithms(options.deterministic)
+    devices.make_deterministic(options.deterministic)
     torch.manual_seed(options.seed)
     cpu.keep_memory()
     job = make_job(config, kind)
@@ -123,6 +123,7 @@ def begin(
         tracker.parameters({f"selected.{of}": taken for of, taken in run.taken().items()})
         peers.at_forced_end.append(lambda: tracker.close("FAILED"))
     run.say(announcement(config, job, training, validation, folder, fabric))
+    run.say(devices.found(fabric, peers.place, config))
     for of, stream in (("training", training), ("validation", validation)):
         run.say(f"Selected for {of}: {stream.left.line()}" if stream.cut else "")
     run.say(given.line)

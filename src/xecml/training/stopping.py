@@ -17,6 +17,8 @@ from xecml.data.batch import Batch
 _WARNINGS = ("SIGUSR1", "SIGUSR2")
 """What a scheduler is told to send some minutes before it ends a job."""
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", *_WARNINGS) if hasattr(signal, name))
+_BEFORE_VALIDATION_S = 60.0
+"""Since the last saving, from which on a validation, which may be long, is not added to what a lost node costs."""
 _SAME_PRESS_S = 1.0
 """A terminal and what started several processes both pass a Ctrl-C on: what comes so soon after is no second one."""
 
@@ -79,6 +81,17 @@ class StopRequest:
         self._saved_at, self.save_due = time.monotonic(), False
         if self._asking is not None:  # what was asked before is answered after, and means the time before
             self._asking = (*self._asking[:2], False)
+
+    def worth_saving(self) -> bool:
+        """Whether to save before a validation; the same in all processes, which all ask."""
+        if self._save_every_s is None:
+            return False
+        late = time.monotonic() - self._saved_at >= _BEFORE_VALIDATION_S
+        if self._group is None:
+            return late
+        asked = torch.tensor([int(late)])
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX, self._group)
+        return bool(asked.item())
 
     def _late(self) -> bool:
         return self._save_every_s is not None and time.monotonic() - self._saved_at >= self._save_every_s

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 
 from xecml.config import Config
 from xecml.errors import InputError
+from xecml.events import number_of
 from xecml.training.processes.peers import Peers, listen
-from xecml.training.processes.rank import TORCHRUN, Environment, Place, place_of
+from xecml.training.processes.rank import OWN, TORCHRUN, Environment, Place, place_of
 
 _MOST_ANYWHERE = 8
 """Processes that any machine may be given, for a trial."""
@@ -82,6 +85,36 @@ def check_devices(config: Config, place: Place) -> None:
             f"{place.per_node} processes on a machine of {_processors()} processors would wait for one another; lower "
             "training.devices."
         )
+
+
+def found(fabric: Fabric, place: Place, config: Config) -> str:
+    """What the processes of a training found, in one line; nothing of a single one without a GPU.
+
+    Args:
+        fabric: all processes take part.
+        place: of this one.
+        config: the recipe, for the events of a step.
+    """
+    gpu = fabric.device.type == "cuda"
+    if place.world == 1 and not gpu:
+        return ""
+    names = Counter(gather_objects(fabric, torch.cuda.get_device_name(fabric.device) if gpu else "no GPU"))
+    several = ", ".join(f"{n} with {name}" for name, n in names.items())
+    with_what = several if len(names) > 1 else f"{'each ' if place.world > 1 else ''}with {next(iter(names))}"
+    factors = [n for n in (place.world, config.training.accumulate) if n > 1] + [config.data.batch_size]
+    product = f"{' x '.join(map(str, factors))} = " if len(factors) > 1 else ""
+    by = "" if place.started_by == OWN else f", started by {place.started_by}"
+    return (
+        f"Found {place.world} process{'es' if place.world > 1 else ''} on {number_of(place.nodes, 'node')}{by}; "
+        f"{with_what}; a step is of {product}{number_of(math.prod(factors))}"
+    )
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Take only algorithms that give the same bits every time, on GPUs too, or any."""
+    if wanted:  # without it CUDA's products refuse; it is read when the first one is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
 
 
 def _accelerator(config: Config) -> str:
