@@ -141,6 +141,25 @@ class TreeReader:
         self._stored_and_derived([branch])
         return self._values(branch, start, stop)
 
+    def unchanged(self, branch: str, start: int, stop: int) -> NDArray[Any]:
+        """Events `start` to `stop` of a branch of numbers in its own type and shape, as a new array.
+
+        Raises:
+            InputError: as `stored` does; or it holds no numbers, or lists of different lengths.
+        """
+        try:
+            values = np.asarray(ak.to_numpy(self.stored(branch, start, stop), allow_missing=False))
+        except (ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            values = np.empty(0, object)
+        if values.dtype.kind not in "fiub" or self.is_jagged(branch):
+            raise InputError(
+                f"{self.path}: '{branch}' does not hold numbers of one shape for every event, so it cannot be passed "
+                "through as it is; leave it out."
+            )
+        return np.array(values, values.dtype.newbyteorder("="), order="C")
+
     def behind_pointers(self, branch: str, start: int, stop: int) -> tuple[NDArray[Any], ...] | None:
         """What `xecml.rootio.pointers.unpacked` gives of a branch of arrays behind pointers; None of any other.
 
