@@ -33,6 +33,20 @@ Apply = Annotated[
         "--apply", metavar="WHAT", help="Of the conditions, besides dead sensors: 'gains efficiencies time_offsets'."
     ),
 ]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto takes a GPU where there is one.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="float32, or bf16 where the device computes in 16 bits; what that loses is measured and said.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Batches computed side by side; answers do not depend on it.", show_default="free cores"
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")]
 
 

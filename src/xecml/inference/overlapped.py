@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -24,7 +24,7 @@ def in_order(
     *,
     workers: int,
     begin: Callable[[], None] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """What `work` makes of each item, in the order of the items.
 
     Items are drawn in one thread, `work` runs in others, and who asks for the results does as he likes meanwhile. At

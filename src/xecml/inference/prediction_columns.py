@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def answers_in_order(
     answered: Answered | None = None,
     jobs: int | None = None,
     with_events: bool = True,
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """Answers to chunks in their order, while later ones are read and computed.
 
     They do not depend on `jobs`: a chunk is computed by one thread, as it is.
@@ -115,8 +116,12 @@ def answers_in_order(
         columns |= _passed_on(read, columns)
         return Answer(read if with_events else read._replace(chunk={}, kept={}), columns), found, compared
 
-    with cpu_load.one_thread_each() as begin:
-        for answer, found, compared in in_order(reads, work, workers=workers(model, jobs), begin=begin):
+    number = workers(model, jobs)
+    with (
+        cpu_load.one_thread_each() as begin,
+        closing(in_order(reads, work, workers=number, begin=begin)) as results,
+    ):
+        for answer, found, compared in results:
             if answered is not None:
                 answered.add(found, model)
                 answered.compare(model.training, compared, answer.columns.get(OUTLIER))

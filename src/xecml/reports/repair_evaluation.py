@@ -39,6 +39,8 @@ def evaluate_repairs(
     max_events: int | None = None,
     tree: str = rootio.DEFAULT_TREE,
     cut: Cut | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
     force: bool = False,
 ) -> tuple[RepairReport, Left | None, list[Path]]:
     """Damage events, repair them, and write `repair.json`, `repair.pdf` and a picture of the first event.
@@ -53,6 +55,9 @@ def evaluate_repairs(
         max_events: no more than these; all by default.
         tree: name of the tree.
         cut: what is taken of the files; all by default.
+        device: where networks are computed, see `xecml.inference.arithmetic`.
+        precision: of checkpoints; exported models beside them have their own. Its loss is in the table: it is that of
+            the repair.
         force: replace existing files that this function did not make.
 
     Returns:
@@ -66,15 +71,16 @@ def evaluate_repairs(
     pictures = [folder / f"repaired_event_{event}.png" for event in range(_PICTURES)]
     claim(written + pictures, inputs=[checkpoint, *others, dead_list, *files], force=force)
     repairs: dict[str, Repair] = {name: load_repair(name) for name in REPAIRS}
-    repairs[Path(checkpoint).stem] = load_repair(checkpoint)
+    repairs[Path(checkpoint).stem] = load_repair(checkpoint, device=device, precision=precision)
     model: Model | None = None
     for other in others:
         if str(other) in REPAIRS:
             continue  # stands there already
+        own = {"device": device, "precision": "float32" if Path(other).suffix == ".onnx" else precision}
         if is_repair(other):
-            repairs[_distinct(Path(other), repairs)] = load_repair(other)
+            repairs[_distinct(Path(other), repairs)] = load_repair(other, **own)
         elif model is None:
-            model = load_model(other)
+            model = load_model(other, **own)
         else:
             raise InputError(f"{other} is a second regression; give one, whose resolutions are looked at.")
     names: dict[str, str] = getattr(repairs[Path(checkpoint).stem], "names", {})
