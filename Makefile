@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench bench-data bench-robust validate clean
+.PHONY: install demo test test-slow test-all lint bench bench-data bench-predict bench-robust validate clean
 
 install: $(STAMP)
 
@@ -47,6 +47,10 @@ bench-robust: $(STAMP)
 
 bench-data: $(STAMP)
 	$(BIN)/python benchmarks/data.py
+
+# from file to file beside the network alone, and the memory of a million events; an hour or two on two cores
+bench-predict: $(STAMP)
+	$(BIN)/python benchmarks/predict.py --jobs $(JOBS) $(BENCH)
 
 validate: $(STAMP)
 	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)

@@ -22,18 +22,9 @@ from xecml.conditions_file import TREE, as_text, earlier_of, refuse_twice
 from xecml.data import source
 from xecml.data.runs_of_files import check_covered
 from xecml.errors import InputError
-from xecml.events import (
-    BRANCHES,
-    INVALID,
-    Chunk,
-    number_of,
-    photoelectrons,
-    read_counts,
-    relative_quantities,
-    valid_counts,
-    valid_times,
-)
+from xecml.events import BRANCHES, Chunk, number_of, read_counts
 from xecml.geometry import N_SENSORS
+from xecml.inference.filled_branches import INPAINTED, repaired
 from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.overlapped import in_order
 from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_repairs
@@ -45,9 +36,6 @@ from xecml.rootio.treewriter import named_root
 
 Marks = NDArray[np.bool_]
 
-INPAINTED = "inpainted"
-"""Branch (4760,) of bool: what was filled."""
-RELATIVE = ("relative_npho", "relative_time")
 _LOOKED_AT = 100
 
 
@@ -194,7 +182,7 @@ def inpaint_files(
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
 
     def work(read: _Read) -> _Filled:
-        arrays = _repaired(repair, read.chunk, read.dead, branches)
+        arrays = repaired(repair, read.chunk, read.dead, branches)
         found = None
         if training is not None:
             found = _compared(repair, read.chunk, read.dead | read.whole[:, None], branches)
@@ -248,7 +236,7 @@ def inpaint_files(
 
 
 class _Read(NamedTuple):
-    """A chunk to fill: its dead sensors (N, 4760), and the events (N,) that are dead as a whole and stay as they are."""
+    """A chunk to fill: its dead sensors (N, 4760), and events (N,) that are dead as a whole and stay as they are."""
 
     chunk: Chunk
     dead: Marks
@@ -340,70 +328,8 @@ def _branches(
     return forms, tuple(left_out)
 
 
-# ----------------------------------------------------------------------------------------------------- the output
-
-
-def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) -> Chunk:
-    """All branches of a chunk with dead sensors filled, and the mask of what was."""
-    answers = repair.fill(chunk[pair[0]], chunk[pair[1]], dead)
-    # whatever the repair does to live sensors, they pass
-    filled: Chunk = {b: _take(chunk[b], values, dead) for b, values in zip(pair, answers, strict=True)}
-    filled |= _absolute(chunk, filled, dead, pair)
-    if pair == RELATIVE:
-        filled["relative_npho"] = _to_the_largest(chunk["relative_npho"], filled["relative_npho"])
-    if "nphe" in chunk and "npho" in filled:
-        n = filled["npho"]
-        filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
-    filled |= _relative(chunk, filled, pair)
-    inpainted = dead & read_counts(filled[pair[0]])
-    if INPAINTED in chunk:
-        inpainted |= chunk[INPAINTED].astype(bool)
-    return chunk | filled | {INPAINTED: inpainted}
-
-
 def _compared(
     repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]
 ) -> tuple[NDArray[np.float32], Compared] | None:
     """`outlier` (N,) of a chunk by its live sensors, and how it compares with the training; none if not known."""
     return repair.compare(chunk[pair[0]], chunk[pair[1]], dead) if isinstance(repair, Knowing) else None
-
-
-def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[Any]:
-    """`after` where asked for, else `before`, in the type of `before`."""
-    return np.where(where, np.asarray(after).astype(before.dtype), before)
-
-
-def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]], pair: tuple[str, str]) -> Chunk:
-    """The relative branches beside `pair`: as they were, but for values that come out otherwise than before."""
-    wanted = [b for b, absolute in zip(RELATIVE, ("npho", "time"), strict=True) if b in chunk and absolute in pair]
-    if not wanted or "npho" not in chunk:
-        return {}
-    clock = "time" if "time" in chunk else pair[1]  # counts do not depend on it
-    before, after = (relative_quantities(of["npho"], of[clock], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
-    pairs = zip(RELATIVE, before, after, strict=True)
-    return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in wanted}
-
-
-def _to_the_largest(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
-    """Relative counts on the scale of the event's largest one, in events where it is another than before."""
-    old, new = (np.where(valid_counts(n), n, 0).max(1, keepdims=True) for n in (before, after))
-    changed = (new != old) & (new > 0) & valid_counts(after)
-    return _take(after, after / np.where(new > 0, new, 1), changed)
-
-
-def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks, pair: tuple[str, str]) -> Chunk:
-    """Photons and seconds from filled relative quantities, on the scale and the clock of the event's live sensors."""
-    absolute: Chunk = {}
-    if not {"npho", "time"} <= chunk.keys() or not set(RELATIVE) & set(pair):
-        return absolute
-    n, t, rn, rt = (chunk[b].astype(np.float64) for b in ("npho", "time", *pair))
-    counted = valid_counts(n) & valid_counts(rn) & ~dead
-    ok, clocked = read_counts(filled[pair[0]]), valid_times(filled[pair[0]], filled[pair[1]])
-    if pair[0] == "relative_npho":
-        scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
-        absolute["npho"] = _take(chunk["npho"], np.where(ok, filled[pair[0]] * scale[:, None], INVALID), dead)
-    if pair[1] == "relative_time":
-        timed = counted & valid_times(n, t) & valid_times(rn, rt)
-        begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
-        absolute["time"] = _take(chunk["time"], np.where(clocked, filled[pair[1]] + begin[:, None], INVALID), dead)
-    return absolute
