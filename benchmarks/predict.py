@@ -141,8 +141,9 @@ def fitted(path: Path, out: Path) -> Path:
 def rates(path: str, model: str, rounds: int, jobs: int | None, device: str, precision: str) -> dict[str, float]:
     """Events a second of the network alone and from file to file, in turns."""
     from xecml import cpu_load, rootio
+    from xecml.inference.overlapped import workers
     from xecml.inference.predict import predict_files
-    from xecml.inference.prediction_columns import chunk_events, workers
+    from xecml.inference.prediction_columns import chunk_events
     from xecml.inference.trained_model import load_model
 
     loaded = load_model(model, device=device, precision=precision, threads=1)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -95,8 +96,8 @@ def table(path: Path) -> dict[str, np.ndarray]:
         rows = list(csv.reader(path.open(encoding="ascii")))
         return dict(zip(rows[0], np.array(rows[1:], float).T, strict=True))
     with uproot.open(path) as file:
-        arrays = file["predictions"].arrays(library="np")
-        return dict(arrays) if isinstance(arrays, dict) else {name: arrays[name] for name in arrays.dtype.names}
+        arrays = file["predictions"].arrays()
+        return {name: np.asarray(ak.to_numpy(arrays[name])) for name in arrays.fields}
 
 
 # ------------------------------------------------------------------------------------------------------- one out

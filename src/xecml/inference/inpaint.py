@@ -26,7 +26,7 @@ from xecml.events import BRANCHES, Chunk, number_of, read_counts
 from xecml.geometry import N_SENSORS
 from xecml.inference.filled_branches import INPAINTED, repaired
 from xecml.inference.onnx_files import OUTLIER
-from xecml.inference.overlapped import in_order
+from xecml.inference.overlapped import in_order, workers
 from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_repairs
 from xecml.inference.repair_models import Knowing, NetworkRepair, Repair
 from xecml.inference.training_comparison import UNKNOWN, Compared, Comparison, Training
@@ -195,7 +195,7 @@ def inpaint_files(
         rootio.TreeWriter(out, tree) as writer,
         progress(plan.total, "inpaint") as bar,
         cpu_load.one_thread_each() as begin,
-        closing(in_order(reads, work, workers=cpu_load.jobs(jobs), begin=begin)) as results,
+        closing(in_order(reads, work, workers=workers(repair, jobs), begin=begin)) as results,
     ):
         for arrays, where, whole, found in results:
             lost += int(whole.sum())

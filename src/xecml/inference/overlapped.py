@@ -8,10 +8,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
+from xecml import cpu_load
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 2
 """Items that are read before a thread is free to compute with them."""
+
+
+_JOBS_OF_A_GPU = 4
+
+
+def workers(model: object, jobs: int | None = None) -> int:
+    """Threads that compute with a model side by side.
+
+    Args:
+        model: a trained model or a repair.
+        jobs: as many as asked for; by default as many as cores are free, of a GPU a few that keep it busy, and one of a
+            model that has threads of its own.
+    """
+    if jobs is None and getattr(model, "own_threads", False):
+        return 1
+    found = cpu_load.jobs(jobs)
+    return min(found, _JOBS_OF_A_GPU) if jobs is None and getattr(model, "device", "cpu") == "cuda" else found
 
 
 class _Failed(NamedTuple):

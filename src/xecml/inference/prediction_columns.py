@@ -21,14 +21,13 @@ from xecml.inference.answer_counts import Answered
 from xecml.inference.arithmetic import Arithmetic
 from xecml.inference.event_parts import EXTRA_TRUTH, RECONSTRUCTED, Read, Wanted, read_chosen
 from xecml.inference.onnx_files import OUTLIER
-from xecml.inference.overlapped import in_order
+from xecml.inference.overlapped import in_order, workers
 from xecml.inference.trained_model import Model
 from xecml.inference.training_comparison import Compared
 
 PREDICTION_TREE = "predictions"
 PASSED_THROUGH = ("run", "event", *EXTRA_TRUTH)
 """Columns of predictions that are branches of the input."""
-_JOBS_OF_A_GPU = 4
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
@@ -126,12 +125,6 @@ def answers_in_order(
                 answered.add(found, model)
                 answered.compare(model.training, compared, answer.columns.get(OUTLIER))
             yield answer
-
-
-def workers(model: Model, jobs: int | None) -> int:
-    """Chunks that are computed side by side: of a GPU, a few that keep it busy."""
-    found = cpu_load.jobs(jobs)
-    return min(found, _JOBS_OF_A_GPU) if jobs is None and getattr(model, "device", "cpu") == "cuda" else found
 
 
 def chunk_events(model: Model) -> int:

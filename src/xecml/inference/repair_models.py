@@ -142,7 +142,7 @@ class OnnxRepair:
         self, path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
     ) -> None:
         self.session, said = open_onnx(path, device, precision, threads)
-        self.device = self.session.device
+        self.device, self.own_threads = self.session.device, threads != 1
         if not isinstance(said, RepairMetadata):
             what = "is an encoder" if isinstance(said, EncoderMetadata) else "predicts physical quantities"
             raise InputError(f"{path} {what} and fills no sensors; export an 'inpaint' checkpoint.")

@@ -188,7 +188,7 @@ class OnnxModel:
         self, path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
     ) -> None:
         self.session, said = open_onnx(path, device, precision, threads)
-        self.device = self.session.device
+        self.device, self.own_threads = self.session.device, threads != 1
         if not isinstance(said, PredictionMetadata):
             what = "fills dead sensors and predicts nothing; use it with 'xec inpaint'"
             if isinstance(said, EncoderMetadata):

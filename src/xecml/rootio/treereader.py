@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import awkward as ak
@@ -147,13 +148,11 @@ class TreeReader:
         Raises:
             InputError: as `stored` does; or it holds no numbers, or lists of different lengths.
         """
-        try:
-            values = np.asarray(ak.to_numpy(self.stored(branch, start, stop), allow_missing=False))
-        except (ValueError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            values = np.empty(0, object)
-        if values.dtype.kind not in "fiub" or self.is_jagged(branch):
+        values = self.stored(branch, start, stop)
+        if not isinstance(values, np.ndarray) and not self.is_jagged(branch):
+            with suppress(ValueError, TypeError):  # lists, records, text: said below
+                values = np.asarray(ak.to_numpy(values, allow_missing=False))
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
             raise InputError(
                 f"{self.path}: '{branch}' does not hold numbers of one shape for every event, so it cannot be passed "
                 "through as it is; leave it out."
