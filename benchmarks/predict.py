@@ -7,7 +7,8 @@ Two questions, both measured in processes of their own:
 - **From file to file.** A file of simulated events is predicted to a file, in turns with the network alone on the same
   events in memory (`model.judge`, batches of the same size, as many side by side), in one process, with the same model,
   precision and jobs. Both rates are medians over the rounds, and so is their ratio round by round; the first round of
-  each, which loads and compiles, is not counted. The goal is 0.9.
+  each, which loads and compiles, is not counted. The goal is 0.9. The share of processor time, events a second of it
+  from file to file over those of the network alone, depends less on what else the machine does.
 - **Memory.** A long file is made by repeating the simulated one, chunk by chunk, up to 100,000 events (a few GB on the
   disk); it is named as often as it takes, and all of it is predicted to one output. The peak of the process is noted
   after each tenth of the events. The goal is 1.5 GB for a million. With `--long` fewer, the peak for a million is
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path, help="checkpoint or ONNX file")
     parser.add_argument("-n", type=int, default=4096, help="simulated events")
+    parser.add_argument("--events", type=Path, help="a file of events in place of simulated ones")
     parser.add_argument("--long", type=int, default=MILLION, help="events of the long file; 0 leaves memory out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, help="batches side by side; free cores by default")
@@ -62,15 +65,21 @@ def main() -> None:
 def report(folder: Path, options: argparse.Namespace) -> None:
     """Two lines a precision."""
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    given = apart(what="make", folder=str(folder), events=options.n, model=str(options.model or ""))
+    given = apart(
+        what="make",
+        folder=str(folder),
+        events=options.n,
+        model=str(options.model or ""),
+        path=str(options.events or ""),
+    )
     for precision in options.precision.split(","):
         shared = {"model": given["model"], "jobs": options.jobs, "device": options.device, "precision": precision}
         found = apart(what="rates", path=given["path"], rounds=options.rounds, **shared)
         print(
-            f"{precision}, {found['jobs']} jobs, {options.n} events, medians of {options.rounds}: network alone "
+            f"{precision}, {found['jobs']} jobs, {found['events']} events, medians of {options.rounds}: network alone "
             f"{found['alone']:.0f} events/s, from file to file {found['files']:.0f} events/s, share "
-            f"{found['share']:.3f} ({found['least']:.3f} to {found['most']:.3f}; goal {GOAL_SHARE}); "
-            f"load {found['load']:.1f}"
+            f"{found['share']:.3f} ({found['least']:.3f} to {found['most']:.3f}; goal {GOAL_SHARE}), of processor time "
+            f"{found['processor']:.3f}; load {found['load']:.1f}"
         )
         if options.long:
             peaks = apart(what="memory", path=given["path"], events=options.long, **shared)["peaks"]
@@ -99,16 +108,17 @@ def apart(**options: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def made(folder: str, events: int, model: str) -> dict[str, str]:
-    """Simulated events, and a model where none is given."""
+def made(folder: str, events: int, model: str, path: str) -> dict[str, str]:
+    """Events of a file, or simulated ones, in a file of the folder; and a model where none is given."""
     from xecml.simulation.generate import simulate
     from xecml.simulation.settings import load_settings
 
-    path = Path(folder) / "events.root"
-    simulate(path, events, seed=3, settings=load_settings(None, {"map_quality": "quick"}))
-    if not model:
-        model = str(fitted(path, Path(folder) / "model.pth"))
-    return {"path": str(path), "model": model}
+    file = Path(folder) / "events.root"
+    if path:
+        repeat(Path(path), file, events)
+    else:
+        simulate(file, events, seed=3, settings=load_settings(None, {"map_quality": "quick"}))
+    return {"path": str(file), "model": model or str(fitted(file, Path(folder) / "model.pth"))}
 
 
 def fitted(path: Path, out: Path) -> Path:
@@ -152,24 +162,25 @@ def rates(path: str, model: str, rounds: int, jobs: int | None, device: str, pre
     total = sum(len(chunk[loaded.branches[0]]) for chunk in events)
     out = Path(path).with_name("predictions.root")
 
-    def alone() -> float:
+    def alone() -> None:
         with cpu_load.one_thread_each() as begin, ThreadPoolExecutor(number, initializer=begin) as pool:
-            start = time.perf_counter()
             list(pool.map(lambda chunk: loaded.judge(*(chunk[branch] for branch in loaded.branches)), events))
-            return total / (time.perf_counter() - start)
 
-    def files() -> float:
-        start = time.perf_counter()
+    def files() -> None:
         predict_files(loaded, [path], out, jobs=number)
-        return total / (time.perf_counter() - start)
+
+    def timed(work: Callable[[], None]) -> tuple[float, float]:
+        start, processor = time.perf_counter(), time.process_time()
+        work()
+        return total / (time.perf_counter() - start), total / (time.process_time() - processor)
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - progress and what is replaced
-    found = [(alone(), files()) for _ in range(rounds + 1)][1:]
-    shares = [two / one for one, two in found]
-    one, two = (statistics.median(pair[i] for pair in found) for i in (0, 1))
+    found = [(*timed(alone), *timed(files)) for _ in range(rounds + 1)][1:]
+    one, cpu_one, two, cpu_two = (statistics.median(column) for column in zip(*found, strict=True))
+    shares = [row[2] / row[0] for row in found]
     return {
         "alone": one, "files": two, "share": statistics.median(shares), "least": min(shares), "most": max(shares),
-        "jobs": number, "load": os.getloadavg()[0],
+        "processor": cpu_two / cpu_one, "jobs": number, "events": total, "load": os.getloadavg()[0],
     }  # fmt: skip
 
 
@@ -218,7 +229,7 @@ def repeat(path: Path, out: Path, events: int) -> None:
     done = 0
     with rootio.TreeWriter(out) as writer:
         while done < events:
-            for chunk in rootio.read(path, ["npho", "time", "run", "event", "energyTruth"], chunk_events=512):
+            for chunk in rootio.read(path, chunk_events=512):
                 some = {name: values[: events - done] for name, values in chunk.items()}
                 if not len(some["run"]):
                     break

@@ -270,7 +270,8 @@ def _loss(repair: Repair, plan: _Plan, dead: DeadSensors, correction: Correction
         return None
     uncounted = None if correction is None else replace(correction, events=Counter())
     read = next(_reads(replace(plan, chunk_events=MEASURED_ON), dead, uncounted))
-    return loss_of_repairs(repair, *(read.chunk[branch] for branch in plan.pair), read.dead)
+    npho, time = (read.chunk[branch] for branch in plan.pair)
+    return loss_of_repairs(repair, npho, time, read.dead)
 
 
 # ------------------------------------------------------------------------------------------------------ the input

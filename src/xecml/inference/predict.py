@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from xecml.events import Chunk
 from xecml.inference.answer_counts import Answered
 from xecml.inference.event_parts import CARRIED, Part, Wanted, as_stored, read_parts
 from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_answers
-from xecml.inference.prediction_columns import PREDICTION_TREE, answers_in_order, chunk_events
+from xecml.inference.prediction_columns import PREDICTION_TREE, Answer, answers_in_order, chunk_events
 from xecml.inference.prediction_outputs import Output, named_outputs, piece_path, planned
 from xecml.inference.prediction_record import RECORD, Records, check_no_more, conditions_option, model_record
 from xecml.inference.prediction_writers import PredictionFile, described_in
@@ -201,10 +200,9 @@ def _write(
     answering = answers_in_order(model, reads, answered=answered, jobs=jobs, with_events=False)
     # whatever goes wrong while writing ends the threads that read and compute
     with closing(answering) as answers:
-        for owner, group in groupby(answers, key=lambda answer: answer.read.owner):
-            output = outputs[owner]
+        for owner, output in enumerate(outputs):
             with PredictionFile(output.path, PREDICTION_TREE, ntuple=bool(records.options["rntuple"])) as file:
-                for columns in _chosen(group, friend=bool(records.options["friend"])):
+                for columns in _columns(answers, output.events, friend=bool(records.options["friend"])):
                     file.extend(columns)
                     bar.advance(len(columns["run"]))
                 said = earlier_of(dict.fromkeys(part.path for part in output.parts))
@@ -217,9 +215,12 @@ def _write(
     return applied
 
 
-def _chosen(answers: Iterator[Any], *, friend: bool) -> Iterator[Chunk]:
-    for answer in answers:
-        columns: Chunk = answer.columns
+def _columns(answers: Iterator[Answer], events: int, *, friend: bool) -> Iterator[Chunk]:
+    """Columns of the next events, at least of one chunk; nothing behind them is waited for, which may go wrong."""
+    done = -1
+    while done < events:
+        columns = next(answers).columns
+        done = max(done, 0) + len(columns["run"])
         if friend:
             columns = {n: v for n, v in columns.items() if n in _OF_FRIENDS or n.startswith(("pred_", "sigma_"))}
         yield columns

@@ -123,7 +123,7 @@ def said_of(path: Path, name: str) -> str | None:
         if path.suffix == ".root":
             return rootio.read_text(path, name)
         if path.suffix == ".parquet":
-            found = _parquet(path).read_schema(path).metadata or {}
+            found = _parquet(path).read_metadata(path).metadata or {}
             text = found.get(name.encode())
             return None if text is None else text.decode()
         content = json.loads(described_in(path)[1].read_text(encoding="utf-8"))

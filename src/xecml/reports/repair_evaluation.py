@@ -78,7 +78,7 @@ def evaluate_repairs(
     for other in others:
         if str(other) in REPAIRS:
             continue  # stands there already
-        own = {"device": device, "precision": "float32" if Path(other).suffix == ".onnx" else precision}
+        own: dict[str, Any] = {"device": device, "precision": "float32" if Path(other).suffix == ".onnx" else precision}
         if is_repair(other):
             repairs[_distinct(Path(other), repairs)] = load_repair(other, **own)
         elif model is None:
