@@ -27,6 +27,7 @@ from xecml.inference.prediction_writers import said_of
 from xecml.inference.repair_models import NetworkRepair, load_repair
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.models.normalise import validity
+from xecml.reports import repair_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,10 @@ def test_repairs_in_16_bits_say_what_they_lose(folder: Path, tmp_path: Path) -> 
     assert json.loads(rootio.read_text(tmp_path / "f.root", "precision") or "") == loss.as_dict()
     inpaint_files(exact, folder / "dead.root", tmp_path / "g.root")
     assert rootio.read_text(tmp_path / "g.root", "precision") is None
+    assert repair_evaluation._loss(exact, [str(folder / "dead.root")], "tree", {}, None, None) is None
+    evaluated = repair_evaluation._loss(repair, [str(folder / "dead.root")], "tree", {}, None, None)
+    assert evaluated is not None
+    assert (evaluated.precision, evaluated.events) == ("bf16", 70)
     # what was live passes bit for bit all the same
     found = next(rootio.read(tmp_path / "f.root", ["npho"]))["npho"]
     live = ~events["dead"].astype(bool)
