@@ -18,7 +18,6 @@ from xecml.data.selected_events import Chosen
 from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
 from xecml.inference.answer_counts import Answered
-from xecml.inference.arithmetic import Arithmetic
 from xecml.inference.event_parts import EXTRA_TRUTH, RECONSTRUCTED, Read, Wanted, read_chosen
 from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.overlapped import in_order, workers
@@ -28,6 +27,8 @@ from xecml.inference.training_comparison import Compared
 PREDICTION_TREE = "predictions"
 PASSED_THROUGH = ("run", "event", *EXTRA_TRUTH)
 """Columns of predictions that are branches of the input."""
+_CHUNK_EVENTS = {"cpu": 128, "cuda": 1024}
+"""On a processor few, for each job holds the numbers between layers of so many."""
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
@@ -128,8 +129,8 @@ def answers_in_order(
 
 
 def chunk_events(model: Model) -> int:
-    """Events that are computed at once."""
-    return Arithmetic(getattr(model, "device", "cpu")).batch
+    """Events that a job computes at once."""
+    return _CHUNK_EVENTS[getattr(model, "device", "cpu")]
 
 
 def _passed_on(read: Read, columns: Chunk) -> Chunk:
