@@ -14,7 +14,7 @@ ifneq ($(words $(TORCH)),$(words $(filter $(BUILDS),$(TORCH))))
 $(error TORCH=$(TORCH) is no build of PyTorch that is tested; choose one of $(BUILDS), or leave it out)
 endif
 
-.PHONY: install demo test test-slow test-all lint bench bench-data bench-gpu bench-robust validate clean
+.PHONY: install demo test test-slow test-all lint bench bench-data bench-gpu bench-predict bench-robust validate clean
 
 install: $(STAMP)
 
@@ -68,6 +68,10 @@ bench-data: $(STAMP)
 # all that is unknown of a GPU, in less than eight minutes; without one a trial at a tiny size
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --out artifacts/bench-gpu
+
+# from file to file beside the network alone, and the memory of a million events; an hour or two on two cores
+bench-predict: $(STAMP)
+	$(BIN)/python benchmarks/predict.py --jobs $(JOBS) $(BENCH)
 
 validate: $(STAMP)
 	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)

@@ -15,6 +15,7 @@ from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.evaluation.tables import read_table
 from xecml.events import TASKS
+from xecml.inference.arithmetic import Arithmetic
 from xecml.inference.trained_model import TorchModel
 from xecml.models.build import build_regressor
 from xecml.models.normalise import validity
@@ -41,7 +42,7 @@ def fitted() -> TorchModel:
 
 @pytest.fixture
 def model(fitted: TorchModel, monkeypatch: pytest.MonkeyPatch) -> TorchModel:
-    monkeypatch.setattr(model_evaluation, "load_model", lambda _: fitted)
+    monkeypatch.setattr(model_evaluation, "load_model", lambda *_, **__: fitted)
     return fitted
 
 
@@ -135,3 +136,22 @@ def test_where_nothing_can_be_measured_the_reason_is_said(model: TorchModel, tmp
     with pytest.raises(InputError, match="holds no events"):
         evaluated(tmp_path, {k: v[:0] for k, v in events.items()})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_16_bits_lose_stands_in_the_report(
+    fitted: TorchModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rough, asked = TorchModel(fitted.network, fitted.content, Arithmetic("cpu", "bf16")), []
+
+    def load(_: object, **options: object) -> TorchModel:
+        asked.append(options)
+        return rough
+
+    monkeypatch.setattr(model_evaluation, "load_model", load)
+    report = evaluated(tmp_path, point_sources(60, seed=5), device="cpu", precision="bf16", jobs=2)
+    assert asked == [{"device": "cpu", "precision": "bf16", "threads": 1}]
+    assert report.loss is not None
+    assert (report.loss.events, set(report.loss.within)) == (60, {"energy", "timing"})
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (content["loss"], content["device"]) == (report.loss.as_dict(), "cpu")

@@ -211,6 +211,17 @@ def test_tasks_of_an_array_have_their_own_files(place: Path) -> None:
     assert "There are 5 files, so the array has so many tasks." in notices
 
 
+def test_tasks_of_an_array_may_write_a_file_for_each_of_theirs(place: Path) -> None:
+    for i in range(2):
+        (place / f"in_{i}.root").write_bytes(b"x")
+    words = ("predict", "model.pth", "in_*.root", "--array", "2", "--keep", "run,mask", "--jobs", "4", "--chunk", "10")
+    text, _ = said(*words, "--out", "answers/", "--dry-run")
+    assert "--out answers/ --jobs 4 --keep run,mask --chunk 10" in text
+    assert "answers/predictions.jobs/job_1" in text
+    text, _ = said(*words[:5], "--friend", "--device", "cuda", "--dry-run")
+    assert "--device cuda --friend" in text
+
+
 def test_trainings_of_an_array_have_their_own_runs() -> None:
     text, _ = said(*TRAIN, "--array", "1,5", "--set", "training.seed={task}", "--dry-run")
     assert """--set training.seed="$task" """ in text

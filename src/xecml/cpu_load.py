@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _EVERY_S = 5.0
@@ -141,3 +143,29 @@ def go_on_with(threads: int) -> None:
     """Of a run that is gone on with: its number of threads, where it is followed."""
     if _following is not None:
         _following.go_on_with(threads)
+
+
+def jobs(asked: int | None = None) -> int:
+    """How many pieces of work to do side by side: as many as asked for, or as there are threads to take."""
+    import torch
+
+    return max(1, asked or threads_for_libraries() or torch.get_num_threads())
+
+
+@contextmanager
+def one_thread_each() -> Iterator[Callable[[], None]]:
+    """While active, pieces of work run side by side in threads of this process, each with one thread of PyTorch.
+
+    Such threads wait for nobody, so that a busy neighbour slows down only the one whose core it takes; their number is
+    not followed meanwhile. Yields what each thread calls first.
+    """
+    global _following
+    import torch
+
+    before, following = torch.get_num_threads(), _following
+    _following = None
+    try:
+        yield lambda: torch.set_num_threads(1)
+    finally:
+        _following = following
+        torch.set_num_threads(before)

@@ -24,6 +24,7 @@ _MARK = re.compile(rb"made by 'xec ([a-z]+)'")
 # files whose form has no place for a mark
 _BEGINNINGS = (
     (".csv", re.compile(rb"run,event,(true|pred)_"), "train"),
+    (".csv", re.compile(rb"run,event,n_valid,n_timed,"), "predict"),
     (".jsonl", re.compile(rb'\{"epoch": |\A\Z'), "train"),  # empty before the end of the first epoch
     (".pth", re.compile(rb"xecml-checkpoint"), "train"),
 )

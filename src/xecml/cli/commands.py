@@ -265,7 +265,9 @@ app.command()(display)
 @app.command()
 def info(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ROOT file, checkpoint or ONNX file.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Print versions, processors, GPUs, memory and compiler.")] = False,
+    system: Annotated[
+        bool, typer.Option("--system", help="Print versions, processors, GPUs, memory and compiler.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from xecml.cli.calibrate import Reference
-from xecml.cli.printing import Debug, Files, Force, Json, Part, Select, Tree, show_table
+from xecml.cli.printing import Debug, Device, Files, Force, Jobs, Json, Part, Precision, Select, Tree, show_table
 from xecml.errors import InputError
 
 
@@ -28,6 +28,9 @@ def evaluate(
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
     depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    jobs: Jobs = None,
     select: Select = "",
     share: Part = "",
     tree: Tree = "tree",
@@ -45,7 +48,9 @@ def evaluate(
     checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
-        options |= {"cut": cut, "force": force}
+        options |= {"cut": cut, "device": device, "precision": precision, "force": force}
+        if jobs is not None:
+            raise InputError("--jobs is for models that predict physical quantities; this one repairs sensors.")
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
@@ -53,6 +58,7 @@ def evaluate(
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
     options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "force": force}
+    options |= {"device": device, "precision": precision, "jobs": jobs}
     report = evaluate_files(checkpoint, files, out, **options)
     if as_json:
         print(json.dumps(report.as_dict()))
@@ -68,6 +74,8 @@ def evaluate(
         for warning in report.evaluations[0].warnings:
             print(f"Warning: {warning}")
         print("Wrote " + ", ".join(str(path) for path in report.files.values()) + ".")
+        if report.loss is not None:
+            print(report.loss.line())
         for name, line in report.calibrations.items():
             print(f"{name}: {line}")
         if said := report.answered.line():

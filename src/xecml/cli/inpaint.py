@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xecml.choices import REPAIRS
-from xecml.cli.printing import Apply, ByRun, Debug, Files, Force, Json, Tree, show
+from xecml.cli.printing import Apply, ByRun, Debug, Device, Files, Force, Jobs, Json, Precision, Tree, show
 
 
 def inpaint(
@@ -25,6 +25,9 @@ def inpaint(
         Path | None,
         typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
     ] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    jobs: Jobs = None,
     conditions: ByRun = None,
     apply: Apply = "",
     tree: Tree = "tree",
@@ -38,7 +41,7 @@ def inpaint(
     from xecml.inference.inpaint import inpaint_files
     from xecml.inference.repair_models import load_repair
 
-    filler = load_repair(repair)
+    filler = load_repair(repair, device=device, precision=precision, threads=1)
     branches, names = getattr(filler, "branches", ("npho", "time")), getattr(filler, "names", {})
     report = inpaint_files(
         filler,
@@ -49,6 +52,7 @@ def inpaint(
         branches=branches,
         names=names,
         repair_path=repair,
+        jobs=jobs,
         correction=correction(conditions, apply),
         force=force,
     )
@@ -57,6 +61,7 @@ def inpaint(
         "conditions": "by the conditions of each run",
     }[report.origin]  # fmt: skip
     left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""
+    loss = f"\n{report.loss.line()}" if report.loss is not None else ""
     unlike = f"\n{said}" if (said := report.line()) else ""
     empty = f", {report.not_filled} without anything to go by" if report.not_filled else ""
     show(
@@ -64,5 +69,5 @@ def inpaint(
         report.as_dict(),
         ("" if report.sensors else "No dead sensor was found; name them in a list if there are some. ")
         + f"Filled {number_of(report.filled, 'value')} of {number_of(len(report.sensors), 'sensor')} ({known}{empty}) "
-        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).{unlike}",
+        f"in {number_of(report.events)} to {out} ({report.events / report.seconds:.0f} events/s{left}).{loss}{unlike}",
     )

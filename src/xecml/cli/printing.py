@@ -47,6 +47,23 @@ Apply = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of random numbers; the same seed gives the same bytes.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto uses a GPU if there is one.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="float32, or bf16 if the device supports it; the loss of precision is measured and printed.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Number of batches that are computed at the same time; answers do not depend on it.",
+        show_default="free cores",
+    ),
+]
 
 
 def show(as_json: bool, values: dict[str, Any], text: str) -> None:

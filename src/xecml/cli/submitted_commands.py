@@ -19,6 +19,7 @@ from xecml.cluster.submission import shares
 from xecml.errors import InputError
 from xecml.events import number_of
 from xecml.files import expand, is_url, mode_of, regular_file
+from xecml.inference.prediction_outputs import named_outputs
 from xecml.limits import shown
 
 ENVIRONMENT = {
@@ -151,7 +152,7 @@ def _of_files(command: str, words: Sequence[str], name: str | None, array: str |
             regular_file(model, "model")
     if not inputs:
         raise InputError(f"No files for 'xec {command}' are given; name them after the model.")
-    files, out = expand(inputs), Path(values["out"])
+    files, out = expand(inputs), _output_of(command, values, expand(inputs))
     numbers, tasks = array_of(array) if array else (None, [])
     if tasks:
         if len(files) < len(tasks):
@@ -160,7 +161,8 @@ def _of_files(command: str, words: Sequence[str], name: str | None, array: str |
         values["files"] = [FILES]
         if values.get("pretrained"):
             values["model"], values["files"] = FILES, []
-        values["out"] = out.with_name(f"{out.stem}_{TASK}{out.suffix}")
+        if values["out"] and out.suffix:  # folders and names with a star have a file for each input as it is
+            values["out"] = str(out.with_name(f"{out.stem}_{TASK}{out.suffix}"))
     if "\t" in "".join(files) or not all(file.isprintable() for file in files):
         raise InputError("A name of a file holds a character that cannot be printed; rename it.")
     return Ordinary(
@@ -172,6 +174,16 @@ def _of_files(command: str, words: Sequence[str], name: str | None, array: str |
         files=shares(files, tasks) if tasks else {"": files},
         notices=notices,
     )
+
+
+def _output_of(command: str, values: Mapping[str, Any], files: Sequence[str]) -> Path:
+    """What a job is called by: the file that it writes, or the folder in which it writes one for each input."""
+    if command != "predict":
+        return Path(values["out"])
+    named = named_outputs(values["out"], files, friend=values["friend"], ntuple=values["rntuple"])
+    if len(named) == 1 and str(named[0][0]) == str(values["out"]):
+        return named[0][0]
+    return named[0][0].parent / "predictions"
 
 
 # -------------------------------------------------------------------------------------------------- words and values

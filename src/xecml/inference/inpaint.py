@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import time as clock
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml import rootio
-from xecml.checks.dead_sensors import DEAD, Origin, dead_sensors
+from xecml import cpu_load, rootio
+from xecml.checks.dead_sensors import DEAD, DeadSensors, Origin, dead_sensors
 from xecml.checks.sensor_occupancy import MIN_EVENTS_SENSOR
 from xecml.conditions import Correction, runs_of
 from xecml.conditions_file import TREE, as_text, earlier_of, refuse_twice
 from xecml.data import source
 from xecml.data.runs_of_files import check_covered
 from xecml.errors import InputError
-from xecml.events import (
-    BRANCHES,
-    INVALID,
-    Chunk,
-    number_of,
-    photoelectrons,
-    read_counts,
-    relative_quantities,
-    valid_counts,
-    valid_times,
-)
+from xecml.events import BRANCHES, Chunk, number_of, read_counts
 from xecml.geometry import N_SENSORS
+from xecml.inference.filled_branches import INPAINTED, repaired
 from xecml.inference.onnx_files import OUTLIER
-from xecml.inference.repair_models import Knowing, Repair
-from xecml.inference.training_comparison import UNKNOWN, Comparison, Training
+from xecml.inference.overlapped import in_order, workers
+from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_repairs
+from xecml.inference.repair_models import Knowing, NetworkRepair, Repair
+from xecml.inference.training_comparison import UNKNOWN, Compared, Comparison, Training
 from xecml.outputs import claim, making
 from xecml.progress import progress
 from xecml.rootio.treewriter import named_root
 
 Marks = NDArray[np.bool_]
 
-INPAINTED = "inpainted"
-"""Branch (4760,) of bool: what was filled."""
-RELATIVE = ("relative_npho", "relative_time")
 _LOOKED_AT = 100
 
 
@@ -62,6 +55,8 @@ class InpaintReport:
         left_out: branches of the input that could not be written: lists, and those under a name that another has.
         seconds: time it took.
         corrected: conditions that were applied, here or before.
+        device: where the repair was computed.
+        loss: what its precision loses, where that is below 32 bits.
     """
 
     out: Path
@@ -75,14 +70,17 @@ class InpaintReport:
     comparison: Comparison | None = None
     unknown: bool = False
     corrected: tuple[dict[str, Any], ...] = ()
+    device: str = "cpu"
+    loss: PrecisionLoss | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
         facts = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("comparison", "unknown")
+            if field.name not in ("comparison", "unknown", "loss")
         }
+        facts |= {} if self.loss is None else {"loss": self.loss.as_dict()}
         training = {} if self.comparison is None else {"training": self.comparison.as_dict()}
         return facts | {"out": str(self.out)} | training
 
@@ -128,6 +126,7 @@ def inpaint_files(
     chunk_events: int = 500,
     repair_path: str | Path | None = None,
     correction: Correction | None = None,
+    jobs: int | None = None,
     force: bool = False,
 ) -> InpaintReport:
     """Write all branches of files with dead sensors filled, and `inpainted` (4760) beside them; atomically.
@@ -152,6 +151,8 @@ def inpaint_files(
         repair_path: file that the repair comes from, which `out` must not be.
         correction: conditions, which say by run what is dead in place of a list; what else they are to correct for
             changes live sensors, too. What was applied stands in the output.
+        jobs: chunks that are filled side by side; as many as cores are free by default. What is filled does not depend
+            on it.
         force: replace an existing file that this function did not make.
 
     Raises:
@@ -179,19 +180,28 @@ def inpaint_files(
     training: Training | None = getattr(repair, "training", None)
     comparison = None if training is None else Comparison(training)
     ever, filled, not_filled, lost = np.zeros(N_SENSORS, bool), 0, 0, 0
-    with rootio.TreeWriter(out, tree) as writer, progress(plan.total, "inpaint") as bar:
-        for path, chunk in plan.chunks():
-            if correction is not None and correction.changes_live_sensors:
-                chunk |= correction(path, chunk)
-            elif correction is not None:
-                correction.count(runs_of(chunk, path), path)
-            where = dead.of_events(path, chunk, len(chunk[branches[0]]))
-            whole = np.asarray(where.all(1))
+
+    def work(read: _Read) -> _Filled:
+        arrays = repaired(repair, read.chunk, read.dead, branches)
+        found = None
+        if training is not None:
+            found = _compared(repair, read.chunk, read.dead | read.whole[:, None], branches)
+            arrays[OUTLIER] = np.full(len(read.dead), np.nan, np.float32) if found is None else found[0]
+        return _Filled(arrays, read.dead, read.whole, found)
+
+    reads = _reads(plan, dead, correction)
+    loss = _loss(repair, plan, dead, correction)
+    with (
+        rootio.TreeWriter(out, tree) as writer,
+        progress(plan.total, "inpaint") as bar,
+        cpu_load.one_thread_each() as begin,
+        closing(in_order(reads, work, workers=workers(repair, jobs), begin=begin)) as results,
+    ):
+        for arrays, where, whole, found in results:
             lost += int(whole.sum())
-            where, not_filled = where & ~whole[:, None], not_filled + N_SENSORS * int(whole.sum())
-            arrays = _repaired(repair, chunk, where, branches)
-            if comparison is not None:
-                arrays[OUTLIER] = _compared(repair, chunk, where | whole[:, None], branches, comparison)
+            not_filled += N_SENSORS * int(whole.sum())
+            if comparison is not None and found is not None:
+                comparison.add(found[1], found[0])
             writer.extend({plan.names[0].get(name, name): values for name, values in arrays.items()})
             missing = int((where & ~read_counts(arrays[branches[0]])).sum())
             filled, not_filled = filled + int(where.sum()) - missing, not_filled + missing
@@ -201,6 +211,8 @@ def inpaint_files(
             records.append(correction.record("inpaint"))
         if records:
             writer.add_text(TREE, as_text(records))
+        if loss is not None:
+            writer.add_text("precision", json.dumps(loss.as_dict()))
         if lost == plan.total:
             raise InputError(
                 f"All {N_SENSORS} sensors are dead in all events of {plan.paths[0]}; nothing is left to fill them from."
@@ -218,7 +230,48 @@ def inpaint_files(
         comparison,
         isinstance(repair, Knowing) and training is None,
         tuple(records),
+        getattr(repair, "device", "cpu"),
+        loss,
     )
+
+
+class _Read(NamedTuple):
+    """A chunk to fill: its dead sensors (N, 4760), and events (N,) that are dead as a whole and stay as they are."""
+
+    chunk: Chunk
+    dead: Marks
+    whole: Marks
+
+
+class _Filled(NamedTuple):
+    """All branches of a chunk with its dead sensors filled, what they were, and how it compares with the training."""
+
+    arrays: Chunk
+    dead: Marks
+    whole: Marks
+    compared: tuple[NDArray[np.float32], Compared] | None
+
+
+def _reads(plan: _Plan, dead: DeadSensors, correction: Correction | None) -> Iterator[_Read]:
+    """Chunks of the files, corrected, with their dead sensors."""
+    for path, chunk in plan.chunks():
+        if correction is not None and correction.changes_live_sensors:
+            chunk |= correction(path, chunk)
+        elif correction is not None:
+            correction.count(runs_of(chunk, path), path)
+        where = dead.of_events(path, chunk, len(chunk[plan.pair[0]]))
+        whole = np.asarray(where.all(1))
+        yield _Read(chunk, where & ~whole[:, None], whole)
+
+
+def _loss(repair: Repair, plan: _Plan, dead: DeadSensors, correction: Correction | None) -> PrecisionLoss | None:
+    """What a precision below 32 bits loses on dead sensors of the first events; none where nothing is lost."""
+    if not isinstance(repair, NetworkRepair) or repair.precision == "float32":
+        return None
+    uncounted = None if correction is None else replace(correction, events=Counter())
+    read = next(_reads(replace(plan, chunk_events=MEASURED_ON), dead, uncounted))
+    npho, time = (read.chunk[branch] for branch in plan.pair)
+    return loss_of_repairs(repair, npho, time, read.dead)
 
 
 # ------------------------------------------------------------------------------------------------------ the input
@@ -276,75 +329,8 @@ def _branches(
     return forms, tuple(left_out)
 
 
-# ----------------------------------------------------------------------------------------------------- the output
-
-
-def _repaired(repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]) -> Chunk:
-    """All branches of a chunk with dead sensors filled, and the mask of what was."""
-    answers = repair.fill(chunk[pair[0]], chunk[pair[1]], dead)
-    # whatever the repair does to live sensors, they pass
-    filled: Chunk = {b: _take(chunk[b], values, dead) for b, values in zip(pair, answers, strict=True)}
-    filled |= _absolute(chunk, filled, dead, pair)
-    if pair == RELATIVE:
-        filled["relative_npho"] = _to_the_largest(chunk["relative_npho"], filled["relative_npho"])
-    if "nphe" in chunk and "npho" in filled:
-        n = filled["npho"]
-        filled["nphe"] = _take(chunk["nphe"], np.where(read_counts(n), photoelectrons(n), INVALID), dead)
-    filled |= _relative(chunk, filled, pair)
-    inpainted = dead & read_counts(filled[pair[0]])
-    if INPAINTED in chunk:
-        inpainted |= chunk[INPAINTED].astype(bool)
-    return chunk | filled | {INPAINTED: inpainted}
-
-
 def _compared(
-    repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str], comparison: Comparison
-) -> NDArray[np.float32]:
-    """`outlier` (N,) of a chunk by its live sensors, which are added to the comparison."""
-    found = repair.compare(chunk[pair[0]], chunk[pair[1]], dead) if isinstance(repair, Knowing) else None
-    if found is None:
-        return np.full(len(dead), np.nan, np.float32)
-    outlier, compared = found
-    comparison.add(compared, outlier)
-    return outlier
-
-
-def _take(before: NDArray[Any], after: NDArray[Any], where: Marks) -> NDArray[Any]:
-    """`after` where asked for, else `before`, in the type of `before`."""
-    return np.where(where, np.asarray(after).astype(before.dtype), before)
-
-
-def _relative(chunk: Chunk, filled: Mapping[str, NDArray[Any]], pair: tuple[str, str]) -> Chunk:
-    """The relative branches beside `pair`: as they were, but for values that come out otherwise than before."""
-    wanted = [b for b, absolute in zip(RELATIVE, ("npho", "time"), strict=True) if b in chunk and absolute in pair]
-    if not wanted or "npho" not in chunk:
-        return {}
-    clock = "time" if "time" in chunk else pair[1]  # counts do not depend on it
-    before, after = (relative_quantities(of["npho"], of[clock], of.get("nphe")) for of in (chunk, {**chunk, **filled}))
-    pairs = zip(RELATIVE, before, after, strict=True)
-    return {b: _take(chunk[b], new, new != old) for b, old, new in pairs if b in wanted}
-
-
-def _to_the_largest(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
-    """Relative counts on the scale of the event's largest one, in events where it is another than before."""
-    old, new = (np.where(valid_counts(n), n, 0).max(1, keepdims=True) for n in (before, after))
-    changed = (new != old) & (new > 0) & valid_counts(after)
-    return _take(after, after / np.where(new > 0, new, 1), changed)
-
-
-def _absolute(chunk: Chunk, filled: Mapping[str, NDArray[Any]], dead: Marks, pair: tuple[str, str]) -> Chunk:
-    """Photons and seconds from filled relative quantities, on the scale and the clock of the event's live sensors."""
-    absolute: Chunk = {}
-    if not {"npho", "time"} <= chunk.keys() or not set(RELATIVE) & set(pair):
-        return absolute
-    n, t, rn, rt = (chunk[b].astype(np.float64) for b in ("npho", "time", *pair))
-    counted = valid_counts(n) & valid_counts(rn) & ~dead
-    ok, clocked = read_counts(filled[pair[0]]), valid_times(filled[pair[0]], filled[pair[1]])
-    if pair[0] == "relative_npho":
-        scale = np.where(counted, n, 0).sum(1) / np.maximum(np.where(counted, rn, 0).sum(1), 1e-30)
-        absolute["npho"] = _take(chunk["npho"], np.where(ok, filled[pair[0]] * scale[:, None], INVALID), dead)
-    if pair[1] == "relative_time":
-        timed = counted & valid_times(n, t) & valid_times(rn, rt)
-        begin = np.where(timed, t - rt, 0).sum(1) / np.maximum(timed.sum(1), 1)
-        absolute["time"] = _take(chunk["time"], np.where(clocked, filled[pair[1]] + begin[:, None], INVALID), dead)
-    return absolute
+    repair: Repair, chunk: Chunk, dead: Marks, pair: tuple[str, str]
+) -> tuple[NDArray[np.float32], Compared] | None:
+    """`outlier` (N,) of a chunk by its live sensors, and how it compares with the training; none if not known."""
+    return repair.compare(chunk[pair[0]], chunk[pair[1]], dead) if isinstance(repair, Knowing) else None

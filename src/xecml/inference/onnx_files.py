@@ -20,6 +20,7 @@ from xecml.errors import InputError
 from xecml.events import INVALID, SENSOR_BRANCHES, TASKS, TaskName
 from xecml.files import regular_file
 from xecml.geometry import FACES, N_SENSORS
+from xecml.inference.arithmetic import CUDA_PROVIDER, no_cuda_provider, onnx_providers, say
 from xecml.inference.calibration_record import Calibration
 from xecml.inference.onnx_graph import check_graph
 from xecml.schema import Described, Text, checked, one_line, parsed_json
@@ -175,10 +176,12 @@ class Session:
     Attributes:
         outputs: name of each answer -> shape of one event's.
         metadata: of the file, as it stands there.
+        device: `cpu` or `cuda`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._session = path, _session(path)
+    def __init__(self, path: Path, device: str = "cpu", precision: str = "float32", threads: int | None = None) -> None:
+        self._path, self._session = path, _session(path, device, precision, threads)
+        self.device = "cuda" if CUDA_PROVIDER in self._session.get_providers() else "cpu"
         try:
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
@@ -246,15 +249,23 @@ class Session:
 Said = PredictionMetadata | RepairMetadata | EncoderMetadata
 
 
-def open_onnx(path: str | Path) -> tuple[Session, Said]:
+def open_onnx(
+    path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
+) -> tuple[Session, Said]:
     """A file that this package exported, ready to run, and what it says of itself.
+
+    Args:
+        path: of the file.
+        device: of `xecml.inference.arithmetic.DEVICES`.
+        precision: of `xecml.inference.arithmetic.PRECISIONS`; only `float32` is one of files.
+        threads: of the runtime; those of `cpu_load` by default.
 
     Raises:
         InputError: missing runtime, damaged file, a file of another origin or geometry, or one that does not do what it
             says.
     """
     file = regular_file(path, "model")
-    session = Session(file)
+    session = Session(file, device, precision, threads)
     said = {k.removeprefix("xecml."): v for k, v in session.metadata.items() if k.startswith("xecml.")}
     if "geometry_hash" not in said:
         raise InputError(f"{path} was not exported by this package; use a file made by 'xec export'.")
@@ -313,22 +324,28 @@ def _answers(tasks: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes | {f"sigma_{task}": shape for task, shape in shapes.items()}
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, device: str, precision: str, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"{path} needs ONNX Runtime; install it with: pip install 'xecml[onnx]'.") from error
+    providers = onnx_providers(path, device, precision)
     check_graph(path)
     options = onnxruntime.SessionOptions()
-    if threads := cpu_load.threads_for_libraries():
+    if threads := threads or cpu_load.threads_for_libraries():
         options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT  # what it has to say is in its errors
     if _bounded_memory():
         options.add_session_config_entry(_REGISTERED, "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the runtime has its own exception types
         raise InputError(f"{path} cannot be loaded as an ONNX model: {reason(error)}; {_ADVICE}.") from error
+    if CUDA_PROVIDER in providers and CUDA_PROVIDER not in session.get_providers():  # its libraries are not there
+        if device == "cuda":
+            raise InputError(no_cuda_provider(path))
+        say(no_cuda_provider(path))
+    return session
 
 
 @cache

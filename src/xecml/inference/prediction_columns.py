@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xecml import geometry, rootio
+from xecml import cpu_load, geometry, rootio
 from xecml.conditions import Correction
 from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
-from xecml.data.selected_events import Chosen, read_selected
+from xecml.data.selected_events import Chosen
+from xecml.errors import InputError
 from xecml.events import TASKS, Chunk
 from xecml.inference.answer_counts import Answered
+from xecml.inference.event_parts import EXTRA_TRUTH, RECONSTRUCTED, Read, Wanted, read_chosen
 from xecml.inference.onnx_files import OUTLIER
+from xecml.inference.overlapped import in_order, workers
 from xecml.inference.trained_model import Model
+from xecml.inference.training_comparison import Compared
 
 PREDICTION_TREE = "predictions"
-_EXTRA_TRUTH = ("xyzTruth", "xyzVTX")
-_CORRECTED = ("npho", "time", "nphe")
-"""What relative counts and times are made anew of, where conditions change it."""
-RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
-"""Branches of reconstructed quantities by task."""
+PASSED_THROUGH = ("run", "event", *EXTRA_TRUTH)
+"""Columns of predictions that are branches of the input."""
+_CHUNK_EVENTS = {"cpu": 128, "cuda": 1024}
+"""On a processor few, for each job holds the numbers between layers of so many."""
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
@@ -47,7 +51,19 @@ def true_columns(chunk: Mapping[str, NDArray[Any]], tasks: Sequence[str]) -> Chu
     """Columns of truth for the tasks whose truth a chunk has, and the vertex and position where it has them."""
     present = {task: chunk[TASKS[task].truth] for task in tasks if TASKS[task].truth in chunk}
     columns = table_columns(present, prefix="true_")
-    return columns | {name: chunk[name] for name in _EXTRA_TRUTH if name in chunk}
+    return columns | {name: chunk[name] for name in EXTRA_TRUTH if name in chunk}
+
+
+class Answer(NamedTuple):
+    """A chunk and what a model says of it.
+
+    Attributes:
+        read: the chunk.
+        columns: of the prediction tree.
+    """
+
+    read: Read
+    columns: Chunk
 
 
 def predict_chunks(
@@ -55,36 +71,78 @@ def predict_chunks(
     files: str | Path | Sequence[str | Path],
     *,
     tree: str = rootio.DEFAULT_TREE,
-    chunk_events: int = 2048,
     answered: Answered | None = None,
     chosen: Mapping[str, Chosen] | None = None,
     correction: Correction | None = None,
+    jobs: int | None = None,
 ) -> Iterator[tuple[Chunk, Chunk]]:
     """Predict files chunk by chunk: yields the input chunk, and the columns of the prediction tree.
 
     Truth and reconstructed values of every quantity that the file has are carried along, whether the model predicts it
     or not. `answered` counts what could not be answered. Of files in `chosen` only those events are there. A
-    `correction` is made before anything else, by the runs of the events.
+    `correction` is made before anything else, by the runs of the events. `jobs` chunks are computed side by side.
     """
-    truths = sorted({TASKS[task].truth for task in TASKS})
-    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
-    if correction is not None:
-        optional = (*optional, *_CORRECTED)
-    before = 0
-    options: dict[str, Any] = {"tree": tree, "chunk_events": chunk_events, "optional": optional}
-    for path in source.expand(files):
-        options |= {"names": source.names_here(path, tree, model.names)}
-        for entries, chunk in read_selected(path, model.branches, (chosen or {}).get(path), **options):
-            if correction is not None:
-                chunk |= correction(path, chunk)
-            npho, time = (chunk[branch] for branch in model.branches)
-            found = coverage(npho, time)
-            answers, compared = model.judge(npho, time)
+    wanted = Wanted(model.branches, model.names, tree, chunk_events(model))
+    reads = read_chosen(source.expand(files), wanted, chosen, correction)
+    for read, columns in answers_in_order(model, reads, answered=answered, jobs=jobs):
+        yield read.chunk, columns
+
+
+def answers_in_order(
+    model: Model,
+    reads: Iterator[Read],
+    *,
+    answered: Answered | None = None,
+    jobs: int | None = None,
+    with_events: bool = True,
+) -> Generator[Answer]:
+    """Answers to chunks in their order, while later ones are read and computed.
+
+    They do not depend on `jobs`: a chunk is computed by one thread, as it is.
+
+    Args:
+        model: what predicts.
+        reads: chunks with the model's branches.
+        answered: counts what could not be answered.
+        jobs: chunks that are computed side by side; as many as cores are free by default.
+        with_events: whether chunks keep their counts and times, which nobody may need any more.
+    """
+
+    def work(read: Read) -> tuple[Answer, Coverage, Compared | None]:
+        npho, time = (read.chunk[branch] for branch in model.branches)
+        found = coverage(npho, time)
+        answers, compared = model.judge(npho, time)
+        columns = prediction_columns(read.chunk, answers, found, numbers=read.numbers)
+        columns |= _passed_on(read, columns)
+        return Answer(read if with_events else read._replace(chunk={}, kept={}), columns), found, compared
+
+    number = workers(model, jobs)
+    with (
+        cpu_load.one_thread_each() as begin,
+        closing(in_order(reads, work, workers=number, begin=begin)) as results,
+    ):
+        for answer, found, compared in results:
             if answered is not None:
                 answered.add(found, model)
-                answered.compare(model.training, compared, answers.get(OUTLIER))
-            yield chunk, prediction_columns(chunk, answers, found, numbers=before + entries)
-        before += source.count_events(path, tree)
+                answered.compare(model.training, compared, answer.columns.get(OUTLIER))
+            yield answer
+
+
+def chunk_events(model: Model) -> int:
+    """Events that a job computes at once."""
+    return _CHUNK_EVENTS[getattr(model, "device", "cpu")]
+
+
+def _passed_on(read: Read, columns: Chunk) -> Chunk:
+    """Branches that are passed through, unless the answers have a column of that name.
+
+    Raises:
+        InputError: they have.
+    """
+    for name in read.kept:
+        if name in columns and name not in PASSED_THROUGH:
+            raise InputError(f"'{name}' of {read.path} cannot be kept: predictions have a column of that name.")
+    return read.kept
 
 
 def prediction_columns(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
@@ -18,6 +18,7 @@ from xecml.conventional.dead_sensor_estimates import ConventionalRepair, dead_of
 from xecml.errors import InputError
 from xecml.events import branch_names
 from xecml.files import mode_of, regular_file
+from xecml.inference.arithmetic import Arithmetic, arithmetic, as_array, check
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
 from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, EncoderMetadata, RepairMetadata, open_onnx
@@ -68,9 +69,15 @@ class NetworkRepair:
         filler: counts, times and dead sensors (B, 4760) to filled counts and times.
         absolute: whether its counts are photons.
         content: of the checkpoint.
+        computing: where and how exactly it is computed.
     """
 
-    def __init__(self, network: Autoencoder | Inpainter | NewerRepair, content: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        network: Autoencoder | Inpainter | NewerRepair,
+        content: Mapping[str, Any],
+        computing: Arithmetic | None = None,
+    ) -> None:
         data = content["config"]["data"]
         self.branches, self.names = branch_names(data["npho_branch"], data["time_branch"], data.get("branches", {}))
         self.network = network
@@ -81,7 +88,14 @@ class NetworkRepair:
         else:
             roots = content["config"]["training"].get("count_scale") == "sqrt"
             self.filler = Filler(network, absolute=self.absolute, roots=roots).eval()
-        self.content = content
+        self.content, self.computing = content, computing or Arithmetic()
+        self.device, self.precision = self.computing.device, self.computing.precision
+        self.computing.placed(self.filler)
+        self.computing.placed(network)
+
+    def exact(self) -> NetworkRepair:
+        """The same repair in 32 bits, with the same weights in memory."""
+        return NetworkRepair(self.network, self.content, replace(self.computing, precision="float32"))
 
     @property
     def widths(self) -> tuple[float, float]:
@@ -104,25 +118,31 @@ class NetworkRepair:
         if isinstance(self.network, NewerRepair):
             return None
         n, t = (np.ascontiguousarray(a, np.float32) for a in (npho, time))
-        return compare(self.network, n, t, None if dead is None else dead_of_events(dead, len(n)))
+        there = None if dead is None else dead_of_events(dead, len(n))
+        return compare(self.network, n, t, there, self.computing)
 
-    @torch.no_grad()
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) -> Pair:
         """Fill photons and seconds (N, 4760) of dead sensors, (N, 4760) or (4760,); live ones pass bit for bit."""
 
         def some(n: NDArray[Any], t: NDArray[Any], d: NDArray[np.bool_]) -> Pair:
             cpu_load.look()
-            counts, times = self.filler(torch.from_numpy(n), torch.from_numpy(t), torch.from_numpy(d))
-            return counts.numpy(), times.numpy()
+            counts, times = self.filler(*(self.computing.tensor(values) for values in (n, t, d)))
+            return as_array(counts), as_array(times)
 
-        return _in_batches(some, npho, time, dead)
+        with self.computing.active():
+            return _in_batches(some, npho, time, dead)
 
 
 class OnnxRepair:
-    """An exported autoencoder or inpainter, run by ONNX Runtime."""
+    """An exported autoencoder or inpainter, run by ONNX Runtime; see `xecml.inference.trained_model.OnnxModel`."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.session, said = open_onnx(path)
+    precision = "float32"
+
+    def __init__(
+        self, path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
+    ) -> None:
+        self.session, said = open_onnx(path, device, precision, threads)
+        self.device, self.own_threads = self.session.device, threads != 1
         if not isinstance(said, RepairMetadata):
             what = "is an encoder" if isinstance(said, EncoderMetadata) else "predicts physical quantities"
             raise InputError(f"{path} {what} and fills no sensors; export an 'inpaint' checkpoint.")
@@ -170,29 +190,46 @@ def _in_batches(some: Any, npho: ArrayLike, time: ArrayLike, dead: ArrayLike) ->
     return counts, times
 
 
-def load_repair(name: str | Path, *, said: Mapping[str, Any] | None = None) -> Repair:
+def load_repair(
+    name: str | Path,
+    *,
+    said: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    threads: int | None = None,
+) -> Repair:
     """A repair by its name: a checkpoint of `inpaint` or `mae`, an exported one, or a conventional method.
 
     Args:
         name: of a method, or a path.
         said: what a checkpoint of the replaced system's newest version leaves open, by key of its `config`.
+        device: `cpu`, `cuda`, or `auto`, which is a GPU where there is one.
+        precision: `float32`, or `bf16` where the device computes in it; of checkpoints.
+        threads: of ONNX Runtime; 1 where several threads of the caller share the repair.
 
     Raises:
-        InputError: no such file or method, or a model that fills nothing.
+        InputError: no such file or method, a model that fills nothing, or no such device or precision here.
     """
     if str(name) in REPAIRS:
+        check(device, precision)
+        if device == "cuda" or precision != "float32":
+            raise InputError(
+                f"'{name}' is no network, and is computed on the processor in 32 bits; leave --device and "
+                "--precision out."
+            )
         return ConventionalRepair(str(name))
     path = Path(name)
     if mode_of(path, "model") is None:
         raise InputError(f"No such model: {path}; name a checkpoint, an .onnx file, or {', '.join(REPAIRS)}.")
     regular_file(path, "model")
     if path.suffix == ".onnx":
-        return OnnxRepair(path)
+        return OnnxRepair(path, device, precision, threads)
+    computing = arithmetic(device, precision)
     cpu.keep_memory()
     file = read(path)
     kind = recognise(file)
     if kind == "newer":
-        return _newer(file, path, said)
+        return _newer(file, path, said, computing)
     if kind is not None:
         check_readable(file, path)
         raise InputError(f"{path} is of the original layout and fills no sensors; train 'inpaint' first.")
@@ -203,16 +240,18 @@ def load_repair(name: str | Path, *, said: Mapping[str, Any] | None = None) -> R
         )
     network = restored(content, path)
     assert isinstance(network, Autoencoder | Inpainter)
-    return NetworkRepair(network, content)
+    return NetworkRepair(network, content, computing)
 
 
-def _newer(content: Mapping[str, Any], path: Path, said: Mapping[str, Any] | None) -> NetworkRepair:
+def _newer(
+    content: Mapping[str, Any], path: Path, said: Mapping[str, Any] | None, computing: Arithmetic
+) -> NetworkRepair:
     """An autoencoder or inpainter of the replaced system's newest version; it takes the branches its file names."""
     network = load_newer(path, content, said=said)
     if not isinstance(network, NewerRepair):
         raise InputError(f"{path} predicts physical quantities and fills no sensors; name an inpainter.")
     npho, time = network.branches
-    return NetworkRepair(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}})
+    return NetworkRepair(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}}, computing)
 
 
 def is_repair(path: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from xecml.data.coverage import coverage, short_faces, short_times
 from xecml.errors import InputError
 from xecml.events import TASKS, branch_names
 from xecml.files import regular_file
+from xecml.inference.arithmetic import Arithmetic, arithmetic, as_array
 from xecml.inference.calibration_record import Correction, calibration_of
 from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
@@ -48,6 +50,10 @@ class Model(Protocol):
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
     calibration: dict[str, Correction]
     """Corrections by task that `xec calibrate` wrote into it, which are in its answers; empty where it wrote none."""
+    device: str
+    """`cpu` or `cuda`: where it is computed."""
+    precision: str
+    """Of `xecml.inference.arithmetic.PRECISIONS`; of an exported file `float32`, whatever its matrices are kept in."""
 
     @property
     def usual_sensors(self) -> NDArray[np.float32]:
@@ -81,10 +87,19 @@ class Model(Protocol):
 
 
 class TorchModel:
-    """A checkpoint's averaged weights, ready to predict."""
+    """A checkpoint's averaged weights, ready to predict; threads may share it.
 
-    def __init__(self, network: Regressor | OriginalModel, content: Mapping[str, Any]) -> None:
+    Args:
+        network: on the processor.
+        content: of the checkpoint.
+        computing: where and how exactly it is computed.
+    """
+
+    def __init__(
+        self, network: Regressor | OriginalModel, content: Mapping[str, Any], computing: Arithmetic | None = None
+    ) -> None:
         self.network = network.eval()
+        self.computing = computing or Arithmetic()
         self.content = content
         self.tasks = network.tasks
         self.calibration = calibration_of(content)
@@ -96,11 +111,21 @@ class TorchModel:
             if len(TASKS[task].columns) == TASKS[task].size and task != "n_gamma"
             for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
         }
+        self.device, self.precision = self.computing.device, self.computing.precision
+        self.computing.placed(network)
+
+    def exact(self) -> TorchModel:
+        """The same model in 32 bits, with the same weights in memory."""
+        return TorchModel(self.network, self.content, replace(self.computing, precision="float32"))
+
+    def widths(self) -> dict[str, NDArray[Any]]:
+        """Widths of the targets by task, in its units: what answers are compared in."""
+        return {task: as_array(self.network.get_buffer(f"{task}_width")) for task in self.tasks}
 
     @property
     def usual_sensors(self) -> NDArray[np.float32]:
         """See `Model`."""
-        return self.network.get_buffer(SENSORS_SEEN).numpy()
+        return as_array(self.network.get_buffer(SENSORS_SEEN))
 
     def few_sensors(self, npho: ArrayLike, time: ArrayLike | None = None) -> NDArray[np.bool_]:
         """See `Model`."""
@@ -115,18 +140,21 @@ class TorchModel:
         """See `Model`."""
         return self.judge(npho, time)[0]
 
-    @torch.no_grad()
     def judge(self, npho: ArrayLike, time: ArrayLike) -> tuple[dict[str, NDArray[Any]], Compared | None]:
         """See `Model`."""
-        n, t = (torch.from_numpy(a) for a in _inputs(npho, time))
+        with self.computing.active():
+            return self._judge(*_inputs(npho, time))
+
+    def _judge(self, n: NDArray[np.float32], t: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Compared | None]:
+        batch = self.computing.batch
         names, fitted = self.network.outputs(), self.network.training_distribution.fitted
         if not len(n):
             return _of_no_event([*names, *([OUTLIER] if fitted else [])]), None
         parts: list[dict[str, Tensor]] = []
         compared: list[Judged] = []
-        for start in range(0, len(n), _BATCH):
+        for start in range(0, len(n), batch):
             cpu_load.look()
-            a, b = n[start : start + _BATCH], t[start : start + _BATCH]
+            a, b = (self.computing.tensor(values[start : start + batch]) for values in (n, t))
             inputs = (a, b, *validity(a, b))
             if fitted:
                 answers, judged = self.network.judged(*inputs)
@@ -135,20 +163,32 @@ class TorchModel:
             else:
                 parts.append(self.network(*inputs))
         every = (*names, OUTLIER) if fitted else names
-        joined = {name: torch.cat([p[name] for p in parts]).numpy() for name in every}
+        joined = {name: as_array(torch.cat([p[name] for p in parts])) for name in every}
         return joined, as_compared(compared) if fitted else None
 
     @torch.no_grad()
     def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
         """See `Model`."""
-        return compare(self.network, *_inputs(npho, time))
+        return compare(self.network, *_inputs(npho, time), computing=self.computing)
 
 
 class OnnxModel:
-    """An exported file, run by ONNX Runtime."""
+    """An exported file, run by ONNX Runtime; threads may share it.
 
-    def __init__(self, path: str | Path) -> None:
-        self.session, said = open_onnx(path)
+    Args:
+        path: of the file.
+        device: of `xecml.inference.arithmetic.DEVICES`.
+        precision: of `xecml.inference.arithmetic.PRECISIONS`; a file has its own, so only `float32` can be asked for.
+        threads: of ONNX Runtime; those of `cpu_load` by default.
+    """
+
+    precision = "float32"
+
+    def __init__(
+        self, path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
+    ) -> None:
+        self.session, said = open_onnx(path, device, precision, threads)
+        self.device, self.own_threads = self.session.device, threads != 1
         if not isinstance(said, PredictionMetadata):
             what = "fills dead sensors and predicts nothing; use it with 'xec inpaint'"
             if isinstance(said, EncoderMetadata):
@@ -210,32 +250,43 @@ class OnnxModel:
         return answers if self._sensors_seen is not None else _only_of_measured(answers, n, t)
 
 
-def load_model(path: str | Path, *, said: Mapping[str, Any] | None = None) -> Model:
+def load_model(
+    path: str | Path,
+    *,
+    said: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    threads: int | None = None,
+) -> Model:
     """Load a checkpoint (`.pth`), an exported model (`.onnx`), or a shipped one (`pretrained:signal`).
 
     Args:
         path: of the file.
         said: what a checkpoint of the replaced system's newest version leaves open, by key of its `config`, and
             `log_transform`: tasks that were trained on logarithms, as ["energy"].
+        device: `cpu`, `cuda`, or `auto`, which is a GPU where there is one.
+        precision: `float32`, or `bf16` where the device computes in it; of checkpoints.
+        threads: of ONNX Runtime; 1 where several threads of the caller share the model.
 
     Raises:
-        InputError: missing, damaged, of another kind, version or geometry.
+        InputError: missing, damaged, of another kind, version or geometry; no such device or precision here.
     """
     path = model_file(path)
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         if said:
             raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
-        return OnnxModel(path)
+        return OnnxModel(path, device, precision, threads)
+    computing = arithmetic(device, precision)
     cpu.keep_memory()
     file = read(path)
     kind = recognise(file)
     if kind == "newer":
-        return _newer(file, path, said)
+        return _newer(file, path, said, computing)
     if said:
         raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
     if kind is not None:
-        return _original(file, path)
+        return _original(file, path, computing)
     content = understood(file, path)
     if content["kind"] != "regress":
         raise InputError(
@@ -244,20 +295,23 @@ def load_model(path: str | Path, *, said: Mapping[str, Any] | None = None) -> Mo
         )
     network = restored(content, path)
     assert isinstance(network, Regressor)
-    return TorchModel(network, content)
+    return TorchModel(network, content, computing)
 
 
-def _original(content: Mapping[str, Any], path: str | Path) -> TorchModel:
+def _original(content: Mapping[str, Any], path: str | Path, computing: Arithmetic) -> TorchModel:
     """A model of the replaced system; it takes relative counts and times."""
     network = load_original(path, content)
     if not isinstance(network, OriginalModel):
         raise InputError(
             f"{path} has an encoder but no heads; train from it with --resume_from and model.layout=original."
         )
-    return TorchModel(network, {"config": {"data": {"npho_branch": "relative_npho", "time_branch": "relative_time"}}})
+    data = {"npho_branch": "relative_npho", "time_branch": "relative_time"}
+    return TorchModel(network, {"config": {"data": data}}, computing)
 
 
-def _newer(content: Mapping[str, Any], path: str | Path, said: Mapping[str, Any] | None) -> TorchModel:
+def _newer(
+    content: Mapping[str, Any], path: str | Path, said: Mapping[str, Any] | None, computing: Arithmetic
+) -> TorchModel:
     """A model of the replaced system's newest version; it takes the branches that its file names."""
     network = load_newer(path, content, said=said)
     if not isinstance(network, NewerModel):
@@ -266,7 +320,7 @@ def _newer(content: Mapping[str, Any], path: str | Path, said: Mapping[str, Any]
             "model.layout=newer, or fill dead sensors with it: xec inpaint."
         )
     npho, time = network.branches
-    return TorchModel(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}})
+    return TorchModel(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}}, computing)
 
 
 def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xecml.data.event_numbers import CONDITIONS, KEYS
+from xecml.inference.arithmetic import Arithmetic, as_array
 from xecml.inference.onnx_files import Metadata, TrainingMetadata
 from xecml.inference.training_comparison import Compared, Training
 from xecml.models.normalise import validity
@@ -25,17 +26,22 @@ def training_of(distribution: TrainingDistribution) -> Training | None:
     if not distribution.fitted:
         return None
     low, middle, high = (QUANTILES.index(level) for level in (0.159, 0.5, 0.841))
-    quantiles = distribution.quantiles.double().numpy()
+    quantiles = _numbers(distribution.quantiles)
     return Training(
         KEYS,
         quantiles[middle],
         quantiles[low],
         quantiles[high],
-        distribution.between.double().numpy(),
-        distribution.depth_edges.double().numpy(),
-        distribution.extremes.double().numpy(),
+        _numbers(distribution.between),
+        _numbers(distribution.depth_edges),
+        _numbers(distribution.extremes),
         int(distribution.events),
     )
+
+
+def _numbers(buffer: Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = buffer.cpu().double().numpy()
+    return values
 
 
 def training_said(metadata: Metadata) -> Training | None:
@@ -64,7 +70,7 @@ def split(numbers: NDArray[Any]) -> Compared:
 
 def as_compared(parts: Sequence[Judged]) -> Compared:
     """Batches joined, in numpy."""
-    return Compared(*(torch.cat([getattr(part, name) for part in parts]).numpy() for name in Compared._fields))
+    return Compared(*(as_array(torch.cat([getattr(part, name) for part in parts])) for name in Compared._fields))
 
 
 class _Network(Protocol):
@@ -74,7 +80,11 @@ class _Network(Protocol):
 
 @torch.no_grad()
 def compare(
-    network: _Network, npho: NDArray[np.float32], time: NDArray[np.float32], dead: NDArray[np.bool_] | None = None
+    network: _Network,
+    npho: NDArray[np.float32],
+    time: NDArray[np.float32],
+    dead: NDArray[np.bool_] | None = None,
+    computing: Arithmetic | None = None,
 ) -> tuple[NDArray[np.float32], Compared] | None:
     """`outlier` (B,) and how events compare with a network's training sample; none if it is not known.
 
@@ -83,17 +93,18 @@ def compare(
         npho: raw counts (B, 4760).
         time: seconds (B, 4760).
         dead: sensors (B, 4760) that are not looked at.
+        computing: where the network is.
     """
     if not network.training_distribution.fitted or not len(npho):
         return None
-    parts = []
+    parts, there = [], computing or Arithmetic()
     for start in range(0, len(npho), _BATCH):
         rows = slice(start, start + _BATCH)
-        n, t = torch.from_numpy(npho[rows]), torch.from_numpy(time[rows])
+        n, t = there.tensor(npho[rows]), there.tensor(time[rows])
         valid, timed = validity(n, t)
         if dead is not None:
-            live = torch.from_numpy(~dead[rows])
+            live = there.tensor(~dead[rows])
             valid, timed = valid & live, timed & live
         inputs = (n, t, valid, timed)
         parts.append(network.training_distribution(*inputs, network.encoder.look(*inputs)))
-    return torch.cat([part.outlier for part in parts]).numpy(), as_compared(parts)
+    return as_array(torch.cat([part.outlier for part in parts])), as_compared(parts)

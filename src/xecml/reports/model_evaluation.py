@@ -22,8 +22,10 @@ from xecml.figures import resolution_pages
 from xecml.files import atomic_path
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
+from xecml.inference.event_parts import Wanted, read_chosen
+from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_answers
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
-from xecml.inference.trained_model import Model, load_model
+from xecml.inference.trained_model import Model, TorchModel, load_model
 from xecml.outputs import claim, making, mark
 from xecml.progress import Progress, progress
 
@@ -48,6 +50,9 @@ class Report:
     calibrations: dict[str, str] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
     left: Left = field(default_factory=Left)
+    device: str = "cpu"
+    loss: PrecisionLoss | None = None
+    """what a precision below 32 bits loses, where one was asked for"""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -55,6 +60,8 @@ class Report:
             "evaluations": [e.as_dict() for e in self.evaluations],
             "answers": self.answered.as_dict(),
             "calibrations": self.calibrations,
+            "device": self.device,
+            **({} if self.loss is None else {"loss": self.loss.as_dict()}),
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
@@ -80,6 +87,9 @@ def evaluate_files(
     reference: Reference = "truth",
     tree: str = rootio.DEFAULT_TREE,
     cut: Cut | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    jobs: int | None = None,
     force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
@@ -92,6 +102,9 @@ def evaluate_files(
         reference: measure against truth or against reconstructed quantities.
         tree: name of the tree in the event files.
         cut: what is taken of the event files; all by default. Prediction files are compared as they are.
+        device: where models are computed, see `xecml.inference.arithmetic`.
+        precision: of checkpoints, the first and others; exported ones beside it have their own.
+        jobs: batches that are computed side by side; as many as cores are free by default.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -102,7 +115,7 @@ def evaluate_files(
     folder = Path(out)
     written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
     claim(written.values(), inputs=[model_path, *others, *files], force=force)
-    model = load_model(model_path)
+    model = load_model(model_path, device=device, precision=precision, threads=1)
     _need_reference(model, files, tree, reference)
     cut, paths = cut or Cut(), source.expand(files)
     chosen, left = look_at_files(paths, cut, tree, model.names) if cut else (None, Left())
@@ -110,14 +123,15 @@ def evaluate_files(
     # names are those of files; two models of one name are told apart by their folder
     names = _distinct([Path(model_path), *map(Path, others)])
     # what cannot be opened is found before the work
-    opened = [read_table(other) if Path(other).suffix == ".root" else load_model(other) for other in others]
+    opened = [_opened(other, device, precision) for other in others]
     models = {name: one for name, one in zip(names, [model, *opened], strict=True) if not isinstance(one, dict)}
     calibrations = {n: said for n, one in models.items() if (said := calibration_record.line(one.calibration))}
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
-        table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered())
+        loss = _loss(model, files, tree, chosen)
+        table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered(), jobs)
         tables: dict[str, Columns] = {names[0]: table}
         for name, other in zip(names[1:], opened, strict=True):
-            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen)[0]
+            tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen, jobs=jobs)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
     tables |= _trivial(model, table, centroid)
@@ -132,7 +146,7 @@ def evaluate_files(
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
     )
-    report = Report(evaluations, written, answered, calibrations, cut, left)
+    report = Report(evaluations, written, answered, calibrations, cut, left, getattr(model, "device", "cpu"), loss)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -176,6 +190,25 @@ def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], re
     return f"{missing}{f' ({why})' if why else ''}; look at it with 'xec check'."
 
 
+def _opened(other: str | Path, device: str, precision: str) -> Columns | Model:
+    """A further model, or a prediction file."""
+    if Path(other).suffix == ".root":
+        return read_table(other)
+    own = "float32" if Path(other).suffix == ".onnx" else precision
+    return load_model(other, device=device, precision=own, threads=1)
+
+
+def _loss(
+    model: Model, files: Sequence[str | Path], tree: str, chosen: Mapping[str, Chosen] | None
+) -> PrecisionLoss | None:
+    """What the model's precision loses on the first events; none where it is computed in 32 bits."""
+    if not isinstance(model, TorchModel) or model.precision == "float32":
+        return None
+    wanted = Wanted(model.branches, model.names, tree, MEASURED_ON)
+    read = next(read_chosen(source.expand(files), wanted, chosen), None)
+    return None if read is None else loss_of_answers(model, *(read.chunk[branch] for branch in model.branches))
+
+
 def _predict(
     model: Model,
     files: Sequence[str | Path],
@@ -183,11 +216,12 @@ def _predict(
     bar: Progress,
     chosen: Mapping[str, Chosen] | None,
     answered: Answered | None = None,
+    jobs: int | None = None,
 ) -> tuple[Columns, NDArray[np.float64]]:
     """Prediction table of all events, and the light centroids (N, 2) in cm."""
     parts: list[Chunk] = []
     centroids = []
-    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered, chosen=chosen):
+    for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered, chosen=chosen, jobs=jobs):
         parts.append(columns)
         centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
         bar.advance(len(columns["run"]))

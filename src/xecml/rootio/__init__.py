@@ -19,8 +19,8 @@ from xecml.rootio.treereader import TreeReader
 from xecml.rootio.treewriter import DEFAULT_TREE, TreeWriter, write
 
 __all__ = [
-    "DEFAULT_TREE", "TreeReader", "TreeWriter", "count_events", "list_trees", "open_tree", "ranges", "read",
-    "read_text", "write",
+    "DEFAULT_TREE", "TreeReader", "TreeWriter", "count_events", "identity", "list_trees", "open_tree", "ranges",
+    "read", "read_text", "write",
 ]  # fmt: skip
 CHUNK_EVENTS = 2000
 
@@ -29,6 +29,16 @@ def list_trees(path: str | Path) -> list[str]:
     """Names of the TTrees and RNTuples in a file."""
     with opened(str(path)) as file:
         return tree_names(str(path), file)
+
+
+def identity(path: str | Path) -> str:
+    """What tells a ROOT file from others and from itself after a change: the number it was given, and its length.
+
+    Raises:
+        InputError: no such file, or no ROOT file.
+    """
+    with opened(str(path)) as file, readable(str(path)):
+        return f"{file.file.uuid.hex}-{int(file.file.fEND)}"
 
 
 def read_text(path: str | Path, name: str) -> str | None:

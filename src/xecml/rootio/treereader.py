@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import awkward as ak
@@ -140,6 +141,23 @@ class TreeReader:
         """
         self._stored_and_derived([branch])
         return self._values(branch, start, stop)
+
+    def unchanged(self, branch: str, start: int, stop: int) -> NDArray[Any]:
+        """Events `start` to `stop` of a branch of numbers in its own type and shape, as a new array.
+
+        Raises:
+            InputError: as `stored` does; or it holds no numbers, or lists of different lengths.
+        """
+        values = self.stored(branch, start, stop)
+        if not isinstance(values, np.ndarray) and not self.is_jagged(branch):
+            with suppress(ValueError, TypeError):  # lists, records, text: said below
+                values = np.asarray(ak.to_numpy(values, allow_missing=False))
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            raise InputError(
+                f"{self.path}: '{branch}' does not hold numbers of one shape for every event, so it cannot be passed "
+                "through as it is; leave it out."
+            )
+        return np.array(values, values.dtype.newbyteorder("="), order="C")
 
     def behind_pointers(self, branch: str, start: int, stop: int) -> tuple[NDArray[Any], ...] | None:
         """What `xecml.rootio.pointers.unpacked` gives of a branch of arrays behind pointers; None of any other.

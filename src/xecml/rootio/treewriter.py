@@ -88,15 +88,22 @@ class TreeWriter:
         tree: name of the tree.
         compression: lz4, zlib, zstd or none.
         threads: that compress the arrays of a chunk side by side, with lz4; 0 compresses them one after the other.
+        ntuple: write an RNTuple in place of a TTree.
     """
 
     def __init__(
-        self, path: str | Path, tree: str = DEFAULT_TREE, compression: str = "lz4", *, threads: int = 0
+        self,
+        path: str | Path,
+        tree: str = DEFAULT_TREE,
+        compression: str = "lz4",
+        *,
+        threads: int = 0,
+        ntuple: bool = False,
     ) -> None:
         if compression not in _COMPRESSION:
             raise InputError(f"Unknown compression '{compression}'; choose one of {', '.join(_COMPRESSION)}.")
         self.path, self.tree_name = named_root(path), tree
-        self.n_events = 0
+        self.n_events, self._ntuple = 0, ntuple
         self._compression = _COMPRESSION[compression]
         self._pool = ThreadPoolExecutor(threads, "compress") if threads and compression == "lz4" else None
         if self._pool is not None:
@@ -131,7 +138,10 @@ class TreeWriter:
                 self._columns = columns
                 self._digest.update(repr(columns).encode())
                 types = {n: np.dtype(c) for n, c in columns.items()}
-                self._tree = self._file.mktree(self.tree_name, types, title=mark())
+                if self._ntuple:
+                    self._tree = self._file.mkrntuple(self.tree_name, types, mark())
+                else:
+                    self._tree = self._file.mktree(self.tree_name, types, title=mark())
             if columns != self._columns:
                 raise ValueError(f"branches changed from {self._columns} to {columns}")
             if lengths != {0}:

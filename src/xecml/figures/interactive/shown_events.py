@@ -20,8 +20,9 @@ from xecml.figures.interactive.expected_light import Marks, by_hiding, light_of_
 from xecml.figures.interactive.packing import DEAD, FILLED, HIDDEN, pack_event
 from xecml.figures.rebuilt_event import BRANCHES as EXAMPLE_BRANCHES
 from xecml.figures.unfolded_detector import arrow_end, unfold
+from xecml.inference.event_parts import RECONSTRUCTED
 from xecml.inference.onnx_files import OUTLIER
-from xecml.inference.prediction_columns import RECONSTRUCTED, table_columns, true_columns
+from xecml.inference.prediction_columns import table_columns, true_columns
 from xecml.inference.repair_models import Repair, is_repair, load_repair
 from xecml.inference.trained_model import Model, load_model
 
