@@ -35,6 +35,7 @@ from xecml.cli.printing import (
 from xecml.cli.recipes import recipes_app
 from xecml.cli.submit import submit_app
 from xecml.cli.train import train
+from xecml.cli.tune import tune_app
 from xecml.errors import InputError
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(submit_app, name="submit")
+app.add_typer(tune_app, name="tune")
 
 
 def main() -> None:
