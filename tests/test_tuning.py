@@ -41,6 +41,12 @@ QUICK = ("model.preset=tiny", "training.epochs=4", "mlflow.enabled=false", "mlfl
          "data.train_path=train.root", "data.val_path=val.root", "training.lr=0.001")  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is flushed to the disk with every line, which takes its time on a busy machine."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
 BOTH = ("--train_path", "t", "--val_path", "v")
 
 

@@ -17,6 +17,8 @@ from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
 from xecml.cli.export import export
 from xecml.cli.inpaint import inpaint
+from xecml.cli.jupyter import jupyter
+from xecml.cli.merge import merge
 from xecml.cli.predict import predict
 from xecml.cli.prepare import prepare
 from xecml.cli.printing import (
@@ -243,6 +245,8 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(calibrate)
 app.command()(predict)
+app.command()(merge)
+app.command()(jupyter)
 app.command()(inpaint)
 app.command()(display)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xecml.figures.style import COLOURS, MAP, STYLE, drawable, named
+from xecml.figures.style import COLOURS, MAP, STYLE, named
 
 COMPLETE, PRUNED = "complete", "pruned"
 _WIDTH = 10.5
@@ -59,7 +57,7 @@ def importances_figure(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def history_figure(trials: Sequence[ShownTrial], metric: str, curves_log: bool = False) -> Figure:
+def history_figure(trials: Sequence[ShownTrial], metric: str) -> Figure:
     """Scores by number with the best so far, and the score of each epoch of each trial."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 3.6))
@@ -159,14 +157,6 @@ def parallel_figure(trials: Sequence[ShownTrial], keys: Sequence[str], metric: s
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1))
         figure.colorbar(ScalarMappable(scale, MAP), ax=axes, label=named(metric), pad=0.01, fraction=0.03)
     return figure
-
-
-def as_svg(figure: Figure) -> str:
-    """A figure as the address of an SVG picture that a page can hold; equal figures give equal text."""
-    out = io.StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "xecml", "svg.fonttype": "path"}):
-        drawable(figure).savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
 
 
 def _scored(trials: Sequence[ShownTrial]) -> list[ShownTrial]:

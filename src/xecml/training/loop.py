@@ -16,6 +16,7 @@ from xecml.config import Config
 from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
 from xecml.data.reweighting import Reweighting
+from xecml.notebook import lines_html, table_html
 from xecml.outputs import making
 from xecml.progress import progress
 from xecml.stopwatch import Stopwatch
@@ -68,6 +69,14 @@ class Result:
     def validated(self) -> bool:
         """Whether `best` was chosen by a validation."""
         return self.best.name == checkpoint_writing.BEST
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: how it ended, and the numbers of the last epoch."""
+        how = f"stopped ({self.stopped})" if self.stopped else "finished"
+        line = f"Training in {self.folder}: {how} after {self.seconds / 60:.1f} minutes; best checkpoint {self.best}"
+        numbers = {name: value for name, value in self.metrics.items() if isinstance(value, int | float)}
+        rows = [[name, f"{value:.5g}"] for name, value in numbers.items() if not name.startswith("system/")]
+        return lines_html([line]) + table_html(["last epoch", ""], rows)
 
 
 @making("train")

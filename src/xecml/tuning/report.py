@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xecml.errors import InputError
 from xecml.figures import search_pictures
-from xecml.figures.search_pictures import as_svg
+from xecml.figures.style import as_svg
 from xecml.files import atomic_path
 from xecml.notebook import table_html
 from xecml.outputs import claim, making, mark

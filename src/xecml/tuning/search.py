@@ -225,7 +225,7 @@ def _say(line: str, quiet: bool) -> None:
 
 
 def _free_memory() -> None:
-    """Leave nothing of a trial to the next one."""
-    gc.collect()
+    """Leave nothing of a trial on the GPU to the next one."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

@@ -161,6 +161,8 @@ def space_of(given: Mapping[str, Any], recipe: Config, job: str) -> Space:
         own = _own(recipe, key)
         made = _listed(key, one, own) if isinstance(one, list) else _ranged(key, one, _is_whole(key))
         start[key] = _drawn(own)
+        if made.values and isinstance(one, dict) and start[key] not in made.values and _within(start[key], one):
+            made = _listed(key, list(made.values), own)  # the recipe lies between two steps
         if not made.distribution._contains(_internal(made.distribution, start[key], key)):
             raise InputError(
                 f"{key}: the recipe's own {shown(own)}, which is trial 0, lies outside of the range; widen it, or "
@@ -168,6 +170,11 @@ def space_of(given: Mapping[str, Any], recipe: Config, job: str) -> Space:
             )
         dimensions[key] = made
     return Space(dimensions, start)
+
+
+def _within(value: Scalar, given: Mapping[str, Any]) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and given["low"] <= value <= given["high"]
 
 
 def _internal(distribution: BaseDistribution, value: Scalar, key: str) -> float:

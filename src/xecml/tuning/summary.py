@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from xecml.events import number_of
 from xecml.figures.search_pictures import ShownTrial
+from xecml.notebook import lines_html, table_html
 from xecml.tuning.search import WHY, best_of, write_best
 from xecml.tuning.study import Study, metrics_of, seconds_of
 
@@ -113,6 +114,10 @@ class Summary:
             found.append(f"Its recipe: xec train {self.job} --config {self.recipe}")
         found += [f"Trial {row.shown.number} failed: {row.why}." for row in self.rows if row.why]
         return found
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: what is to be said, and the table."""
+        return lines_html(self.lines()) + table_html(*self.table())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
