@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ def plain(value: Any) -> str:
 
 def command_named(name: str) -> Any:
     """A command by its name after `xec`."""
+    return _commands()[name]
+
+
+@cache
+def _commands() -> Any:
     from xecml.cli.commands import app
 
-    return typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -52,6 +52,7 @@ def evaluate(
         if depths:
             raise InputError("--depths prints tables of one checkpoint; leave it out with --follow.")
         common: dict[str, Any] = {"others": [model_file(other) for other in others or []], "tree": tree, "cut": cut}
+        common["force"] = force
         of_repairs = {"dead_list": dead_list, "max_events": events}
         _follow(checkpoint, files, out, common, {"reference": reference.value}, of_repairs, patience, as_json)
         return

@@ -93,13 +93,15 @@ def _work(
         raise InputError(f"There is no study in {folder}; begin it with --space, a file of what is to be searched.")
     if frozen is not None and (there is not None or not tuning.study.begin(folder, frozen)):
         tuning.study.agree(folder, tuning.study.frozen_of(folder), frozen)
+    from xecml.tuning.search import work
+
     opened = tuning.study.open_study(folder)
     if opened.frozen.job != job:
         raise InputError(
             f"{folder} is a study of '{opened.frozen.job}'; join it with: xec tune {opened.frozen.job} ..."
         )
     tuning.study.fresh(opened)
-    report = tuning.search.work(opened, quiet=as_json)
+    report = work(opened, quiet=as_json)
     done = ", ".join(
         f"{how} {list(report.finished.values()).count(how)}" for how in sorted({*report.finished.values()})
     )
@@ -135,6 +137,11 @@ def frozen_for(
     for key in ("train_path", "val_path"):
         if not getattr(recipe.data, key):
             raise InputError(f"data.{key} is not set; give it in the recipe or with --{key}.")
+    if recipe.checkpoint.resume_from:
+        raise InputError(
+            "Trials of a search cannot begin with checkpoint.resume_from, since each goes on from its own; start from "
+            "the encoder of a checkpoint with --mae_checkpoint, or leave the key out."
+        )
     wanted = tuning.space.read_space(space)
     found = tuning.space.space_of(wanted, recipe, job)
     points = len(list(found.grid())) if given["sampler"] == "grid" else _TRIALS
@@ -172,7 +179,7 @@ def report(
 
 
 def _tuning() -> Any:
-    """The room of searches, which needs optuna.
+    """What describes searches, which needs optuna.
 
     Raises:
         InputError: it is not installed.
@@ -183,6 +190,6 @@ def _tuning() -> Any:
         raise InputError("Searches need optuna, which is not installed: pip install 'xecml[tune]'") from None
     from types import SimpleNamespace
 
-    from xecml.tuning import search, space, study
+    from xecml.tuning import space, study
 
-    return SimpleNamespace(search=search, space=space, study=study)
+    return SimpleNamespace(space=space, study=study)

@@ -107,9 +107,10 @@ def slices_figure(trials: Sequence[ShownTrial], keys: Sequence[str], metric: str
             for state, marker in ((COMPLETE, "o"), (PRUNED, "x")):
                 of = np.array([t.state == state for t in shown], bool)
                 if of.any():
+                    numbers = [t.number for t in shown if t.state == state]
                     axes.scatter(
-                        places[of], np.array([t.score for t in shown], float)[of], 18, [t.number for t in shown if
-                        t.state == state], marker, cmap=MAP, vmin=0, vmax=max(t.number for t in shown), linewidths=1.0,
+                        places[of], np.array([t.score for t in shown], float)[of], 18, numbers, marker=marker,
+                        cmap=MAP, vmin=0, vmax=max(t.number for t in shown), linewidths=1.0,
                     )  # fmt: skip
             first = [j for j, t in enumerate(shown) if t.number == 0]
             axes.scatter(places[first], [shown[j].score for j in first], 80, facecolors="none", edgecolors=COLOURS[1])
