@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def test_a_session_is_waited_for_and_told(clusters: Path, server: int, monkeypat
 
     def begin() -> None:
         while not (clusters / "calls").exists() or "squeue" not in (clusters / "calls").read_text():
-            pass
+            time.sleep(0.01)
         (clusters / "queue").write_text("12|RUNNING|None|0:01|node1|12\n")
         notebooks._write(session, Session("127.0.0.1", server, "secret"))
 

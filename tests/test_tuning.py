@@ -173,6 +173,13 @@ def dead_process() -> int:
     return child.pid
 
 
+def kill(taken: search.Taken | None) -> None:
+    """As if the worker had been killed."""
+    assert taken is not None
+    path = taken.folder / f"start_{taken.start.number}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"process": dead_process()}))
+
+
 def test_a_stopped_trial_is_gone_on_with(tmp_path: Path) -> None:
     opened = begun(tmp_path / "stopped", frozen(trials=2))
     report = search.work(opened, quiet=True, train_one=stopped)
@@ -187,8 +194,7 @@ def test_a_trial_whose_worker_is_gone_is_taken_and_a_living_one_is_left(tmp_path
     first, second = search.take(opened), search.take(opened)
     assert first is not None
     assert second is not None
-    path = first.folder / "start_1.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"process": dead_process()}))
+    kill(first)
     other = study.open_study(opened.folder)
     report = search.work(other, quiet=True, train_one=quick)
     assert sorted(report.finished) == [0, 2]
@@ -205,12 +211,10 @@ def test_a_trial_whose_worker_is_gone_is_taken_and_a_living_one_is_left(tmp_path
 def test_a_trial_that_never_gets_anywhere_is_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = begun(tmp_path / "nowhere", frozen(trials=2))
     for _ in range(2):
-        taken = search.take(opened)
-        assert taken is not None
-        workers.release(taken.folder, taken.start)
+        kill(search.take(opened))
     report = search.work(opened, quiet=True, train_one=quick)
     assert report.finished == {0: "failed", 1: "complete"}
-    assert "trial 0 failed: 3 starts of trial 0 ended before anything was saved" in capsys.readouterr().err
+    assert "trial 0 failed: 2 starts of trial 0 were killed before anything was saved" in capsys.readouterr().err
     # one that has saved in between is no such trial
     saving = begun(tmp_path / "saving", frozen(trials=1))
     for i in range(4):
@@ -219,7 +223,7 @@ def test_a_trial_that_never_gets_anywhere_is_failed(tmp_path: Path, capsys: pyte
         checkpoint = taken.folder / "checkpoint_last.pth"
         checkpoint.touch()
         os.utime(checkpoint, (i, i))
-        workers.release(taken.folder, taken.start)
+        kill(taken)
     assert search.work(saving, quiet=True, train_one=quick).finished == {0: "complete"}
 
 

@@ -122,8 +122,8 @@ def _search(words: Sequence[str], name: str | None, array: str | None, notices: 
         raise InputError("Say what to search for: xec submit tune regress, mae or inpaint, then its options.")
     context = group.commands[job].make_context(f"xec tune {job}", given)
     values = context.params
-    chosen = {key: str(getattr(values[key], "value", values[key])) for key in ("sampler", "pruner")}
-    frozen = tune.frozen_for(job, values["space"], values["trials"], values | chosen, list(context.args))
+    chosen = {key: getattr(values[key], "value", values[key]) for key in tune.CHOSEN}
+    frozen = tune.frozen_for(job, values["space"], values["trials"], chosen, list(context.args))
     study = Path(values["study"])
     if frozen is None and not (study / "study.json").is_file():
         raise InputError(f"There is no study in {study}; begin it with --space, a file of what is to be searched.")

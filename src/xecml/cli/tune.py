@@ -23,6 +23,8 @@ tune_app = typer.Typer(
     rich_markup_mode=None,
 )
 _TRIALS = 50
+CHOSEN = ("sampler", "pruner", "warmup", "seed", "hours")
+"""Parameters of a search that all its workers share."""
 _MORE = {"ignore_unknown_options": True, "allow_extra_args": True}
 StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")]
 
@@ -63,7 +65,7 @@ def _search(
     debug: Debug = False,
 ) -> None:
     before = time.monotonic()
-    given = {"sampler": sampler.value, "pruner": pruner.value, "warmup": warmup, "seed": seed, "hours": hours}
+    given = dict(zip(CHOSEN, (sampler.value, pruner.value, warmup, seed, hours), strict=True))
     with warned():
         _work(str(context.info_name), study, space, trials, given, list(context.args), as_json, before)
 

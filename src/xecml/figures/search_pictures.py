@@ -87,7 +87,9 @@ def history_figure(trials: Sequence[ShownTrial], metric: str) -> Figure:
             )
         right.set(xlabel="epoch", ylabel=named(metric))
         right.legend()
-        _robust_limits(right, [v for t in trials for v in t.curve.values() if _finite(v)])
+        # the ends of the recipe and of those that came to theirs are in view, whatever they began with
+        ends = [t.score for t in trials if t.state == COMPLETE or t.number == 0]
+        _robust_limits(right, [v for t in trials for v in t.curve.values() if _finite(v)], ends)
     return figure
 
 
@@ -128,8 +130,10 @@ def parallel_figure(trials: Sequence[ShownTrial], keys: Sequence[str], metric: s
     scores = np.array([t.score for t in shown], float)
     columns = [(key, *_places([t.values.get(key) for t in shown])) for key in keys]
     heights = [_heights(places, labels, log=key in log) for key, places, labels in columns]
-    top = np.quantile(scores, 0.9) if len(scores) else 1.0
-    scale = Normalize(scores.min(initial=top), max(top, scores.min(initial=top) + 1e-12), clip=True)
+    whole = scores[[t.state == COMPLETE for t in shown]] if any(t.state == COMPLETE for t in shown) else scores
+    # the colours are for those that came to their end, and a wild one is not to take them all
+    low, high = (whole.min(), np.quantile(whole, 0.9)) if len(whole) else (0.0, 1.0)
+    scale = Normalize(low, high if high > low else low + 1e-12, clip=True)
     heights.append(np.asarray(scale(scores), float))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 4.2))
@@ -202,12 +206,18 @@ def _dress(axes: Axes, axis: str, log: bool, labels: list[str]) -> None:
         axes.set_xscale("log")
 
 
-def _robust_limits(axes: Axes, scores: Sequence[float | None]) -> None:
-    """Leave out of view what is far worse than most: a single wild trial is not to flatten all others."""
-    known = np.array([score for score in scores if score is not None], float)
+def _robust_limits(axes: Axes, scores: Sequence[float | None], kept: Sequence[float | None] = ()) -> None:
+    """Leave out of view what is far worse than most: a single wild trial is not to flatten all others.
+
+    Args:
+        axes: whose ordinate is set.
+        scores: all that is drawn.
+        kept: of these, what is in view unless it is far worse than most of its kind.
+    """
+    known, more = (np.array([one for one in group if one is not None], float) for group in (scores, kept))
     if len(known) < 4:
         return
-    low, middle, high = np.quantile(known, [0, 0.5, 1])
-    top = min(high, middle + 3 * (middle - low))
+    low, middle = np.quantile(known, [0, 0.5])
+    top = min(known.max(), max(middle + 3 * (middle - low), np.quantile(more, 0.9) if len(more) else low))
     if top > low:
         axes.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))

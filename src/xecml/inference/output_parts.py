@@ -105,7 +105,7 @@ def write(folder: Path, manifest: Manifest) -> Path:
 def progress_of(folder: Path, manifest: Manifest) -> Progress:
     """Which parts are there: files that the command finished since the work was shared out, of inputs as they were."""
     since = (folder / NAME).stat().st_mtime_ns
-    finished, changed = [], []
+    finished, changed = list[int](), list[int]()
     for number, part in manifest.parts.items():
         out = Path(part.out)
         if mode_of(out) is None or out.stat().st_mtime_ns < since or made_by(out) != manifest.command[0]:

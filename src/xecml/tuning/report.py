@@ -21,6 +21,7 @@ h1 { font-size: 1.6em; margin-bottom: 0.2em; } h2 { font-size: 1.15em; margin-to
 p.small { color: #666; font-size: 0.9em; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
+td { white-space: nowrap; }
 table { border-collapse: collapse; font-size: 0.9em; } th, td { padding: 0.25em 0.8em; text-align: right; }
 th { border-bottom: 1px solid #999; font-weight: 600; } tr:nth-child(even) td { background: #f6f6f6; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
@@ -100,11 +101,10 @@ def _best(found: Summary) -> Sequence[str]:
     names = ["recipe (trial 0)", f"best (trial {winner.shown.number})"][-len(both) :]
     rows = [[key, *(_value(row.shown.values.get(key)) for row in both)] for key in found.keys]
     numbers = [[name, *(_value(row.metrics.get(name)) for row in both)] for name in winner.metrics]
-    return [
-        "<h2>The best trial</h2>",
-        f'<div class="wide">{table_html(["key", *names], rows)}</div>',
-        f'<h2>Its validation</h2><div class="wide">{table_html(["number", *names], numbers)}</div>',
-    ]
+    found = ["<h2>The best trial</h2>", f'<div class="wide">{table_html(["key", *names], rows)}</div>']
+    if numbers:
+        found.append(f'<h2>Its validation</h2><div class="wide">{table_html(["number", *names], numbers)}</div>')
+    return found
 
 
 def _picture(title: str, address: str, meaning: str) -> list[str]:

@@ -74,7 +74,9 @@ def work(study: Study, *, quiet: bool = False, train_one: Callable[..., Result] 
         try:
             recipe = study.recipe_of(suggested(study, taken.trial), number)
             if workers.leads_nowhere(taken.folder):
-                raise InputError(f"{workers.MOST_STARTS} starts of trial {number} ended before anything was saved.")
+                raise InputError(
+                    f"{workers.MOST_STARTS - 1} starts of trial {number} were killed before anything was saved."
+                )
             with workers.at_work(taken.folder, taken.start):
                 how, result = _trained(study, taken, recipe, quiet=quiet, train_one=train_one)
         except (Exception, KeyboardInterrupt) as error:

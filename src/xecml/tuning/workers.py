@@ -139,9 +139,10 @@ def starts(folder: Path) -> list[Start]:
 
 
 def leads_nowhere(folder: Path) -> bool:
-    """Whether the last starts of a trial have all begun at the same place: each of them ended before it had saved."""
+    """Whether the last starts of a trial all began at the same place, and but for this one were killed there."""
     last = starts(folder)[-MOST_STARTS:]
-    return len(last) == MOST_STARTS and len({start.saved for start in last}) == 1
+    killed = not any(start.released for start in last)
+    return killed and len(last) == MOST_STARTS and len({start.saved for start in last}) == 1
 
 
 def is_alive(folder: Path, start: Start) -> bool:
