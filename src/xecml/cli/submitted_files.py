@@ -176,6 +176,8 @@ def _ranges(tasks: Sequence[int]) -> str:
     ordered = sorted(tasks)
     starts = [ordered[0], *(b for a, b in pairwise(ordered) if b != a + 1)]
     ends = [*(a for a, b in pairwise(ordered) if b != a + 1), ordered[-1]]
+    if len(ordered) == 1:
+        return f"{ordered[0]}-{ordered[0]}"  # a number alone is that many
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
