@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ def _refuse_twice(keys: NDArray[np.int64], parts: Sequence[str]) -> None:
     )
 
 
-def _counts(every: NDArray[np.int64], known: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _counts(every: NDArray[np.int64], known: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.int64]:
     found = np.zeros(len(every), np.int64)
     found[np.searchsorted(every, known)] = counts
     return found
@@ -187,8 +188,8 @@ def _named(key: np.int64) -> str:
     return f"run {int(key) >> 32}, event {event - 2**32 if event >= 2**31 else event}"
 
 
-def _chunks(paths: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    first: dict[str, tuple[np.dtype[np.float32], tuple[int, ...]]] = {}
+def _chunks(paths: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    first: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
     for path in paths:
         with rootio.open_tree(path, PREDICTION_TREE) as reader:
             names = sorted(reader.in_file)

@@ -173,8 +173,9 @@ def space_of(given: Mapping[str, Any], recipe: Config, job: str) -> Space:
 
 
 def _within(value: Scalar, given: Mapping[str, Any]) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and given["low"] <= value <= given["high"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return bool(given["low"] <= value <= given["high"])
 
 
 def _internal(distribution: BaseDistribution, value: Scalar, key: str) -> float:

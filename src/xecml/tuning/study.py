@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from xecml.tuning.space import Space, space_of
 
 SEARCH, JOURNAL, BEST = "study.json", "journal.log", "best.yaml"
 SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = {
+PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "median": lambda warmup: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup),
     "halving": lambda warmup: optuna.pruners.SuccessiveHalvingPruner(min_resource=warmup + 1),
     "none": lambda warmup: optuna.pruners.NopPruner(),
