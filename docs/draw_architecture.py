@@ -33,6 +33,7 @@ ROOMS = {
     "figures": "pictures",
     "reports": "folders of numbers and pictures",
     "cluster": "jobs of a batch system",
+    "tuning": "searches of hyper-parameters",
     "cli": "the command xec",
 }
 FLOWS = {

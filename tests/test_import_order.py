@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "xecml"
 # lower rooms first; files of one line may import one another
 ROOMS = (
     "errors",
-    "geometry resolution progress stopwatch garbage_collection cpu_load files outputs compiled",
+    "geometry resolution progress stopwatch garbage_collection cpu_load files outputs compiled notebook",
     "schema",
     "events",
     "rootio",
@@ -43,6 +43,7 @@ ROOMS = (
     "figures",
     "reports",
     "cluster",
+    "tuning",
     "cli",
     "demo",
 )

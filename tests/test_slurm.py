@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import resource
 import signal
 import subprocess
+import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +28,14 @@ from tests.slurm_cluster import call, process_of, until, waits_for
 from tests.test_resume import assert_equal
 from xecml import rootio
 from xecml.cli.commands import app
+from xecml.cluster import notebooks
 from xecml.inference import checkpoint_reading
+from xecml.inference.merge import merge_files
 from xecml.inference.predict import predict_files
 from xecml.inference.trained_model import load_model
 from xecml.recipes import load_config
 from xecml.training import loop
+from xecml.tuning import study, workers
 
 pytestmark = [
     pytest.mark.slow,
@@ -134,14 +142,24 @@ def test_an_array_of_predictions_is_as_one(place: Path, whole: Path) -> None:
     for i in range(4):
         rootio.write(place / f"part_{i}.root", point_sources(10 + i, 10 + i))
     model = whole / "checkpoint_best.pth"
-    submit("predict", str(model), "part_*.root", "--out", "predictions/all.root", "--array", "4%2", "--gpus", "0")
+    words = ("predict", str(model), "part_*.root", "--out", "predictions/all.root", "--array", "4%2", "--gpus", "0",
+             "--least-mb", "0")  # fmt: skip
+    submit(*words)
     assert [job["state"] for job in ended("predictions/all.root")] == ["finished"] * 4
     predict_files(load_model(model), ["part_*.root"], "predictions/one.root", model_path=model)
     with uproot.open("predictions/one.root:predictions") as tree:
         one = tree.arrays(library="np")
-    parts = [uproot.open(f"predictions/all_{i}.root:predictions") for i in range(4)]
-    merged = {name: np.concatenate([part[name].array(library="np") for part in parts]) for name in one}
-    assert len(merged["event"]) == 46
+    # a part that is lost is made again when the array is submitted again, and no other
+    Path("predictions/all_2.root").unlink()
+    made = {i: Path(f"predictions/all_{i}.root").stat().st_mtime_ns for i in (0, 1, 3)}
+    submit(*words)
+    assert [job["job"].rpartition("_")[2] for job in ended("predictions/all.root")] == ["0", "1", "2", "3", "2"]
+    assert {i: Path(f"predictions/all_{i}.root").stat().st_mtime_ns for i in made} == made
+    assert "All that is asked for of 4 parts is there; join them with: xec merge" in submit(*words)
+    report = merge_files(["predictions/all_*.root"], "predictions/all.root")
+    assert (report.events, report.inputs) == (46, 4)
+    with uproot.open("predictions/all.root:predictions") as tree:
+        merged = tree.arrays(library="np")
     for name, values in one.items():
         # sums of other batches are rounded otherwise
         np.testing.assert_allclose(merged[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -179,3 +197,55 @@ def test_a_cancelled_training_is_saved_and_stays_cancelled(place: Path) -> None:
     states = call("squeue", f"--job={job['job']}", "--states=all", "--noheader", "--format=%T").split()
     assert states == ["CANCELLED"]
     assert submit("cancel", str(run)) == f"No job of {run} waits or runs.\n"
+
+
+def test_workers_of_an_array_share_a_study(place: Path) -> None:
+    Path("space.yaml").write_text("training.lr: {low: 1.0e-4, high: 3.0e-2, log: true}\n")
+    settings = (word for setting in (*SETTINGS, "training.epochs=2") for word in ("--set", setting))
+    submit("tune", "--array", "2", "--gpus", "0", "regress", "--study", "studies/lr", "--space", "space.yaml",
+           "--trials", "4", "--pruner", "none", *settings)  # fmt: skip
+    assert [job["state"] for job in ended("studies/lr")] == ["finished"] * 2
+    opened = study.open_study(Path("studies/lr"))
+    assert [trial.state.name for trial in opened.trials] == ["COMPLETE"] * 4
+    jobs_of = {workers.starts(opened.run_folder(i))[0].job for i in range(4)}
+    (record,) = {job["job"].partition("_")[0] for job in jobs("studies/lr")}
+    assert jobs_of <= {f"{record}_0", f"{record}_1"}
+    assert load_config("studies/lr/best.yaml").training.epochs == 2
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jupyterlab") is None, reason="JupyterLab is not installed: pip install 'xecml[notebook]'"
+)
+def test_jupyter_answers_on_a_compute_node_until_its_job_ends(place: Path) -> None:
+    said = json.loads(submit("jupyter", "--gpus", "0", "--json"))
+    assert said["tunnel"].startswith(f"ssh -N -L 8888:{said['host']}:{said['port']} ")
+    token = said["address"].partition("token=")[2]
+    address = f"http://{said['host']}:{said['port']}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{address}/lab?token={token}", timeout=60) as page:
+        assert "<title>JupyterLab</title>" in page.read().decode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        opener.open(f"{address}/api/contents", timeout=60)
+    refused.value.close()
+    assert refused.value.code == 403
+    session = Path("jupyter.jobs/session.json")
+    assert session.stat().st_mode & 0o077 == 0
+    assert token not in Path("jupyter.jobs/job_1.sh").read_text() + Path("jupyter.jobs/job_1.log").read_text()
+    # the same command comes back to the session that is there
+    assert json.loads(submit("jupyter", "--gpus", "0", "--json")) == said
+    assert submit("cancel", "jupyter") == f"Cancelled {said['job']}.\n"
+    ended("jupyter")
+    until(lambda: not notebooks.Session(said["host"], said["port"], token).answers(), 120, "the end of the server")
+
+
+def test_a_job_predicts_its_first_event_soon_after_its_start(place: Path, whole: Path) -> None:
+    """Under 15 s of a processor from the start of the task; on a machine with nothing else to do, of the clock, too."""
+    Path("one").mkdir()
+    rootio.write("one/events.root", point_sources(4, 99))
+    submit("predict", str(whole / "checkpoint_best.pth"), "one/events.root", "--out", "one/out.root", "--gpus", "0")
+    assert [job["state"] for job in ended("one/out.root")] == ["finished"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = ["-c", "from xecml.cli import main; main()", "predict", str(whole / "checkpoint_best.pth")]
+    subprocess.run([sys.executable, *words, "one/events.root", "--out", "one/again.root"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15

@@ -64,8 +64,8 @@ def site_file(text: str) -> None:
         ),
         (
             "merlin7_array",
-            ("predict", "--site", "merlin7", "--time", "30", "--array", "2", "model.pth", "*.root", "--out",
-             "predictions/all.root"),
+            ("predict", "--site", "merlin7", "--time", "30", "--array", "2", "--least-mb", "0", "model.pth", "*.root",
+             "--out", "predictions/all.root"),
         ),
     ],
 )  # fmt: skip
@@ -192,6 +192,8 @@ def test_tasks_of_an_array_have_their_own_files(place: Path) -> None:
         "in_*.root",
         "--array",
         "3%2",
+        "--least-mb",
+        "0",
         "--out",
         "out/all.root",
         "--tree",

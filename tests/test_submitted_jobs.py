@@ -103,7 +103,8 @@ def test_states(clusters: Path, queue: str, left: str | None, state: str, failed
 def test_tasks_of_an_array_have_each_a_state(clusters: Path) -> None:
     for name in ("a", "b", "c", "d", "e"):
         (clusters / f"{name}.root").write_bytes(b"x")
-    words = ("predict", "--site", "merlin7", "--array", "5", "model.pth", "[a-e].root", "--out", "out/all.root")
+    words = ("predict", "--site", "merlin7", "--array", "5", "--least-mb", "0", "model.pth", "[a-e].root", "--out",
+             "out/all.root")  # fmt: skip
     assert "'all', 5 tasks" in said(*words)[0]
     folder = clusters / "out" / "all.root.jobs"
     assert (folder / "job_1.files").read_text() == "0\ta.root\n1\tb.root\n2\tc.root\n3\td.root\n4\te.root\n"

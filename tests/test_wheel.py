@@ -107,7 +107,9 @@ def test_what_the_code_imports_is_asked_for() -> None:
     named = {"yaml": "PyYAML", "mpl_toolkits": "matplotlib"}
     asked = {re.split(r"[\[>=<~ ]", one)[0] for one in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
-    optional = {re.split(r"[\[>=<~ ]", one)[0] for extra in ("onnx", "track", "parquet") for one in extras[extra]}
+    optional = {
+        re.split(r"[\[>=<~ ]", one)[0] for extra in ("onnx", "track", "tune", "parquet") for one in extras[extra]
+    }
     wanted = {named.get(name, name.replace("_", "-")) for name in imported} - {"pydantic-core"}
     assert wanted <= asked | optional, wanted - asked - optional
     # PyTorch brings the writer of TensorBoard's files, and asks for its library

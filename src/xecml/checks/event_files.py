@@ -37,6 +37,7 @@ from xecml.events import (
     valid_times,
 )
 from xecml.geometry import face_codes
+from xecml.notebook import table_html
 from xecml.rootio import DEFAULT_TREE, ranges
 
 PAIRS = (("npho", "time"), ("relative_npho", "relative_time"))
@@ -128,6 +129,10 @@ class CheckReport:
             + (f" ({100 * shares[face]:.3g} % dead)" if dead[i] else "")
             for i, (face, share) in enumerate(self.sensors.invalid_fraction().items())
         }
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the rows that the command prints."""
+        return table_html(["", "", ""], self.rows())
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""

@@ -17,6 +17,8 @@ from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
 from xecml.cli.export import export
 from xecml.cli.inpaint import inpaint
+from xecml.cli.jupyter import jupyter
+from xecml.cli.merge import merge
 from xecml.cli.predict import predict
 from xecml.cli.prepare import prepare
 from xecml.cli.printing import (
@@ -35,6 +37,7 @@ from xecml.cli.printing import (
 from xecml.cli.recipes import recipes_app
 from xecml.cli.submit import submit_app
 from xecml.cli.train import train
+from xecml.cli.tune import tune_app
 from xecml.errors import InputError
 
 app = typer.Typer(
@@ -49,6 +52,7 @@ app = typer.Typer(
 
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(submit_app, name="submit")
+app.add_typer(tune_app, name="tune")
 
 
 def main() -> None:
@@ -255,6 +259,8 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(calibrate)
 app.command()(predict)
+app.command()(merge)
+app.command()(jupyter)
 app.command()(inpaint)
 app.command()(display)
 

@@ -27,6 +27,12 @@ def evaluate(
     events: Annotated[
         int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="CHECKPOINT is a run that trains: evaluate each new checkpoint of it.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option("--patience", min=0, help="With --follow: minutes without a new checkpoint to the end.")
+    ] = 60.0,
     depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -45,6 +51,14 @@ def evaluate(
     from xecml.reports.model_evaluation import evaluate_files
 
     cut = Cut.of(select, parse_share(share) if share else WHOLE)
+    if follow:
+        if depths:
+            raise InputError("--depths prints tables of one checkpoint; leave it out with --follow.")
+        common: dict[str, Any] = {"others": [model_file(other) for other in others or []], "tree": tree, "cut": cut}
+        common["force"] = force
+        of_repairs = {"dead_list": dead_list, "max_events": events}
+        _follow(checkpoint, files, out, common, {"reference": reference.value}, of_repairs, patience, as_json)
+        return
     checkpoint, others = model_file(checkpoint), [model_file(other) for other in others or []]
     if is_repair(checkpoint):
         options: dict[str, Any] = {"others": others, "dead_list": dead_list, "max_events": events, "tree": tree}
@@ -80,6 +94,40 @@ def evaluate(
             print(f"{name}: {line}")
         if said := report.answered.line():
             print(said)
+
+
+def _follow(
+    run: Path,
+    files: list[str],
+    out: Path,
+    common: dict[str, Any],
+    of_models: dict[str, Any],
+    of_repairs: dict[str, Any],
+    patience: float,
+    as_json: bool,
+) -> None:
+    """Evaluate each new checkpoint of a run, with options of all, of models of quantities, and of repairs."""
+    import sys
+
+    from xecml.inference.repair_models import is_repair
+    from xecml.reports.followed_run import follow
+    from xecml.reports.model_evaluation import evaluate_files
+    from xecml.reports.repair_evaluation import evaluate_repairs
+
+    def one(checkpoint: Path, folder: Path) -> dict[str, Any]:
+        if is_repair(checkpoint):
+            report, _, _ = evaluate_repairs(checkpoint, files, folder, **common, **of_repairs)
+            return report.headline(checkpoint.stem)
+        if any(of_repairs.values()):
+            raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
+        return evaluate_files(checkpoint, files, folder, **common, **of_models).headline()
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    rows = follow(run, out, one, patience_s=60 * patience, say=say)
+    if as_json:
+        print(json.dumps({"epochs": rows, "out": str(out)}))
 
 
 def _evaluate_repair(checkpoint: Path, files: list[str], out: Path, options: dict[str, Any], as_json: bool) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xecml.cli.printing import Debug, Json, show, show_table
+
+if TYPE_CHECKING:
+    from xecml.cluster.job_records import Record
+    from xecml.cluster.notebooks import Session
+    from xecml.cluster.sites import Site
 
 submit_app = typer.Typer(
     help="Run an ordinary command as a SLURM job: xec submit train regress --config regress --site merlin7 ...",
@@ -42,17 +47,30 @@ def _submit(
         str | None,
         typer.Option("--array", help="Tasks: a number of them, or such as 0-9%4; {task} is a task's number."),
     ] = None,
+    least_mb: Annotated[
+        int, typer.Option("--least-mb", min=0, help="predict, inpaint: files of less together are one task.")
+    ] = 200,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and the sbatch line, and end.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     from xecml.cli.submitted_commands import ordinary, say
-    from xecml.cluster import submission
+    from xecml.cli.submitted_files import without
+    from xecml.cluster import notebooks, submission
     from xecml.cluster.demands import Wanted, demands
     from xecml.cluster.sites import site_of
+    from xecml.cluster.status import status as look
 
-    command = ordinary(str(context.info_name), context.args, name=name, array=array)
+    command = ordinary(str(context.info_name), context.args, name=name, array=array, least_mb=least_mb)
     chosen = site_of(site)
+    earlier = look([command.folder]) if (command.manifest or command.session) and not dry_run else []
+    if command.session is not None and any(one.open for one in earlier):
+        record = next(one.record for one in earlier if one.open)
+        say([f"Job {record.id} is there already, and its session is shown."])
+        _show_session(notebooks.wait_for(command.session, command.folder, record, say), record, chosen[1], as_json)
+        return
+    if not command.done:
+        command = without(command, earlier)
     wanted = Wanted(partition, time, gpus, nodes, mem, account, after, command.array)
     given = submission.Submission(
         name=command.name,
@@ -64,12 +82,24 @@ def _submit(
         files=command.files,
         run=command.run,
         last=command.last,
+        manifest=command.manifest,
     )
     say(command.notices)
+    if command.done:
+        show(as_json, {"submitted": None, "folder": str(command.folder), "why": command.done}, command.done)
+        return
     if dry_run:
         print(submission.dry_run(given))
         return
+    if command.session is not None:
+        command.session.unlink(missing_ok=True)
     record = submission.submit(given)
+    if command.session is not None:
+        say(
+            [f"Job {record.id} is submitted; waiting for it (Ctrl-C leaves it, and the same command comes back to it)."]
+        )
+        _show_session(notebooks.wait_for(command.session, command.folder, record, say), record, chosen[1], as_json)
+        return
     where = f" of {record.cluster}" if record.cluster else ""
     tasks = f", {len(record.tasks)} tasks" if record.tasks else ""
     shown = command.run if command.run is not None and not command.tasks else command.folder
@@ -80,7 +110,18 @@ def _submit(
     )
 
 
-for _name in ("train", "predict", "inpaint"):
+def _show_session(session: Session, record: Record, site: Site, as_json: bool) -> None:
+    """Say where a server is and how one comes there."""
+    values = {"job": record.id, "host": session.host, "port": session.port, "tunnel": session.tunnel(site.login)}
+    values["address"] = session.address()
+    text = (
+        f"JupyterLab runs on {session.host} (job {record.id}). On your own machine:\n\n    {values['tunnel']}\n\n"
+        f"and open\n\n    {values['address']}\n\nIt ends with the job, or with: xec submit cancel {record.name}"
+    )
+    show(as_json, values, text)
+
+
+for _name in ("train", "predict", "inpaint", "tune", "jupyter"):
     submit_app.command(
         _name,
         help=f"Run 'xec {_name} ...' as a job: its own arguments and options, and these.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +36,7 @@ FLAGS = {
 
 
 @contextmanager
-def _warned() -> Iterator[None]:
+def warned() -> Iterator[None]:
     """While active, a scheduler's warning ends the command with STOPPED where no training is there to save.
 
     Libraries are loaded before a training and pictures drawn after it, and both begin anew when it goes on.
@@ -125,7 +125,7 @@ def train(
         return
     if job is None:
         raise typer.BadParameter(f"name one of {', '.join(Job)}.", param_hint="job")
-    with _warned():
+    with warned():
         _train(context.params, job.value, as_json=as_json, force=force)
 
 
@@ -161,6 +161,14 @@ def recipe_of(given: Mapping[str, Any], job: str) -> tuple[Config, str]:
         settings.append(f"model.outer_fine_pool={'null' if none else '[' + pool.strip('[]') + ']'}")
     recipe = load_config(given["config"], settings, flags, job=job)
     return recipe, run_name(recipe, given["config"], job)
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """Values of the parameters of `xec train` by name, from the words that follow it; none for those not given."""
+    from xecml.cli.commands import app
+
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    return dict(command.make_context("xec train", list(words)).params)
 
 
 def _train(given: Mapping[str, Any], job: str, *, as_json: bool, force: bool) -> None:

@@ -108,7 +108,7 @@ def demands(site: Site, wanted: Wanted, *, several: bool) -> Demands:
             "asked for; lower --nodes or --gpus, or choose another --partition."
         )
     if not several and (wanted.nodes > 1 or gpus > 1):
-        raise InputError("This command runs on one node and one GPU; share its files among tasks with --array.")
+        raise InputError("This command runs on one node and one GPU; share its work among tasks with --array.")
     if wanted.mem is not None:
         _checked("--mem", wanted.mem, memory)
     for option, value in (

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xecml.errors import InputError
 from xecml.files import atomic_path
+from xecml.inference.output_parts import SUFFIX
 from xecml.outputs import mark
 
+__all__ = ["RECORDS", "SUFFIX", "Record", "add", "claim_number", "folder_of", "folders_below", "read"]
 RECORDS = "jobs.json"
-SUFFIX = ".jobs"
-"""Of the folder beside an output file."""
 
 
 class Record(BaseModel):

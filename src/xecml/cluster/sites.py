@@ -17,6 +17,7 @@ SHIPPED = Path(__file__).parent / "sites.yaml"
 _EXAMPLE = "sites such as 'mycluster:' with keys such as 'partition:' and 'account:'"
 _DURATION = re.compile(r"(?:(?P<d>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?|(?P<rest>\d+(?::\d+){0,2}))")
 _MEMORY = re.compile(r"\d{1,9}[KMGT]?")
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -69,6 +70,17 @@ def word(text: str) -> str:
     return text
 
 
+def address(text: str) -> str:
+    """Check the name of a machine.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("it is no name of a machine; write it like login.example.org")
+    return text
+
+
 def _as_text(value: Any) -> Any:
     """Whole numbers stand for themselves: minutes, megabytes, names of accounts."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -113,6 +125,7 @@ class Site(BaseModel):
         warning: seconds before the end of its time at which a job is warned.
         environment: Python environment of a job, with `{arch}` for the architecture of its node.
         setup: lines of shell before the command, such as `module load ...`.
+        login: address of a login node, by which one reaches compute nodes; that of this machine by default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -123,6 +136,7 @@ class Site(BaseModel):
     warning: Annotated[Count, Field(le=65535)] = 300
     environment: str = ".venv-{arch}"
     setup: list[str] = Field(default_factory=list)
+    login: Annotated[str, AfterValidator(address)] | None = None
 
     def find(self, name: str | None) -> tuple[str | None, Partition]:
         """A partition by its name, or the usual one, with its name.

@@ -17,6 +17,8 @@ from xecml.cluster.demands import Demands
 from xecml.cluster.job_records import Record
 from xecml.cluster.sites import Site
 from xecml.files import atomic_path
+from xecml.inference import output_parts
+from xecml.inference.output_parts import Manifest
 from xecml.outputs import making
 
 
@@ -34,6 +36,7 @@ class Submission:
         files: input files by task, or all of them under `""`.
         run: folder of a training, with TASK where that differs.
         last: checkpoint by which one sees that the job has already saved, where it begins from another.
+        manifest: of an output in parts; kept in the folder from its first submission on.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Submission:
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     run: Path | None = None
     last: Path | None = None
+    manifest: Manifest | None = None
 
     def script(self, number: int) -> Script:
         """The script of the job with a number in its folder; it runs in the current one."""
@@ -93,7 +97,10 @@ def submit(given: Submission) -> Record:
     script = given.script(number)
     path = Path(f"{script.stem}.sh")
     table = Path(f"{script.stem}.files")
+    first = given.manifest is not None and not (given.folder / output_parts.NAME).exists()
     try:
+        if given.manifest is not None and first:
+            output_parts.write(given.folder, given.manifest)
         with atomic_path(path) as temporary:
             temporary.write_text(script.text(), encoding="utf-8")
         if given.tasks and given.files:
@@ -104,6 +111,8 @@ def submit(given: Submission) -> Record:
     except BaseException:
         path.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
+        if first:
+            (given.folder / output_parts.NAME).unlink(missing_ok=True)
         raise
     record = Record(
         id=job,

@@ -30,6 +30,7 @@ from xecml.geometry import FACES, face_codes
 from xecml.inference.prediction_columns import table_columns, true_columns
 from xecml.inference.repair_models import Repair
 from xecml.inference.trained_model import Model
+from xecml.notebook import table_html
 from xecml.progress import progress
 from xecml.resolution import Floats, s68, without_nan
 
@@ -187,6 +188,20 @@ class RepairReport:
             title = f"{figure.upper() if figure != 'bias' else 'Bias'} in photons against the {against} count"
             found.append((title, [*_CASE, *places], self._by_place(against, figure, places)))
         return found + ([("Resolution (s68) after repair", *self._physics())] if self.undamaged else [])
+
+    def headline(self, name: str) -> dict[str, float]:
+        """Errors of one repair on all filled sensors, in photons, by kind of damage."""
+        found = {}
+        for case, repairs in self.errors.items():
+            by_reference = repairs.get(name, {})
+            known = next((r for r in REFERENCES if r != "time" and r in by_reference), None)
+            if known is not None:
+                found[f"RMSE {' '.join(_case(case))} [photons]"] = by_reference[known][ALL].rmse
+        return found
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: all tables."""
+        return "".join(table_html(headers, rows, title) for title, headers, rows in self.tables())
 
     def _overview(self) -> tuple[list[str], list[list[str]]]:
         headers = [*_CASE, "sensors", "not filled"]

@@ -16,7 +16,7 @@ from xecml.data import source
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
-from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
+from xecml.evaluation.tables import PREFIX, QUANTITIES, Columns, column, impossible, quantities, read_table
 from xecml.events import TASKS, Chunk
 from xecml.figures import resolution_pages
 from xecml.files import atomic_path
@@ -26,6 +26,7 @@ from xecml.inference.event_parts import Wanted, read_chosen
 from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_answers
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, TorchModel, load_model
+from xecml.notebook import lines_html, table_html
 from xecml.outputs import claim, making, mark
 from xecml.progress import Progress, progress
 
@@ -65,6 +66,24 @@ class Report:
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
+
+    def headline(self) -> dict[str, float]:
+        """The widths of the model alone, by quantity with its unit; all depths together."""
+        model = self.evaluations[0]
+        found = {
+            f"{QUANTITIES[q].label} s68 [{QUANTITIES[q].unit}]": bins[metrics.ALL].s68
+            for q, bins in model.figures.items()
+            if metrics.ALL in bins
+        }
+        if metrics.ALL in model.opening:
+            found["opening angle q68 [deg]"] = model.opening[metrics.ALL].q68
+        return found
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the table of all depths, and what is to be said beside it."""
+        tables = [table_html(headers, rows, title) for title, headers, rows in self.tables(depths=False)]
+        lines = [*self.evaluations[0].warnings, *self.calibrations.values(), self.answered.line()]
+        return "".join(tables) + lines_html(lines)
 
     def tables(self, *, depths: bool = True) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables to read: title, headers, rows; all depths together, then each bin of depth that has events.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xecml.config import Config
 from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
 from xecml.data.reweighting import Reweighting
+from xecml.notebook import lines_html, table_html
 from xecml.outputs import making
 from xecml.progress import progress
 from xecml.stopwatch import Stopwatch
@@ -28,8 +30,11 @@ from xecml.training.processes.peers import Peers
 from xecml.training.processes.rank import TORCHRUN, TORCHRUN_SIGNALS, Place, place_of
 from xecml.training.run import Run
 from xecml.training.setup import begin, score_of
-from xecml.training.stopping import Stopped, StopRequest
+from xecml.training.stopping import EARLY, Stopped, StopRequest
 from xecml.training.system_metrics import memory_metrics
+
+EachEpoch = Callable[[int, float], bool]
+"""Is told of each validated epoch its number and score, lower is better; answers whether the run should end."""
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Result:
         metrics: of the last epoch.
         seconds: it took.
         stopped: the signal that ended it before its time.
+        score: of the best epoch, lower is better; infinite where none was validated.
         reweighting: of the training sample, if any.
         kind: of job.
         first_process: whether this is the one of several processes that writes files.
@@ -53,6 +59,7 @@ class Result:
     metrics: dict[str, Any]
     seconds: float
     stopped: str | None = None
+    score: float = float("inf")
     reweighting: Reweighting | None = None
     kind: str = "regress"
     first_process: bool = True
@@ -62,6 +69,14 @@ class Result:
     def validated(self) -> bool:
         """Whether `best` was chosen by a validation."""
         return self.best.name == checkpoint_writing.BEST
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: how it ended, and the numbers of the last epoch."""
+        how = f"stopped ({self.stopped})" if self.stopped else "finished"
+        line = f"Training in {self.folder}: {how} after {self.seconds / 60:.1f} minutes; best checkpoint {self.best}"
+        numbers = {name: value for name, value in self.metrics.items() if isinstance(value, int | float)}
+        rows = [[name, f"{value:.5g}"] for name, value in numbers.items() if not name.startswith("system/")]
+        return lines_html([line]) + table_html(["last epoch", ""], rows)
 
 
 @making("train")
@@ -74,6 +89,7 @@ def train(
     place: Place | None = None,
     recipe_path: str | Path | None = None,
     force: bool = False,
+    each_epoch: EachEpoch | None = None,
 ) -> Result:
     """Train a network as a recipe says, from the start or from `checkpoint.resume_from`.
 
@@ -87,6 +103,7 @@ def train(
         place: of this process among several; by default what torchrun, srun or the recipe say.
         recipe_path: file that the recipe comes from, which the run must not replace.
         force: replace files in the run's folder that no training made.
+        each_epoch: is told, in the first process, how each validated epoch went, and may end the run.
 
     Raises:
         InputError: data, recipe or checkpoint are unusable, or another process ended.
@@ -105,14 +122,15 @@ def train(
         several = run.fabric.world_size > 1
         stops = StopRequest(several=several, silent=not run.first_process, save_every_s=save_every_s())
         with failures_told(run.tracker), stops as stop:
-            ended = run_epochs(run, stop)
+            ended = run_epochs(run, stop, each_epoch)
         finish(run, peers, ended)
     best = run.best_path if run.best_path.exists() else run.last_path
-    left = (run.folder, best, run.position.metrics, spent.total(), run.stopped, run.reweighting)
+    at = run.position
+    left = (run.folder, best, at.metrics, spent.total(), run.stopped, at.best, run.reweighting)
     return Result(*left, kind=kind, first_process=run.first_process, spent=spent)
 
 
-def run_epochs(run: Run, stop: StopRequest) -> str:
+def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None) -> str:
     """All epochs that are left; returns why there are no more, if that is not their number."""
     options, saving, at = run.config.training, run.config.checkpoint, run.position
     while at.epoch <= options.epochs:
@@ -121,6 +139,7 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
         if run.stopped:
             break
         found, improved = training_metrics(run, clock), False
+        valued: dict[str, float] = {}
         if at.epoch % options.validate_every == 0 or at.epoch == options.epochs:
             if stop.worth_saving():
                 run.save(run.last_path)
@@ -148,7 +167,13 @@ def run_epochs(run: Run, stop: StopRequest) -> str:
             run.save(*best, *numbered, run.last_path)
         run.watch.saved = run.last_path
         stop.saved()
+        score = score_of(valued, saving.best_metric) if valued else None
+        if each_epoch is not None and run.first_process and score is not None and each_epoch(done, score):
+            stop.end_early()
         run.stopped = stop.at_epoch_end()
+        if run.stopped == EARLY:
+            run.stopped = None
+            return "as it was asked to"
         if options.early_stop_epochs and at.since_best >= options.early_stop_epochs:
             return f"no better epoch in {at.since_best}"
         if run.stopped:

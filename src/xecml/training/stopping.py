@@ -23,6 +23,10 @@ _SAME_PRESS_S = 1.0
 """A terminal and what started several processes both pass a Ctrl-C on: what comes so soon after is no second one."""
 
 
+EARLY = "early"
+"""What `StopRequest` answers where no signal asks to stop, but the run itself does; a signal goes before it."""
+
+
 class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """A validation was left because a stop was asked for."""
 
@@ -64,8 +68,7 @@ class StopRequest:
             self.save_due = self._late()
             return self.requested
         answer = self._answer()
-        number = signal.Signals[self.requested].value if self.requested else 0
-        asked = torch.tensor([number, int(self._late())])
+        asked = torch.tensor([_number(self.requested), int(self._late())])
         work = distributed.all_reduce(asked, distributed.ReduceOp.MAX, self._group, async_op=True)
         self._asking = (asked, work, True)
         return answer
@@ -115,7 +118,11 @@ class StopRequest:
         work.wait()
         number, late = asked.tolist()
         self.save_due = counts and bool(late)
-        return signal.Signals(number).name if number else None
+        return _word(number)
+
+    def end_early(self) -> None:
+        """Ask for a stop without a signal; all processes then answer `EARLY`."""
+        self.requested = self.requested or EARLY
 
     def __enter__(self) -> StopRequest:
         for number in _SIGNALS:
@@ -138,7 +145,8 @@ class StopRequest:
             if not self._silent:
                 # printing could meet a print that the signal came into
                 os.write(2, b"\nxec: stopping after this step; Ctrl-C once more ends at once.\n")
-        self.requested = self.requested or signal.Signals(number).name
+        if self.requested in (None, EARLY):
+            self.requested = signal.Signals(number).name
 
     def _end_at_once(self, number: int, frame: FrameType | None) -> None:
         """Do what the signal did before."""
@@ -154,3 +162,16 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _number(asked: str | None) -> int:
+    """What was asked for as a number of which the largest of several processes counts."""
+    if asked is None:
+        return 0
+    return 1 if asked == EARLY else signal.Signals[asked].value + 1
+
+
+def _word(number: int) -> str | None:
+    if number <= 1:
+        return EARLY if number else None
+    return signal.Signals(number - 1).name

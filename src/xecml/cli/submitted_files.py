@@ -1,0 +1,218 @@
+"""Commands that read files and write one, as jobs: their files shared out among tasks, once and for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from xecml.cli.command_words import Ordinary, read, written
+from xecml.cluster.batch_script import FILES, TASK
+from xecml.cluster.demands import array_of
+from xecml.cluster.job_records import SUFFIX
+from xecml.cluster.status import Status
+from xecml.cluster.submission import shares
+from xecml.errors import InputError
+from xecml.events import number_of
+from xecml.files import expand, is_url, regular_file
+from xecml.inference import output_parts
+from xecml.inference.output_parts import Manifest
+from xecml.inference.prediction_outputs import named_outputs
+
+LEAST_MB = 200
+"""Of the input files of a task: a task of less would be over before it is worth its start."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a command line asks for."""
+
+    command: str
+    words: list[str]
+    values: dict[str, Any]
+    files: list[str]
+    out: Path
+    """What the command writes; the folder, if it writes a file for each input."""
+    several: bool
+    """Whether it writes a file for each input."""
+    folder: Path
+    name: str
+
+
+def of_files(
+    command: str, words: Sequence[str], name: str | None, array: str | None, notices: list[str], least_mb: int
+) -> Ordinary:
+    """A command that reads files and writes one; in an array each task reads its share and writes a part.
+
+    Args:
+        command: `predict` or `inpaint`.
+        words: that follow it.
+        name: of the job.
+        array: number of tasks, or their numbers as SLURM writes them.
+        notices: to which what was understood is added.
+        least_mb: of input files of a task, where these are fewer it is given more of them.
+
+    Raises:
+        InputError: files are missing, or the parts that are there are of another command.
+    """
+    asked = _asked(command, words, name)
+    if array is None:
+        own = written(command, asked.values)
+        return Ordinary(own, asked.name, asked.folder, files={"": asked.files}, notices=notices)
+    if asked.several:
+        return _file_by_file(asked, array, notices)
+    there = output_parts.read(asked.folder)
+    manifest = there or _shared_out(asked, array, least_mb, notices)
+    ordinary = _in_parts(asked, manifest, array, notices)
+    return ordinary if there is None else _what_is_left(asked, ordinary, there, array)
+
+
+def _file_by_file(asked: _Asked, array: str, notices: list[str]) -> Ordinary:
+    """Tasks that write a file for each of theirs; finished files of `xec predict --chunk` are kept by itself."""
+    numbers, tasks = array_of(array)
+    if len(asked.files) < len(tasks):
+        notices.append(f"There are {number_of(len(asked.files), 'file')}, so the array has so many tasks.")
+        numbers, tasks = array_of(str(len(asked.files)) + "".join(array.partition("%")[1:]))
+    files = shares(asked.files, tasks)
+    return Ordinary(asked.words, asked.name, asked.folder, array=numbers, tasks=tasks, files=files, notices=notices)
+
+
+def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
+    """The command without tasks that still wait or run for an earlier submission."""
+    busy = {one.task for one in open_ones if one.open and one.task is not None}
+    left = [task for task in ordinary.tasks if task not in busy]
+    if left == ordinary.tasks:
+        return ordinary
+    jobs = " and ".join(sorted({one.record.id for one in open_ones if one.open}))
+    if not left:
+        return replace(ordinary, done=f"All parts that are not there yet are the work of job {jobs}, which goes on.")
+    notice = f"{number_of(len(ordinary.tasks) - len(left), 'part')} are left to job {jobs}, which goes on."
+    return _of_tasks(ordinary, left, [notice])
+
+
+def _asked(command: str, words: Sequence[str], name: str | None) -> _Asked:
+    values = read(command, words)
+    if values.get("pretrained"):
+        inputs = [values["model"], *(values["files"] or ())]
+    else:
+        inputs = list(values["files"] or ())
+        model = values.get("model") or values["repair"]
+        if command == "predict":
+            regular_file(model, "model")
+    if not inputs:
+        raise InputError(f"No files for 'xec {command}' are given; name them after the model.")
+    files = expand(inputs)
+    out, several = _output_of(command, values, files)
+    if "\t" in "".join(files) or not all(file.isprintable() for file in files):
+        raise InputError("A name of a file holds a character that cannot be printed; rename it.")
+    in_parts = dict(values) | {"files": [FILES]}
+    if not several:
+        in_parts["out"] = str(out.with_name(f"{out.stem}_{TASK}{out.suffix}"))
+    if values.get("pretrained"):
+        in_parts |= {"model": FILES, "files": []}
+    place = out / "predictions" if several else out
+    folder = place.with_name(f"{place.name}{SUFFIX}")
+    return _Asked(command, written(command, in_parts), values, files, out, several, folder, name or place.stem)
+
+
+def _output_of(command: str, values: dict[str, Any], files: list[str]) -> tuple[Path, bool]:
+    """The file that a command writes; or the folder in which it writes one for each input."""
+    if command != "predict":
+        return Path(values["out"]), False
+    named = named_outputs(values["out"], files, friend=values["friend"], ntuple=values["rntuple"])
+    first = Path(named[0][0])
+    one = len(named) == 1 and str(first) == str(values["out"])
+    return (first, False) if one else (first.parent, True)
+
+
+def _shared_out(asked: _Asked, array: str, least_mb: int, notices: list[str]) -> Manifest:
+    """Files shared out now; short ones are grouped, so that a task lasts."""
+    _, tasks = array_of(array)
+    most = len(asked.files)
+    if most < len(tasks):
+        notices.append(f"There are {number_of(most, 'file')}, so the array has so many tasks.")
+    total = sum(map(_size, asked.files))
+    if least_mb and not any(map(is_url, asked.files)) and (worth := max(int(total / 1e6 / least_mb), 1)) < most:
+        most = worth
+        if most < len(tasks):
+            notices.append(
+                f"The files have {total / 1e6:.0f} MB, so the array has {number_of(most, 'task')}, of {least_mb} MB or "
+                "more each (--least-mb)."
+            )
+    if most < len(tasks):
+        tasks = list(range(most))
+    files = shares(asked.files, tasks)
+    outs = {task: asked.out.with_name(f"{asked.out.stem}_{task}{asked.out.suffix}") for task in tasks}
+    return output_parts.manifest_of(asked.words, str(asked.values.get("tree") or "tree"), outs, files)
+
+
+def _in_parts(asked: _Asked, manifest: Manifest, array: str, notices: list[str]) -> Ordinary:
+    tasks = [int(number) for number in manifest.parts]
+    whole = Ordinary(asked.words, asked.name, asked.folder, array=array, manifest=manifest, notices=notices)
+    return _of_tasks(whole, tasks, [])
+
+
+def _of_tasks(ordinary: Ordinary, tasks: Sequence[int], notices: Sequence[str]) -> Ordinary:
+    """The command with these tasks of its manifest."""
+    assert ordinary.manifest is not None
+    files = {str(task): list(ordinary.manifest.parts[str(task)].files) for task in tasks}
+    percent = "".join((ordinary.array or "").partition("%")[1:])
+    return replace(
+        ordinary,
+        array=_ranges(tasks) + percent,
+        tasks=list(tasks),
+        files=files,
+        notices=[*ordinary.notices, *notices],
+    )
+
+
+def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str) -> Ordinary:
+    """Of an array that was submitted before: what is not there yet."""
+    path = asked.folder / output_parts.NAME
+    kept, given = ([word for word in words if word != "--force"] for words in (there.command, asked.words))
+    if kept != given:
+        raise InputError(
+            f"The parts of {asked.out} are those of another command ({path}); name another --out, or remove {path} to "
+            "begin anew."
+        )
+    notices = []
+    known = {file for part in there.parts.values() for file in part.files}
+    if more := [file for file in asked.files if file not in known]:
+        notices.append(
+            f"{number_of(len(more), 'file')} more than when it was first submitted, such as {more[0]}, are not in "
+            f"{path}; give them an --out of their own."
+        )
+    progress = output_parts.progress_of(asked.folder, there)
+    if progress.changed:
+        notices.append(f"{number_of(len(progress.changed), 'part')} are made anew, since their files have changed.")
+    left = [task for task in ordinary.tasks if task not in progress.finished]
+    chosen = set(array_of(array)[1])
+    if not array.partition("%")[0].isdecimal():  # numbers of tasks, and not how many
+        left = [task for task in left if task in chosen]
+    ordinary = _of_tasks(ordinary, left or ordinary.tasks, notices)
+    of = number_of(len(there.parts), "part")
+    if not left:
+        merged = f"xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
+        return replace(ordinary, done=f"All that is asked for of {of} is there; join them with: {merged}")
+    done = f"{len(progress.finished)} of {of} are there; the other {len(left)} are submitted."
+    return replace(ordinary, notices=[*ordinary.notices, done])
+
+
+def _ranges(tasks: Sequence[int]) -> str:
+    """Numbers of tasks as SLURM writes them: `0-3,7`."""
+    ordered = sorted(tasks)
+    starts = [ordered[0], *(b for a, b in pairwise(ordered) if b != a + 1)]
+    ends = [*(a for a, b in pairwise(ordered) if b != a + 1), ordered[-1]]
+    if len(ordered) == 1:
+        return f"{ordered[0]}-{ordered[0]}"  # a number alone is that many
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - addresses too, which are no paths
+    except OSError:
+        return 0

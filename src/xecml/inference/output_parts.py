@@ -1,0 +1,133 @@
+"""An output in parts: which files each part is of, frozen when work is shared out; which parts are there already."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from xecml.files import atomic_path, mode_of
+from xecml.outputs import made_by, mark
+from xecml.schema import Described, checked, read_json
+
+NAME = "manifest.json"
+SUFFIX = ".jobs"
+"""Of the folder beside an output file."""
+_ADVICE = "remove it to share the files out anew, or name another --out"
+
+
+class Part(Described):
+    """One file of an output.
+
+    Attributes:
+        out: file that is written.
+        files: that it is of, in this order.
+        sizes: of them in bytes when the work was shared out; -1 of addresses.
+    """
+
+    out: str
+    files: list[str] = Field(min_length=1)
+    sizes: list[int]
+
+
+class Manifest(Described):
+    """All parts of an output.
+
+    Attributes:
+        command: words after `xec`, with placeholders for what differs.
+        tree: of the input files.
+        parts: by number.
+    """
+
+    command: list[str] = Field(min_length=1)
+    tree: str
+    parts: dict[str, Part] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Which parts of an output are there.
+
+    Attributes:
+        finished: numbers of those that are whole.
+        changed: of those whose input files have changed since; they count as not finished.
+    """
+
+    finished: list[int]
+    changed: list[int]
+
+
+def manifest_of(
+    command: Sequence[str], tree: str, outs: Mapping[int, Path], files: Mapping[str, Sequence[str]]
+) -> Manifest:
+    """The manifest of work that is shared out now.
+
+    Args:
+        command: words after `xec`, with placeholders.
+        tree: of the input files.
+        outs: output by number of the part.
+        files: input files by the same numbers, as text.
+    """
+    parts = {
+        str(number): Part(
+            out=str(out), files=list(files[str(number)]), sizes=[_size(file) for file in files[str(number)]]
+        )
+        for number, out in outs.items()
+    }
+    return Manifest(command=list(command), tree=tree, parts=parts)
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest in a folder; none where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / NAME
+    if mode_of(path) is None:
+        return None
+    where = f"{path} is damaged"
+    return checked(Manifest, read_json(path, "manifest", where, _ADVICE), where, _ADVICE)
+
+
+def write(folder: Path, manifest: Manifest) -> Path:
+    """Write a manifest into a folder."""
+    with atomic_path(folder / NAME) as temporary:
+        text = json.dumps({"made": mark()} | manifest.model_dump(mode="json"), indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return folder / NAME
+
+
+def progress_of(folder: Path, manifest: Manifest) -> Progress:
+    """Which parts are there: files that the command finished since the work was shared out, of inputs as they were."""
+    since = (folder / NAME).stat().st_mtime_ns
+    finished, changed = list[int](), list[int]()
+    for number, part in manifest.parts.items():
+        out = Path(part.out)
+        if mode_of(out) is None or out.stat().st_mtime_ns < since or made_by(out) != manifest.command[0]:
+            continue
+        as_it_was = [_size(file) for file in part.files] == part.sizes
+        (finished if as_it_was else changed).append(int(number))
+    return Progress(finished, changed)
+
+
+def beside(outputs: Sequence[Path]) -> Manifest | None:
+    """The manifest of which some files are parts, if it lies beside them; none for others."""
+    wanted = {path.resolve() for path in outputs}
+    for folder in dict.fromkeys(path.parent for path in outputs):
+        for path in sorted(folder.glob(f"*{SUFFIX}/{NAME}")):
+            found = read(path.parent)
+            if found is not None and wanted & {Path(part.out).resolve() for part in found.parts.values()}:
+                return found
+    return None
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - addresses too, which are no paths
+    except OSError:
+        return -1
