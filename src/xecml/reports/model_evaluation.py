@@ -16,9 +16,10 @@ from xecml.data import source
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
+from xecml.evaluation.real_data import Asked, RealData, measure
 from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
 from xecml.events import TASKS, Chunk
-from xecml.figures import resolution_pages
+from xecml.figures import real_data_pages, resolution_pages
 from xecml.files import atomic_path
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
@@ -39,7 +40,7 @@ class Report:
     """An evaluation: the model first, then other models, then trivial predictors; and the files written.
 
     `calibrations` says of the models that are calibrated how, a sentence each; `cut` and `left` what was taken of
-    the files and how many events that leaves.
+    the files and how many events that leaves; `data` is what was found where data are looked at.
     """
 
     evaluations: list[metrics.Evaluation]
@@ -48,6 +49,7 @@ class Report:
     calibrations: dict[str, str] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
     left: Left = field(default_factory=Left)
+    data: RealData | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -56,6 +58,7 @@ class Report:
             "answers": self.answered.as_dict(),
             "calibrations": self.calibrations,
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
+            **({"real_data": self.data.as_dict()} if self.data is not None else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
@@ -80,6 +83,7 @@ def evaluate_files(
     reference: Reference = "truth",
     tree: str = rootio.DEFAULT_TREE,
     cut: Cut | None = None,
+    asked: Asked | None = None,
     force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
@@ -92,6 +96,7 @@ def evaluate_files(
         reference: measure against truth or against reconstructed quantities.
         tree: name of the tree in the event files.
         cut: what is taken of the event files; all by default. Prediction files are compared as they are.
+        asked: lines, edges, periods, conditions that are looked at, in `real_data.pdf`, which `reco` has in any case.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -100,8 +105,17 @@ def evaluate_files(
     if reference not in PREFIX:
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
-    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
-    claim(written.values(), inputs=[model_path, *others, *files], force=force)
+    looked_at = reference == "reco" or bool(asked)
+    names_of_files = [
+        "predictions.root",
+        "evaluation.json",
+        "resolution.pdf",
+        *(["real_data.pdf"] if looked_at else []),
+    ]
+    written = {name: folder / name for name in names_of_files}
+    asked = asked or Asked()
+    table_of_conditions = None if asked.conditions is None else asked.conditions.path
+    claim(written.values(), inputs=[model_path, *others, table_of_conditions, *files], force=force)
     model = load_model(model_path)
     _need_reference(model, files, tree, reference)
     cut, paths = cut or Cut(), source.expand(files)
@@ -120,6 +134,7 @@ def evaluate_files(
             tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
+    data = measure(tables, asked, reference, str(files[0])) if looked_at else None
     tables |= _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
@@ -132,7 +147,9 @@ def evaluate_files(
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
     )
-    report = Report(evaluations, written, answered, calibrations, cut, left)
+    if data is not None:
+        real_data_pages.save_real_data_plots(written["real_data.pdf"], data, title=sample)
+    report = Report(evaluations, written, answered, calibrations, cut, left, data)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -153,8 +170,10 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
         task: [TASKS[task].truth] if reference == "truth" else [b for b in [TASKS[task].reconstructed] if b]
         for task in TASKS
     }
-    # directions are compared as angles, whichever way they are given
-    of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]
+    # directions are compared as angles, whichever way they are given; reconstructed ones go by the position
+    of_task["angle"] = of_task["angleVec"] = (
+        [*of_task["angle"], *of_task["angleVec"]] if reference == "truth" else of_task["uvwFI"]
+    )
     wanted = sorted({branch for task in model.tasks for branch in of_task[task]})
     for path in source.expand(files):
         with source.open_events(path, tree, source.names_here(path, tree, model.names)) as reader:

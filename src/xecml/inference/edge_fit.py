@@ -1,0 +1,172 @@
+"""The position and the smearing of the upper end of a spectrum, such as that of background photons at 52.83 MeV.
+
+Photons of radiative muon decay and of positrons that annihilate in flight reach up to half of the muon's mass. Below
+that end E0 their density is taken as a step and a slope, above it are few photons of other origin, at any energy:
+
+    n(E) = a [E < E0] + b (E0 - E) [E < E0], smeared by the response, + c        a, b, c >= 0
+
+The response is that of a line (`xecml.inference.line_fit`): a Gaussian of width s with an exponential tail to low
+energies that begins t below its peak. A spectrum hardly tells of t / s, which a slope resembles: it is held near what
+lines of networks show, with a width of its own that enters the errors. E0 is thus the end itself, and not a point half
+way up, which lies lower. The likelihood in the bins of a window about the end is maximised; errors are from its
+curvature.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from xecml.inference.line_fit import WIDEST, integral
+from xecml.resolution import Floats
+
+LEAST_EVENTS = 200
+"""In the window; fewer do not tell where a spectrum ends."""
+_SEARCHED = 0.2
+"""The end is looked for this far from where it should be, and fitted in a window that reaches as far from it, as a
+share of its energy."""
+_WINDOW = 0.15
+_BINS = 100
+_TAIL, _TAIL_SPREAD = math.log(1.2), 0.35
+"""Logarithm of t / s, and how well it is known: lines of networks have 0.8 to 1.7."""
+_STEP = 1e-4
+_FARTHEST = 8.0
+"""Logarithm of a ratio of components, beyond which one of them is not there."""
+_LEAST_CURVATURE = 1e-6
+_LEAST_FALL = 4.0
+"""Standard errors by which there must be more events below the end than above it."""
+_SEARCH = {"xatol": 1e-5, "fatol": 1e-7, "maxiter": 4000, "maxfev": 4000}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A fitted end of a spectrum, in the unit of the spectrum.
+
+    Attributes:
+        position: where the spectrum ends before it is smeared.
+        error: of the position.
+        sigma: of the response's core.
+        sigma_error: of it.
+        tail: where the response's exponential begins, below its peak.
+        events: in the window.
+        chi2: of the fit per degree of freedom, over bins with at least five expected events.
+        window: lowest and highest energy that were fitted.
+        ratios: logarithms of slope and flat part over the step, of events in the window.
+    """
+
+    position: float
+    error: float
+    sigma: float
+    sigma_error: float
+    tail: float
+    events: int
+    chi2: float
+    window: tuple[float, float]
+    ratios: tuple[float, float]
+
+    def expected(self, edges: Floats) -> Floats:
+        """Events (B,) that the fitted spectrum has in equal bins between edges (B + 1,) that span the window."""
+        p = np.array([self.position, math.log(self.sigma), math.log(self.tail / self.sigma), *self.ratios])
+        counts: Floats = np.exp(_log_shares(p, edges)) * self.events
+        return counts
+
+
+def fit_edge(energies: Floats, energy: float) -> Edge | None:
+    """Fit the end of a spectrum; none where there is none near `energy`, or too few events.
+
+    Args:
+        energies: finite numbers (N,).
+        energy: where the end should be, in their unit.
+    """
+    from scipy.optimize import minimize
+
+    begin = _steepest(energies, energy)
+    if begin is None:
+        return None
+    edges = np.linspace(begin - _WINDOW * energy, begin + _WINDOW * energy, _BINS + 1)
+    counts = np.histogram(energies, edges)[0].astype(np.float64)
+    if counts.sum() < LEAST_EVENTS:
+        return None
+    x = (edges - begin) / energy  # the fit works in shares of the energy about the first guess
+
+    def cost(p: Floats) -> float:
+        prior = 0.5 * ((p[2] - _TAIL) / _TAIL_SPREAD) ** 2 + 0.5 * (np.maximum(np.abs(p[3:]) - _FARTHEST, 0) ** 2).sum()
+        return -float(counts @ _log_shares(p, x)) + float(prior)
+
+    p = np.array([0.0, math.log(0.02), _TAIL, 0.0, -2.0])
+    for _ in range(2):
+        p = minimize(cost, p, method="Nelder-Mead", options=_SEARCH).x
+    errors = _errors(p, x, counts)
+    sigma = math.exp(p[1])
+    position = begin + p[0] * energy
+    found = Edge(position, errors[0] * energy, sigma * energy, errors[1] * sigma * energy,
+                 math.exp(p[2]) * sigma * energy, int(counts.sum()), _chi2(p, x, counts),
+                 (float(edges[0]), float(edges[-1])), (float(p[3]), float(p[4])))  # fmt: skip
+    good = math.isfinite(found.error) and found.error > 0 and sigma < WIDEST
+    return found if good and abs(position - energy) <= _SEARCHED * energy else None
+
+
+def _steepest(energies: Floats, energy: float) -> float | None:
+    """Where the spectrum falls most within the range that is searched; none where it does not fall at all."""
+    from scipy.ndimage import gaussian_filter1d
+
+    reach, share = 1.5 * _SEARCHED, 0.0025
+    edges = energy * np.linspace(1 - reach, 1 + reach, round(2 * reach / share) + 1)
+    counts = np.histogram(energies, edges)[0].astype(np.float64)
+    fall = -gaussian_filter1d(counts, 0.02 / share, order=1, mode="nearest")
+    centres = (edges[1:] + edges[:-1]) / 2
+    fall[np.abs(centres - energy) > _SEARCHED * energy] = -np.inf
+    at = float(centres[int(fall.argmax())])
+    width = 0.06 * energy
+    below = float(((energies > at - width) & (energies <= at)).sum())
+    above = float(((energies > at) & (energies <= at + width)).sum())
+    return at if below - above > _LEAST_FALL * math.sqrt(below + above) else None
+
+
+def _log_shares(p: Floats, edges: Floats) -> Floats:
+    """Logarithms of the shares of equal bins (B,) between edges (B + 1,).
+
+    p is end, log width, log tail in widths, and logarithms of slope and flat part over the step.
+    """
+    step = edges[1] - edges[0]
+    sigma, tail = math.exp(p[1]), math.exp(np.clip(p[2], -3.0, 3.0))
+    # on to where nothing of the response is left, from where what lies above is summed
+    more = max(math.ceil((p[0] + 6 * sigma - edges[-1]) / step), 1)
+    grid = (edges[0] + step / 2) + step * np.arange(len(edges) - 1 + min(more, 10 * _BINS))
+    whole = float(integral(np.array([p[0] + 40 * sigma]), p[0], sigma, tail)[0])
+    # a photon of the end's energy is answered above E as often as one of E0 + x is above E0
+    above = 1 - integral(grid, p[0], sigma, tail) / whole
+    slope = np.cumsum(above[::-1])[::-1] * step
+    n = len(edges) - 1
+    parts = np.stack([above[:n], slope[:n], np.ones(n)])
+    parts = parts / np.maximum(parts.sum(1, keepdims=True), 1e-300)
+    weights = np.exp(np.clip([0.0, p[3], p[4]], -_FARTHEST - 4, _FARTHEST + 4))
+    logs: Floats = np.log(np.maximum(weights @ parts / weights.sum(), 1e-300))
+    return logs
+
+
+def _errors(p: Floats, edges: Floats, counts: Floats) -> tuple[float, float]:
+    """Standard errors of the end and of the logarithm of the width; NaN where there are none."""
+    steps = _STEP * np.diag([0.02, 1.0, 1.0, 1.0, 1.0])
+    scores = np.stack([(_log_shares(p + s, edges) - _log_shares(p - s, edges)) / (2 * s.sum()) for s in steps])
+    information = (scores * (np.exp(_log_shares(p, edges)) * counts.sum())) @ scores.T
+    information[2, 2] += 1 / _TAIL_SPREAD**2
+    free = [i for i in range(5) if information[i, i] > _LEAST_CURVATURE * counts.sum()]
+    if 0 not in free or 1 not in free:
+        return math.nan, math.nan
+    try:
+        variances = np.diag(np.linalg.inv(information[np.ix_(free, free)]))
+    except np.linalg.LinAlgError:
+        return math.nan, math.nan
+    end, width = (math.sqrt(v) if v > 0 else math.nan for v in variances[:2])
+    return end, width
+
+
+def _chi2(p: Floats, edges: Floats, counts: Floats) -> float:
+    expected = np.exp(_log_shares(p, edges)) * counts.sum()
+    kept = expected >= 5
+    if kept.sum() <= 6:
+        return math.nan
+    return float((((counts - expected) ** 2 / np.maximum(expected, 1))[kept]).sum() / (kept.sum() - 6))
