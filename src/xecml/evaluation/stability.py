@@ -74,7 +74,7 @@ class Trend:
 def for_json(value: Any) -> Any:
     """Arrays as lists, and None for what is no number."""
     if isinstance(value, np.ndarray):
-        return [for_json(v) for v in value.tolist()]
+        return for_json(value.tolist())
     if isinstance(value, list | tuple):
         return [for_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,7 +29,11 @@ def draw_patches(axes: Axes, u: Floats, v: Floats, values: Floats, errors: Float
     if diverging:
         high = max(float(np.quantile(np.abs(known), 0.95)), 1e-9)
         low = -high
-    norm = Normalize(low, high if high > low else low + abs(low) * 0.01 + 1e-9)
+    else:
+        # what lies within the errors shall not look like a pattern
+        least = max(2 * float(np.median(errors[np.isfinite(errors)] if np.isfinite(errors).any() else 0.0)), 1e-9)
+        low, high = min(low, (low + high) / 2 - least), max(high, (low + high) / 2 + least)
+    norm = Normalize(low, high)
     mesh = axes.imshow(np.ma.masked_invalid(values), _DIVERGING if diverging else "viridis", norm, extent=extent)
     axes.figure.colorbar(mesh, ax=axes, fraction=0.08, pad=0.03)
     if values.shape[1] > _MOST_WRITTEN[1] or values.shape[0] > _MOST_WRITTEN[0]:

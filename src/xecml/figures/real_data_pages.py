@@ -232,9 +232,9 @@ def _profile_page(data: RealData, title: str, against: str) -> Figure:
     figure = page(title, f"Residuals by {word}", 6.6)
     parts = _panels(figure, len(data.quantities), 4)
     for part, quantity in zip(parts, data.quantities, strict=True):
-        for (model, of), colour in zip(data.against[quantity].items(), COLOURS, strict=False):
+        for i, ((model, of), colour) in enumerate(zip(data.against[quantity].items(), COLOURS, strict=False)):
             if (p := of.get(against)) is not None and np.isfinite(p.s68).any():
-                x = p.centre * axis_scale(against)
+                x = (p.centre + 0.006 * i * np.ptp(p.edges)) * axis_scale(against)
                 part.errorbar(x, p.s68, p.s68_error, fmt="o", color=colour, ms=3.5, label=f"s68 {named(model, 24)}")
                 part.errorbar(x, p.bias, p.bias_error, fmt="s", color=colour, mfc="w", ms=3.5,
                               label=f"bias {named(model, 24)}")  # fmt: skip

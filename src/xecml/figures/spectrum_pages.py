@@ -21,7 +21,8 @@ from xecml.figures.quantity_axes import say_nothing
 from xecml.figures.style import COLOURS, STYLE, named, page
 from xecml.resolution import Floats
 
-_BINS = 60
+_BINS, _OF_A_BIN = 60, 20
+"""Of a spectrum at most, and events that one should have."""
 
 
 def spectrum_figures(data: RealData, *, title: str = "") -> Iterator[Figure]:
@@ -81,10 +82,11 @@ def _draw_by_patch(axes: Axes, one: Spectrum, what: str) -> None:
 def _draw_spectrum(axes: Axes, one: Spectrum, colour: str) -> None:
     """Energies near the feature, its fit where there is one, the numbers above."""
     low, high = one.fit.window if one.fit else _range(one)
-    inside = np.linspace(low, high, _BINS + 1)
+    bins = int(np.clip(float(one.whole.n) / _OF_A_BIN, _BINS // 3, _BINS))
+    inside = np.linspace(low, high, bins + 1)
     step = inside[1] - inside[0]
     # a few bins on both sides show what the fit left out
-    edges = low + step * np.arange(-8, _BINS + 9)
+    edges = low + step * np.arange(-(bins // 8), bins + bins // 8 + 1)
     counts = np.histogram(one.energies, edges)[0]
     axes.stairs(counts, edges, fill=True, color=colour, alpha=0.35, label=f"{named(one.predictor)}")
     centres, errors = (edges[1:] + edges[:-1]) / 2, np.sqrt(counts)

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.data import source
+from xecml.data.runs_of_files import check_covered, runs_in
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
+from xecml.evaluation.periods import check_periods
 from xecml.evaluation.real_data import Asked, RealData, measure
 from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
 from xecml.events import TASKS, Chunk
@@ -119,6 +121,7 @@ def evaluate_files(
     model = load_model(model_path)
     _need_reference(model, files, tree, reference)
     cut, paths = cut or Cut(), source.expand(files)
+    _need_runs(asked, paths, tree, model)
     chosen, left = look_at_files(paths, cut, tree, model.names) if cut else (None, Left())
     total = source.count_events(files, tree) if chosen is None else left.last
     # names are those of files; two models of one name are told apart by their folder
@@ -184,6 +187,15 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
         ", and to measure against reconstructed values --reference reco" if reference == "truth" else ""
     )
     raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} ({need}); {hint}.")
+
+
+def _need_runs(asked: Asked, paths: Sequence[str], tree: str, model: Model) -> None:
+    """Refuse periods without events and runs that no conditions cover, before anything is predicted."""
+    if asked.conditions is not None:
+        check_covered(asked.conditions, paths, tree, model.names)
+    if asked.periods:
+        runs = [runs_in(path, tree, model.names, needs="--periods") for path in paths]
+        check_periods({"run": np.concatenate(runs)}, asked.periods, paths[0])
 
 
 def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], reference: Reference) -> str:
