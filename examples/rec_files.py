@@ -86,7 +86,7 @@ def main() -> None:
                 types = {name: np.dtype((v.dtype, v.shape[1:])) for name, v in rec.items()}
                 written[run].mktree("rec", types)
             written[run]["rec"].extend(rec)
-    print(f"Wrote {len(written)} rec files to {given.out}: " + ", ".join(f"{run:06d}" for run in sorted(written)))
+    print(f"Wrote {len(written)} files to {given.out}: " + ", ".join(f"{run:06d}" for run in sorted(written)))
 
 
 if __name__ == "__main__":

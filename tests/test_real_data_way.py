@@ -112,5 +112,10 @@ def test_the_commands_of_the_page_run(
     assert events["dead"][:, 1770].all()
     board = events["dead"][:, 2660]
     np.testing.assert_array_equal(board, events["run"] >= 430003)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(snippet, "docs/real_data.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1:3]] == ["theta", "phi"]
+    assert "s68 without_repair" in printed
     # nothing is filled but what is dead
     assert not (events["inpainted"] & ~events["dead"].astype(bool)).any()

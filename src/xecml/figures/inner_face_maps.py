@@ -42,6 +42,8 @@ def draw_patches(axes: Axes, u: Floats, v: Floats, values: Floats, errors: Float
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             where = ((u[column] + u[column + 1]) / 2, (v[row] + v[row + 1]) / 2)
-            text = with_error(value, errors[row, column]).replace(" \N{PLUS-MINUS SIGN} ", "\n\N{PLUS-MINUS SIGN} ")
+            text = with_error(float(value), float(errors[row, column])).replace(
+                " \N{PLUS-MINUS SIGN} ", "\n\N{PLUS-MINUS SIGN} "
+            )
             axes.text(*where, text, ha="center", va="center", fontsize=6.5,
                       color="w" if colours[row, column] < 0.5 else "k")  # fmt: skip
