@@ -24,7 +24,7 @@ from xecml.inference.edge_fit import Edge, fit_edge
 from xecml.inference.line_fit import Line, fit_line
 from xecml.resolution import Floats
 
-REACH = {"line": 0.2, "edge": 0.35}
+REACH = {"line": 0.2, "edge": 0.25}
 """Answers this far from a line or an edge, as a share of its energy, belong to it."""
 LEAST_EVENTS = {"line": 100, "edge": 200}
 """With fewer answers near it nothing is fitted."""

@@ -24,19 +24,19 @@ from xecml.resolution import Floats
 
 LEAST_EVENTS = 200
 """In the window; fewer do not tell where a spectrum ends."""
-_SEARCHED = 0.2
-"""The end is looked for this far from where it should be, and fitted in a window that reaches as far from it, as a
-share of its energy."""
-_WINDOW = 0.15
+_SEARCHED, _WINDOW = 0.1, 0.15
+"""How far from where it should be the end is looked for, and the spectrum is fitted, as shares of its energy."""
 _BINS = 100
+_BEGIN = (np.linspace(-0.08, 0.08, 17), (0.0, 3.0))
+"""Where the fit may begin: ends, and logarithms of the slope over the step."""
 _TAIL, _TAIL_SPREAD = math.log(1.2), 0.35
 """Logarithm of t / s, and how well it is known: lines of networks have 0.8 to 1.7."""
 _STEP = 1e-4
 _FARTHEST = 8.0
 """Logarithm of a ratio of components, beyond which one of them is not there."""
 _LEAST_CURVATURE = 1e-6
-_LEAST_FALL = 4.0
-"""Standard errors by which there must be more events below the end than above it."""
+_LEAST_FALL, _BESIDE = 4.0, 0.06
+"""Standard errors by which there must be more events below the end than above it, so far on both sides."""
 _SEARCH = {"xatol": 1e-5, "fatol": 1e-7, "maxiter": 4000, "maxfev": 4000}
 
 
@@ -82,47 +82,44 @@ def fit_edge(energies: Floats, energy: float) -> Edge | None:
     """
     from scipy.optimize import minimize
 
-    begin = _steepest(energies, energy)
-    if begin is None:
-        return None
-    edges = np.linspace(begin - _WINDOW * energy, begin + _WINDOW * energy, _BINS + 1)
+    edges = energy * np.linspace(1 - _WINDOW, 1 + _WINDOW, _BINS + 1)
     counts = np.histogram(energies, edges)[0].astype(np.float64)
     if counts.sum() < LEAST_EVENTS:
         return None
-    x = (edges - begin) / energy  # the fit works in shares of the energy about the first guess
+    x = edges / energy - 1  # the fit works in shares of the energy
 
     def cost(p: Floats) -> float:
         prior = 0.5 * ((p[2] - _TAIL) / _TAIL_SPREAD) ** 2 + 0.5 * (np.maximum(np.abs(p[3:]) - _FARTHEST, 0) ** 2).sum()
         return -float(counts @ _log_shares(p, x)) + float(prior)
 
-    p = np.array([0.0, math.log(0.02), _TAIL, 0.0, -2.0])
+    begin = [np.array([end, math.log(0.02), _TAIL, slope, -2.0]) for end in _BEGIN[0] for slope in _BEGIN[1]]
+    p = min(begin, key=cost)
+    # twice: the second simplex is large again, where the first may have collapsed
     for _ in range(2):
         p = minimize(cost, p, method="Nelder-Mead", options=_SEARCH).x
-    errors = _errors(p, x, counts)
-    sigma = math.exp(p[1])
-    position = begin + p[0] * energy
-    found = Edge(position, errors[0] * energy, sigma * energy, errors[1] * sigma * energy,
-                 math.exp(p[2]) * sigma * energy, int(counts.sum()), _chi2(p, x, counts),
-                 (float(edges[0]), float(edges[-1])), (float(p[3]), float(p[4])))  # fmt: skip
-    good = math.isfinite(found.error) and found.error > 0 and sigma < WIDEST
-    return found if good and abs(position - energy) <= _SEARCHED * energy else None
+    errors, sigma, position = _errors(p, x, counts), math.exp(p[1]), energy * (1 + p[0])
+    found = Edge(
+        position,
+        errors[0] * energy,
+        sigma * energy,
+        errors[1] * sigma * energy,
+        math.exp(p[2]) * sigma * energy,
+        int(counts.sum()),
+        _chi2(p, x, counts),
+        (float(edges[0]), float(edges[-1])),
+        (float(p[3]), float(p[4])),
+    )
+    good = math.isfinite(found.error) and found.error > 0 and sigma < WIDEST and abs(p[0]) <= _SEARCHED
+    return found if good and _falls(energies, position, energy) else None
 
 
-def _steepest(energies: Floats, energy: float) -> float | None:
-    """Where the spectrum falls most within the range that is searched; none where it does not fall at all."""
-    from scipy.ndimage import gaussian_filter1d
-
-    reach, share = 1.5 * _SEARCHED, 0.0025
-    edges = energy * np.linspace(1 - reach, 1 + reach, round(2 * reach / share) + 1)
-    counts = np.histogram(energies, edges)[0].astype(np.float64)
-    fall = -gaussian_filter1d(counts, 0.02 / share, order=1, mode="nearest")
-    centres = (edges[1:] + edges[:-1]) / 2
-    fall[np.abs(centres - energy) > _SEARCHED * energy] = -np.inf
-    at = float(centres[int(fall.argmax())])
-    width = 0.06 * energy
-    below = float(((energies > at - width) & (energies <= at)).sum())
-    above = float(((energies > at) & (energies <= at + width)).sum())
-    return at if below - above > _LEAST_FALL * math.sqrt(below + above) else None
+def _falls(energies: Floats, position: float, energy: float) -> bool:
+    """Whether there are clearly more events below the end than above it."""
+    below, above = (
+        float(((energies > low * energy + position) & (energies <= (low + _BESIDE) * energy + position)).sum())
+        for low in (-_BESIDE, 0.0)
+    )
+    return below - above > _LEAST_FALL * math.sqrt(below + above)
 
 
 def _log_shares(p: Floats, edges: Floats) -> Floats:
