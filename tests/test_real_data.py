@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from tests.data_tables import FIRST_RUN, data_table
+from xecml import geometry
 from xecml.errors import InputError
 from xecml.evaluation.inner_face import HALF_U, face_map, patches
 from xecml.evaluation.periods import Period, parse_periods
 from xecml.evaluation.real_data import Asked, measure
 from xecml.evaluation.spectra import RECONSTRUCTION, features
 from xecml.evaluation.stability import by_run, in_order, trend
+from xecml.evaluation.tables import find_column
+from xecml.inference.prediction_columns import reconstructed_columns
 
 
 def test_a_drift_from_run_to_run_is_seen_and_its_absence_too() -> None:
@@ -116,6 +119,18 @@ def test_periods_have_their_own_residuals_and_spectra() -> None:
     assert stability["energy / truth", "net"][-1].endswith("drifts")
     assert not stability["energy / truth", "other"][-1].endswith("drifts")
     json.dumps(data.as_dict(), allow_nan=False)
+
+
+def test_the_direction_of_a_reconstruction_is_from_the_vertex_to_the_first_interaction() -> None:
+    uvw = np.array([[1.0, 20.0, 3.0], [-5.0, -40.0, 12.0], [0.0, 0.0, 1e10], [0.0, 1.0, 2.0]], np.float32)
+    vertex = np.array([[0.1, 0.2, -3.0], [0.0, 0.0, 4.0], [0.0, 0.0, 0.0], [1e10, 1e10, 1e10]], np.float32)
+    columns = reconstructed_columns({"uvwRecoFI": uvw, "xyzVTX": vertex})
+    line = geometry.xyz_from_uvw(uvw[:2]) - vertex[:2]
+    expected = geometry.angles_from_direction(line / np.linalg.norm(line, axis=1, keepdims=True))
+    found = np.stack([find_column(columns, "reco_theta"), find_column(columns, "reco_phi")], 1)
+    np.testing.assert_allclose(found[:2], expected, atol=2e-5)
+    assert np.isnan(found[2:]).all()
+    assert reconstructed_columns({"uvwRecoFI": uvw}).keys() == {"reco_u", "reco_v", "reco_w"}
 
 
 def test_few_events_and_few_columns_are_no_alarm() -> None:

@@ -20,7 +20,7 @@ from xecml.simulation.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "real_data.md").read_text(encoding="utf-8")
-SMALLER = {"-n 6000": "-n 768", "-n 3000": "-n 192"}
+SMALLER = {"-n 6000": "-n 768", "-n 3000": "-n 320"}
 
 
 def commands() -> list[str]:

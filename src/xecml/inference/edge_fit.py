@@ -31,6 +31,8 @@ _BEGIN = (np.linspace(-0.08, 0.08, 17), (0.0, 3.0))
 """Where the fit may begin: ends, and logarithms of the slope over the step."""
 _TAIL, _TAIL_SPREAD = math.log(1.2), 0.35
 """Logarithm of t / s, and how well it is known: lines of networks have 0.8 to 1.7."""
+_WIDTHS, _WALL = (math.log(1e-3), math.log(0.3)), 1e6
+"""Logarithms of the narrowest and the widest response, and the steepness of the wall beyond."""
 _STEP = 1e-4
 _FARTHEST = 8.0
 """Logarithm of a ratio of components, beyond which one of them is not there."""
@@ -68,8 +70,8 @@ class Edge:
 
     def expected(self, edges: Floats) -> Floats:
         """Events (B,) that the fitted spectrum has in equal bins between edges (B + 1,) that span the window."""
-        p = np.array([self.position, math.log(self.sigma), math.log(self.tail / self.sigma), *self.ratios])
-        counts: Floats = np.exp(_log_shares(p, edges)) * self.events
+        p = np.array([0.0, math.log(self.sigma / self.position), math.log(self.tail / self.sigma), *self.ratios])
+        counts: Floats = np.exp(_log_shares(p, edges / self.position - 1)) * self.events
         return counts
 
 
@@ -90,7 +92,8 @@ def fit_edge(energies: Floats, energy: float) -> Edge | None:
 
     def cost(p: Floats) -> float:
         prior = 0.5 * ((p[2] - _TAIL) / _TAIL_SPREAD) ** 2 + 0.5 * (np.maximum(np.abs(p[3:]) - _FARTHEST, 0) ** 2).sum()
-        return -float(counts @ _log_shares(p, x)) + float(prior)
+        outside = np.maximum([abs(p[0]) - _WINDOW, p[1] - _WIDTHS[1], _WIDTHS[0] - p[1]], 0.0)
+        return -float(counts @ _log_shares(p, x)) + float(prior) + _WALL * float((outside**2).sum())
 
     begin = [np.array([end, math.log(0.02), _TAIL, slope, -2.0]) for end in _BEGIN[0] for slope in _BEGIN[1]]
     p = min(begin, key=cost)
@@ -123,18 +126,20 @@ def _falls(energies: Floats, position: float, energy: float) -> bool:
 
 
 def _log_shares(p: Floats, edges: Floats) -> Floats:
-    """Logarithms of the shares of equal bins (B,) between edges (B + 1,).
+    """Logarithms of the shares of equal bins (B,) between edges (B + 1,), in shares of an energy, from it.
 
-    p is end, log width, log tail in widths, and logarithms of slope and flat part over the step.
+    p is end and log width in these, log tail in widths, and logarithms of slope and flat part over the step.
     """
     step = edges[1] - edges[0]
-    sigma, tail = math.exp(p[1]), math.exp(np.clip(p[2], -3.0, 3.0))
+    # the search may look far outside
+    end, log_sigma, log_tail = np.clip(p[:3], [-1.0, -9.0, -3.0], [1.0, 0.0, 3.0])
+    sigma, tail = math.exp(log_sigma), math.exp(log_tail)
     # on to where nothing of the response is left, from where what lies above is summed
-    more = max(math.ceil((p[0] + 6 * sigma - edges[-1]) / step), 1)
+    more = max(math.ceil((end + 6 * sigma - edges[-1]) / step), 1)
     grid = (edges[0] + step / 2) + step * np.arange(len(edges) - 1 + min(more, 10 * _BINS))
-    whole = float(integral(np.array([p[0] + 40 * sigma]), p[0], sigma, tail)[0])
+    whole = float(integral(np.array([end + 40 * sigma]), end, sigma, tail)[0])
     # a photon of the end's energy is answered above E as often as one of E0 + x is above E0
-    above = 1 - integral(grid, p[0], sigma, tail) / whole
+    above = 1 - integral(grid, end, sigma, tail) / whole
     slope = np.cumsum(above[::-1])[::-1] * step
     n = len(edges) - 1
     parts = np.stack([above[:n], slope[:n], np.ones(n)])
