@@ -20,12 +20,13 @@ def draw_edge(rng: np.random.Generator, n: int, kind: str, tail: float = 1.2) ->
 def test_an_edge_is_found_and_its_errors_are_right(kind: str) -> None:
     """Pulls of 8 spectra: mean within 1.1 of 0 (3 errors), none beyond 4."""
     rng = np.random.default_rng(6)
-    found = [fit_edge(draw_edge(rng, 4000, kind), EDGE) for _ in range(8)]
+    # of what rises from nothing few events are near its end
+    found = [fit_edge(draw_edge(rng, 4000 if kind == "edge" else 20_000, kind), EDGE) for _ in range(8)]
     assert all(edge is not None for edge in found)
     pulls = np.array([(edge.position - EDGE) / edge.error for edge in found if edge])
     assert abs(pulls.mean()) < 1.1
     assert np.abs(pulls).max() < 4
-    assert 0.02 < np.median([edge.error for edge in found if edge]) < 0.5
+    assert 0.02 < np.median([edge.error for edge in found if edge]) < (0.5 if kind == "edge" else 1.0)
     widths = np.array([(edge.sigma - 1) / edge.sigma_error for edge in found if edge])
     assert abs(widths.mean()) < 1.1
     assert np.mean([edge.chi2 for edge in found if edge]) == pytest.approx(1, abs=0.25)

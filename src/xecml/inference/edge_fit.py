@@ -26,6 +26,8 @@ LEAST_EVENTS = 200
 """In the window; fewer do not tell where a spectrum ends."""
 _SEARCHED, _WINDOW = 0.1, 0.15
 """How far from where it should be the end is looked for, and the spectrum is fitted, as shares of its energy."""
+_LEAST_KNOWN = 0.03
+"""An end that is known no better, as a share of its energy, is none."""
 _BINS = 100
 _BEGIN = (np.linspace(-0.08, 0.08, 17), (0.0, 3.0))
 """Where the fit may begin: ends, and logarithms of the slope over the step."""
@@ -112,7 +114,7 @@ def fit_edge(energies: Floats, energy: float) -> Edge | None:
         (float(edges[0]), float(edges[-1])),
         (float(p[3]), float(p[4])),
     )
-    good = math.isfinite(found.error) and found.error > 0 and sigma < WIDEST and abs(p[0]) <= _SEARCHED
+    good = 0 < errors[0] < _LEAST_KNOWN and sigma < WIDEST and abs(p[0]) <= _SEARCHED
     return found if good and _falls(energies, position, energy) else None
 
 
