@@ -8,13 +8,14 @@ that end E0 their density is taken as a step and a slope, above it are few photo
 The response is that of a line (`xecml.inference.line_fit`): a Gaussian of width s with an exponential tail to low
 energies that begins t below its peak. A spectrum hardly tells of t / s, which a slope resembles: it is held near what
 lines of networks show, with a width of its own that enters the errors. E0 is thus the end itself, and not a point half
-way up, which lies lower. The likelihood in the bins of a window about the end is maximised; errors are from its
-curvature.
+way up, which lies lower. Where a spectrum that rises from nothing is as likely, no step is taken. The likelihood in
+the bins of a window is maximised; errors are from its curvature.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,10 @@ _SEARCHED, _WINDOW = 0.1, 0.15
 _LEAST_KNOWN = 0.03
 """An end that is known no better, as a share of its energy, is none."""
 _BINS = 100
-_BEGIN = (np.linspace(-0.08, 0.08, 17), (0.0, 3.0))
-"""Where the fit may begin: ends, and logarithms of the slope over the step."""
+_BEGIN = np.linspace(-0.08, 0.08, 17)
+"""Ends at which the fit may begin."""
+_NO_STEP, _WORSE = (0, 1, 2, 4), 2.0
+"""Parameters of a spectrum that rises from nothing, and by how much its logarithm of the likelihood may be worse."""
 _TAIL, _TAIL_SPREAD = math.log(1.2), 0.35
 """Logarithm of t / s, and how well it is known: lines of networks have 0.8 to 1.7."""
 _WIDTHS, _WALL = (math.log(1e-3), math.log(0.3)), 1e6
@@ -97,12 +100,26 @@ def fit_edge(energies: Floats, energy: float) -> Edge | None:
         outside = np.maximum([abs(p[0]) - _WINDOW, p[1] - _WIDTHS[1], _WIDTHS[0] - p[1]], 0.0)
         return -float(counts @ _log_shares(p, x)) + float(prior) + _WALL * float((outside**2).sum())
 
-    begin = [np.array([end, math.log(0.02), _TAIL, slope, -2.0]) for end in _BEGIN[0] for slope in _BEGIN[1]]
-    p = min(begin, key=cost)
-    # twice: the second simplex is large again, where the first may have collapsed
-    for _ in range(2):
-        p = minimize(cost, p, method="Nelder-Mead", options=_SEARCH).x
-    errors, sigma, position = _errors(p, x, counts), math.exp(p[1]), energy * (1 + p[0])
+    def fitted(slope: float, free: Sequence[int]) -> tuple[float, Floats]:
+        starts = [np.array([end, math.log(0.02), _TAIL, slope, -2.0]) for end in _BEGIN]
+        p = min(starts, key=cost)
+
+        def of_free(q: Floats) -> float:
+            p[list(free)] = q
+            return cost(p)
+
+        # twice: the second simplex is large again, where the first may have collapsed
+        q = p[list(free)]
+        for _ in range(2):
+            q = minimize(of_free, q, method="Nelder-Mead", options=_SEARCH).x
+        return of_free(q), p
+
+    # what rises from nothing needs no step, and with one its end would hardly be known
+    (rising, p), (step, other) = fitted(_FARTHEST, _NO_STEP), fitted(0.0, range(5))
+    free = list(_NO_STEP)
+    if rising > step + _WORSE:
+        p, free = other, list(range(5))
+    errors, sigma, position = _errors(p, x, counts, free), math.exp(p[1]), energy * (1 + p[0])
     found = Edge(
         position,
         errors[0] * energy,
@@ -151,13 +168,13 @@ def _log_shares(p: Floats, edges: Floats) -> Floats:
     return logs
 
 
-def _errors(p: Floats, edges: Floats, counts: Floats) -> tuple[float, float]:
+def _errors(p: Floats, edges: Floats, counts: Floats, free: Sequence[int]) -> tuple[float, float]:
     """Standard errors of the end and of the logarithm of the width; NaN where there are none."""
     steps = _STEP * np.diag([0.02, 1.0, 1.0, 1.0, 1.0])
     scores = np.stack([(_log_shares(p + s, edges) - _log_shares(p - s, edges)) / (2 * s.sum()) for s in steps])
     information = (scores * (np.exp(_log_shares(p, edges)) * counts.sum())) @ scores.T
     information[2, 2] += 1 / _TAIL_SPREAD**2
-    free = [i for i in range(5) if information[i, i] > _LEAST_CURVATURE * counts.sum()]
+    free = [i for i in free if information[i, i] > _LEAST_CURVATURE * counts.sum()]
     if 0 not in free or 1 not in free:
         return math.nan, math.nan
     try:
