@@ -11,8 +11,11 @@ import torch
 
 from tests.conftest import point_sources
 from xecml import geometry, rootio
+from xecml.conditions_file import load_conditions
 from xecml.data.batch import Batch
 from xecml.errors import InputError
+from xecml.evaluation.periods import parse_periods
+from xecml.evaluation.real_data import Asked
 from xecml.evaluation.tables import read_table
 from xecml.events import TASKS
 from xecml.inference.arithmetic import Arithmetic
@@ -50,6 +53,7 @@ def model(fitted: TorchModel, monkeypatch: pytest.MonkeyPatch) -> TorchModel:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the pictures, which are looked at elsewhere."""
     monkeypatch.setattr(model_evaluation.resolution_pages, "save_resolution_plots", lambda path, *_, **__: path)
+    monkeypatch.setattr(model_evaluation.real_data_pages, "save_real_data_plots", lambda path, *_, **__: path)
 
 
 def evaluated(folder: Path, events: Columns, **options: object) -> model_evaluation.Report:
@@ -84,6 +88,39 @@ def test_reconstructed_quantities_are_a_reference(model: TorchModel, tmp_path: P
     np.testing.assert_array_equal(table["reco_energy"], events["energyTruth"] * np.float32(1.1))
     residual = 1e3 * (table["pred_energy"] - table["reco_energy"])
     assert found.evaluations[0].figures["energy"]["all"].bias == pytest.approx(residual.mean(), rel=1e-4)
+
+
+def test_runs_that_are_not_there_are_said_before_any_work(
+    model: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "judge", lambda *_: pytest.fail("it was predicted"))
+    events = point_sources(5, seed=62)  # of run 62
+    with pytest.raises(InputError, match=r"No event of .*in\.root is of the runs 1-5; its runs are 62\."):
+        evaluated(tmp_path, events, asked=Asked(periods=parse_periods("62 1-5")))
+    with pytest.raises(InputError, match=r"in\.root has no run numbers, which --periods goes by; leave --periods out"):
+        evaluated(tmp_path, {k: v for k, v in events.items() if k != "run"}, asked=Asked(periods=parse_periods("62")))
+    (tmp_path / "c.yaml").write_text("ranges: [{runs: [1, 5], dead: [3]}]\n")
+    conditions = load_conditions(tmp_path / "c.yaml")
+    with pytest.raises(InputError, match=r"Run 62 of .*in\.root is in no range of the conditions"):
+        evaluated(tmp_path, events, asked=Asked(conditions=conditions))
+    with pytest.raises(InputError, match="has no run numbers, which --conditions goes by"):
+        evaluated(tmp_path, {k: v for k, v in events.items() if k != "run"}, asked=Asked(conditions=conditions))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_data_are_looked_at_with_a_reconstruction_or_where_it_is_asked_for(model: TorchModel, tmp_path: Path) -> None:
+    events = point_sources(60, seed=63)
+    plain = evaluated(tmp_path, events)
+    assert plain.data is None
+    assert "real_data.pdf" not in plain.files
+    asked = evaluated(tmp_path, events, asked=Asked(periods=parse_periods("63")))
+    assert asked.data is not None
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written["real_data"]["reference"] == "truth"
+    assert written["real_data"]["quantities"]["timing"]["by_run"]["m.pth"]["n"] == [60]
+    assert written["real_data"]["quantities"]["timing"]["by_period"]["m.pth"]["63"]["n"] == 60
+    assert written["files"]["real_data.pdf"].endswith("real_data.pdf")
 
 
 @pytest.mark.slow

@@ -33,6 +33,18 @@ def evaluate(
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="With --follow: minutes without a new checkpoint to the end.")
     ] = 60.0,
+    lines: Annotated[
+        list[float] | None, typer.Option("--line", metavar="MEV", help="Fit the line of this energy, such as 54.9.")
+    ] = None,
+    edges: Annotated[
+        list[float] | None, typer.Option("--edge", metavar="MEV", help="Fit the end of a spectrum, such as 52.83.")
+    ] = None,
+    periods: Annotated[
+        str, typer.Option("--periods", metavar="RUNS", help="Compare ranges of runs: '430000-430499 430500-430999'.")
+    ] = "",
+    conditions: Annotated[
+        Path | None, typer.Option("--conditions", metavar="T", help="Draw the drift of sensors by run; not applied.")
+    ] = None,
     depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -44,8 +56,11 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on files with truth: table, plots, predictions; of 'inpaint' and 'mae' how well they repair."""
+    """Measure a model on files with truth or on data: tables, plots, predictions; of 'inpaint' and 'mae' the repair."""
+    from xecml.conditions_file import load_conditions
     from xecml.data.selected_events import WHOLE, Cut, parse_share
+    from xecml.evaluation.periods import parse_periods
+    from xecml.evaluation.real_data import Asked
     from xecml.inference.repair_models import is_repair
     from xecml.pretrained import model_file
     from xecml.reports.model_evaluation import evaluate_files
@@ -65,13 +80,24 @@ def evaluate(
         options |= {"cut": cut, "device": device, "precision": precision, "force": force}
         if jobs is not None:
             raise InputError("--jobs is for models that predict physical quantities; this one repairs sensors.")
+        if lines or edges or periods or conditions:
+            raise InputError(
+                "--line, --edge, --periods and --conditions are for models that predict physical quantities; this one "
+                "repairs sensors."
+            )
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
         return
     if dead_list or events:
         raise InputError("--dead-list and --events are for repairs; this model predicts physical quantities.")
-    options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "force": force}
+    asked = Asked(
+        tuple(lines or ()),
+        tuple(edges or ()),
+        parse_periods(periods) if periods else (),
+        load_conditions(conditions) if conditions else None,
+    )
+    options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "asked": asked, "force": force}
     options |= {"device": device, "precision": precision, "jobs": jobs}
     report = evaluate_files(checkpoint, files, out, **options)
     if as_json:
@@ -80,6 +106,8 @@ def evaluate(
         if report.cut:
             print(f"Selected: {report.left.line()}")
         for title, headers, rows in report.tables(depths=depths):
+            show_table(title, headers, rows)
+        for title, headers, rows in report.data.tables_to_read() if report.data else []:
             show_table(title, headers, rows)
         if not depths:
             print("--depths prints the same in bins of depth; the plots and evaluation.json have them in any case.")

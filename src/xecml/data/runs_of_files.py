@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from xecml.conditions import Conditions, runs_of
+from xecml.conditions import Conditions
 from xecml.data import source
+from xecml.errors import InputError
 from xecml.geometry import Ints
 
 _AT_ONCE = 1_000_000
 
 
-def runs_in(path: str, tree: str, names: Mapping[str, str] | None = None) -> Ints:
+def runs_in(path: str, tree: str, names: Mapping[str, str] | None = None, *, needs: str = "--conditions") -> Ints:
     """Runs of a file's events, each once and ascending.
+
+    Args:
+        path: of the file.
+        tree: name of its tree.
+        names: its names of branches, where they are others.
+        needs: option that runs are needed for, for the message.
 
     Raises:
         InputError: it cannot be read, or has no run numbers.
@@ -22,7 +29,7 @@ def runs_in(path: str, tree: str, names: Mapping[str, str] | None = None) -> Int
     found = np.empty(0, np.int64)
     with source.open_events(path, tree, source.names_here(path, tree, names)) as reader:
         if not reader.has("run"):
-            runs_of({}, path)
+            raise InputError(f"{path} has no run numbers, which {needs} goes by; leave {needs} out.")
         for start in range(0, reader.n_events, _AT_ONCE):
             stop = min(start + _AT_ONCE, reader.n_events)
             found = np.union1d(found, reader.arrays(["run"], start, stop)["run"].astype(np.int64))

@@ -14,7 +14,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from xecml.evaluation.metrics import (
@@ -36,29 +35,17 @@ from xecml.evaluation.tables import (
     QUANTITIES,
     Reference,
     Table,
-    column,
     opening_angles,
     pulls,
     residuals,
     same_events,
 )
 from xecml.events import number_of
-from xecml.figures.style import COLOURS, MAP, STYLE, named, save_pages, shortened
+from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
+from xecml.figures.style import COLOURS, STYLE, named, save_pages, shortened
 from xecml.resolution import Floats, Resolution
 
-_SYMBOL = {
-    "theta": r"$\theta$",
-    "phi": r"$\phi$",
-    "energy": "$E$",
-    "energy_relative": "$E$",
-    "timing": "$t$",
-    "u": "$u$",
-    "v": "$v$",
-    "w": "$w$",
-}
-# columns on an axis: unit, and the scale to it from the unit of files
-_AXIS = {"theta": ("deg", 1.0), "phi": ("deg", 1.0), "energy": ("MeV", 1e3), "timing": ("ns", 1e9)}
-_CM, _PAGE_SIZE = ("cm", 1.0), (11.7, 10.2)
+_PAGE_SIZE = (11.7, 10.2)
 _GRID = {"left": 0.07, "right": 0.945, "bottom": 0.06, "top": 0.89, "wspace": 0.3, "hspace": 0.34}
 """Places of the nine parts of a quantity's page: found by hand, since finding them costs as much as drawing."""
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
@@ -119,18 +106,6 @@ def _page(title: str, what: str, height: float = _PAGE_SIZE[1], *, placed: bool 
     return figure
 
 
-def _axis_label(name: str, what: str) -> str:
-    return f"{what} {_SYMBOL.get(name, name)} [{_AXIS.get(name, _CM)[0]}]"
-
-
-def _in_axis_unit(table: Table, prefix: str, name: str) -> Floats:
-    return column(table, prefix + name) * _AXIS.get(name, _CM)[1]
-
-
-def _nothing(axes: Axes, why: str) -> None:
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="0.5")
-
-
 # ---------------------------------------------------------------------------------------- the summary page
 
 
@@ -182,20 +157,20 @@ def _quantity_page(quantity: str, tables: Mapping[str, Table], results: Sequence
     samples = _samples(quantity, tables, results)
     figure = _page(title, f"Resolution of {what.label}", placed=True)
     axes = figure.subplots(3, 3, gridspec_kw=_GRID)
-    label = f"{_SYMBOL.get(quantity, quantity)} residual [{what.unit}]"
+    label = f"{SYMBOL.get(quantity, quantity)} residual [{what.unit}]"
     _draw_core(axes[0, 0], samples, label, what.unit)
     _draw_tails(axes[0, 1], samples, label)
-    known = _in_axis_unit(samples[0].table, PREFIX[reference], what.column)
-    axes[0, 2].set(xlabel=_axis_label(what.column, _REFERENCE[reference]))
+    known = in_axis_unit(samples[0].table, PREFIX[reference], what.column)
+    axes[0, 2].set(xlabel=axis_label(what.column, _REFERENCE[reference]))
     if what.relative:
         axes[0, 2].set(ylabel=label)
-        _draw_map(axes[0, 2], known, samples[0].values)
+        draw_map(axes[0, 2], known, samples[0].values)
     else:
-        axes[0, 2].set(ylabel=_axis_label(quantity, "predicted"))
-        _draw_map(axes[0, 2], known, _in_axis_unit(samples[0].table, "pred_", what.column), diagonal=True)
+        axes[0, 2].set(ylabel=axis_label(quantity, "predicted"))
+        draw_map(axes[0, 2], known, in_axis_unit(samples[0].table, "pred_", what.column), diagonal=True)
     for part, against in zip(axes[1:].flat, AGAINST, strict=True):
         profiles = [profile(s.table, quantity, against, reference=reference) for s in samples]
-        part.set(xlabel=_axis_label(against, _REFERENCE[reference]), ylabel=f"s68, bias [{what.unit}]")
+        part.set(xlabel=axis_label(against, _REFERENCE[reference]), ylabel=f"s68, bias [{what.unit}]")
         _draw_profile(part, samples, profiles)
     for part in (axes[0, 0], *axes[1:].flat):
         part.locator_params(nbins=5)  # enough for its size; each mark costs
@@ -262,35 +237,13 @@ def _draw_tails(axes: Axes, samples: Sequence[_Sample], label: str) -> None:
     axes.set(xlabel=label, ylabel="events (outermost bins: all beyond)", xlim=(edges[0], edges[-1]))
 
 
-def _draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> None:
-    """Histogram in two dimensions, in logarithmic colour; an image, as cells one by one take longer than a page."""
-    good = np.isfinite(x) & np.isfinite(y)
-    if not good.any():
-        return
-    both = np.concatenate([x[good], y[good]])
-    span = [_span(v) for v in ((both, both) if diagonal else (x[good], y[good]))]
-    counts, x_edges, y_edges = np.histogram2d(x[good], y[good], bins=60, range=span)
-    shown = np.ma.masked_equal(counts.T, 0)
-    extent = (x_edges[0], x_edges[-1], y_edges[0], y_edges[-1])
-    mesh = axes.imshow(shown, MAP, LogNorm(1, max(counts.max(), 2)), extent=extent)
-    if diagonal:
-        axes.plot(span[0], span[0], color=COLOURS[1], lw=0.8)
-    axes.figure.colorbar(mesh, ax=axes, fraction=0.06, pad=0.02, label="events")
-
-
-def _span(x: Floats) -> tuple[float, float]:
-    low, high = np.quantile(x, (0.002, 0.998))
-    margin = 0.04 * (high - low) or 0.05 * abs(low) or 1.0
-    return float(low - margin), float(high + margin)
-
-
 def _draw_profile(axes: Axes, samples: Sequence[_Sample], profiles: Sequence[Profile | None]) -> None:
     """Profile of the model's s68 (full) and bias (open); as lines, s68 of baselines that fit the scale."""
     p = profiles[0]
     if p is None or not np.isfinite(p.s68).any():
-        _nothing(axes, "no spread or too few events")
+        say_nothing(axes, "no spread or too few events")
         return
-    scale = _AXIS.get(p.against, _CM)[1]
+    scale = axis_scale(p.against)
     x, edges = p.centre * scale, p.edges * scale
     bars = np.abs(np.stack([x - edges[:-1], edges[1:] - x]))
     axes.axhline(0, color="0.6", lw=0.8)
@@ -320,13 +273,13 @@ def _energy_and_angle_page(tables: Mapping[str, Table], results: Sequence[Evalua
     figure = _page(title, "Energy resolution and opening angle", height=5.2)
     left, middle, right = figure.subplots(1, 3)
     reference = results[0].reference
-    left.set(xlabel=_axis_label("energy", _REFERENCE[reference]), ylabel=r"$\sigma_E / E$ (s68) [%]")
+    left.set(xlabel=axis_label("energy", _REFERENCE[reference]), ylabel=r"$\sigma_E / E$ (s68) [%]")
     middle.set(xlabel="opening angle [deg]", ylabel="events")
     right.set(xlabel="opening angle [deg]", ylabel="fraction of events below")
     _draw_energy_resolution(left, _samples("energy_relative", tables, results), reference)
     if not results[0].opening:
-        _nothing(middle, "no direction")
-        _nothing(right, "no direction")
+        say_nothing(middle, "no direction")
+        say_nothing(right, "no direction")
         return figure
     _draw_opening(middle, tables, results)
     _draw_opening_by_depth(right, tables[results[0].name], results[0])
@@ -338,7 +291,7 @@ def _draw_energy_resolution(axes: Axes, samples: Sequence[_Sample], reference: R
     profiles = [(s, profile(s.table, "energy_relative", "energy", reference=reference)) for s in samples]
     found = [(s, p) for s, p in profiles if p is not None and np.isfinite(p.s68).any()]
     if not found or found[0][0] is not samples[0]:
-        _nothing(axes, "no energy, or a single one")
+        say_nothing(axes, "no energy, or a single one")
         return
     for s, p in found:
         axes.errorbar(p.centre * 1e3, _own_width(p), p.s68_error, fmt="o", color=s.colour, label=s.name)
@@ -384,7 +337,7 @@ def _pulls_page(table: Table, model: Evaluation, title: str) -> Figure:
     rows = -(-len(found := pulls(table, model.reference)) // 3)
     figure = _page(title, f"Pulls of {named(model.name)} and the unit Gaussian", height=0.8 + 3.1 * rows)
     for i, (output, values) in enumerate(found.items(), 1):
-        axes = figure.add_subplot(rows, 3, i, xlabel=f"{_SYMBOL.get(output, output)} residual / sigma", xlim=(-5, 5))
+        axes = figure.add_subplot(rows, 3, i, xlabel=f"{SYMBOL.get(output, output)} residual / sigma", xlim=(-5, 5))
         _draw_pull(axes, values, model.pulls[output][ALL])
     return figure
 

@@ -54,6 +54,8 @@ STYLE: Any = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart; the model first, then baselines."""
 MAP = "cividis"
+PAGE_WIDTH = 11.7
+"""Of the pages of a PDF, inches."""
 
 _METADATA = {".pdf": "Creator", ".png": "Software"}
 
@@ -78,6 +80,19 @@ def named(name: str, most: int = 60) -> str:
 def shortened(name: str, most: int) -> str:
     """A name on one line; of one that is longer than `most` characters the middle is left out."""
     return printable(name if len(name) <= most else f"{name[: most // 2]} ... {name[-most // 2 :]}")
+
+
+def page(title: str, what: str, height: float) -> Figure:
+    """An empty page of a report.
+
+    Args:
+        title: of the sample, as the user gave it; may be empty.
+        what: is on the page.
+        height: inches.
+    """
+    figure = Figure(figsize=(PAGE_WIDTH, height))
+    figure.suptitle(f"{what}: {named(title, 110)}" if title else what)
+    return figure
 
 
 def drawable(figure: Figure) -> Figure:

@@ -45,6 +45,8 @@ class Line:
         tail: where the exponential begins, below the peak.
         events: in the window of the fit.
         chi2: of the fit per degree of freedom, over bins with at least five expected events.
+        sigma_error: of `sigma`.
+        window: lowest and highest energy that were fitted.
     """
 
     peak: float
@@ -53,6 +55,15 @@ class Line:
     tail: float
     events: int
     chi2: float
+    sigma_error: float = math.nan
+    window: tuple[float, float] = (math.nan, math.nan)
+
+    def expected(self, edges: Floats) -> Floats:
+        """Events (B,) that the fitted line has in bins between edges (B + 1,), as many in all as in its window."""
+        tail = self.tail / self.sigma
+        low, high = (float(integral(np.array([x]), self.peak, self.sigma, tail)[0]) for x in self.window)
+        inside: Floats = np.diff(integral(edges, self.peak, self.sigma, tail)) * self.events / (high - low)
+        return inside
 
 
 def fit_line(energies: Floats) -> Line | None:
@@ -77,24 +88,31 @@ def fit_line(energies: Floats) -> Line | None:
     # twice: the second simplex is large again, where the first may have collapsed
     for _ in range(2):
         start = minimize(cost, start, method="Nelder-Mead", options=_SEARCH).x
-    error = _error_of_peak(start, x, counts)
+    error, error_of_width = _errors(start, x, counts)
     centre, sigma, tail = float(start[0]), math.exp(start[1]), math.exp(start[2])
-    found = Line(mode + centre * width, error * width, sigma * width, tail * sigma * width, int(counts.sum()),
-                 _chi2(start, x, counts))  # fmt: skip
+    found = Line(
+        mode + centre * width,
+        error * width,
+        sigma * width,
+        tail * sigma * width,
+        int(counts.sum()),
+        _chi2(start, x, counts),
+        error_of_width * sigma * width,
+        (float(edges[0]), float(edges[-1])),
+    )
     good = math.isfinite(error) and error > 0 and abs(centre) < _ABOVE and found.sigma < WIDEST * found.peak
     return found if good else None
 
 
 def _log_shares(p: Floats, edges: Floats) -> Floats:
     """Logarithms of the shares of bins (B,) between edges (B + 1,); p is peak, log width, log tail in widths."""
-    integral = _integral(edges, p[0], math.exp(p[1]), math.exp(min(p[2], 5.0)))
-    shares = np.maximum(np.diff(integral), 1e-300)
+    shares = np.maximum(np.diff(integral(edges, p[0], math.exp(p[1]), math.exp(min(p[2], 5.0)))), 1e-300)
     logs: Floats = np.log(shares / shares.sum())
     return logs
 
 
-def _integral(x: Floats, centre: float, sigma: float, tail: float) -> Floats:
-    """Integral of the density from minus infinity, up to a factor; `tail` is in widths."""
+def integral(x: Floats, centre: float, sigma: float, tail: float) -> Floats:
+    """Integral of the density from minus infinity to each x, up to a factor; `tail` is in widths."""
     from scipy.special import ndtr
 
     z = (x - centre) / sigma
@@ -104,8 +122,11 @@ def _integral(x: Floats, centre: float, sigma: float, tail: float) -> Floats:
     return total
 
 
-def _error_of_peak(p: Floats, edges: Floats, counts: Floats) -> float:
-    """Standard error of the peak from scores of bins and curvature of the likelihood; NaN where it has none."""
+def _errors(p: Floats, edges: Floats, counts: Floats) -> tuple[float, float]:
+    """Standard errors of the peak and of the logarithm of the width; NaN where there are none.
+
+    They are from the scores of bins and the curvature of the likelihood.
+    """
     steps = _STEP * np.eye(3)
     up, down = ([_log_shares(p + sign * step, edges) for step in steps] for sign in (1, -1))
     scores = np.stack([(a - b) / (2 * _STEP) for a, b in zip(up, down, strict=True)])  # (3, B)
@@ -118,14 +139,15 @@ def _error_of_peak(p: Floats, edges: Floats, counts: Floats) -> float:
     # a tail that begins far below the window has no say, and no curvature
     free = [i for i in range(3) if curvature[i, i] > _LEAST_CURVATURE * counts.sum()]
     if 0 not in free:
-        return math.nan
+        return math.nan, math.nan
     part = np.ix_(free, free)
     try:
         inverse = np.linalg.inv(curvature[part])
     except np.linalg.LinAlgError:
-        return math.nan
-    variance = float((inverse @ spread[part] @ inverse)[0, 0])
-    return math.sqrt(variance) if variance > 0 else math.nan
+        return math.nan, math.nan
+    variances = dict(zip(free, np.diag(inverse @ spread[part] @ inverse), strict=True))
+    peak_error, width_error = (math.sqrt(v) if (v := variances.get(i, 0.0)) > 0 else math.nan for i in (0, 1))
+    return peak_error, width_error
 
 
 def _chi2(p: Floats, edges: Floats, counts: Floats) -> float:

@@ -16,7 +16,7 @@ from xecml.data import source
 from xecml.data.coverage import Coverage, coverage
 from xecml.data.selected_events import Chosen
 from xecml.errors import InputError
-from xecml.events import TASKS, Chunk
+from xecml.events import INVALID, TASKS, Chunk, measured
 from xecml.inference.answer_counts import Answered
 from xecml.inference.event_parts import EXTRA_TRUTH, RECONSTRUCTED, Read, Wanted, read_chosen
 from xecml.inference.onnx_files import OUTLIER
@@ -64,6 +64,23 @@ class Answer(NamedTuple):
 
     read: Read
     columns: Chunk
+
+
+def reconstructed_columns(chunk: Mapping[str, NDArray[Any]]) -> Chunk:
+    """Columns `reco_...` of what a chunk has of a reconstruction.
+
+    The direction is that of the line from the vertex to the reconstructed first interaction.
+    """
+    columns = table_columns({t: chunk[b] for t, b in RECONSTRUCTED.items() if b in chunk}, prefix="reco_")
+    where = RECONSTRUCTED["uvwFI"]
+    if where in chunk and "xyzVTX" in chunk:
+        place, vertex = (chunk[name].astype(np.float64) for name in (where, "xyzVTX"))
+        known = measured(place).all(1) & measured(vertex).all(1)
+        line = geometry.xyz_from_uvw(np.where(known[:, None], place, 0.0)) - np.where(known[:, None], vertex, 0.0)
+        known &= np.linalg.norm(line, axis=1) > 0
+        angles = geometry.angles_from_direction(np.where(known[:, None], line, 1.0))
+        columns |= table_columns({"angle": np.where(known[:, None], angles, INVALID)}, prefix="reco_")
+    return columns
 
 
 def predict_chunks(
@@ -163,7 +180,7 @@ def prediction_columns(
         **table_columns({name: values for name, values in answers.items() if name == OUTLIER}),
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
-        **table_columns({t: chunk[b] for t, b in RECONSTRUCTED.items() if b in chunk}, prefix="reco_"),
+        **reconstructed_columns(chunk),
     }
     if "angle" in answers and "emiAng" in chunk:
         columns["opening_angle"] = geometry.opening_angle(answers["angle"], chunk["emiAng"]).astype(np.float32)

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from xecml import rootio
 from xecml.data import source
+from xecml.data.runs_of_files import check_covered, runs_in
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
+from xecml.evaluation.periods import check_periods
+from xecml.evaluation.real_data import Asked, RealData, measure
 from xecml.evaluation.tables import PREFIX, QUANTITIES, Columns, column, impossible, quantities, read_table
 from xecml.events import TASKS, Chunk
-from xecml.figures import resolution_pages
+from xecml.figures import real_data_pages, resolution_pages
 from xecml.files import atomic_path
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
@@ -42,7 +45,7 @@ class Report:
     """An evaluation: the model first, then other models, then trivial predictors; and the files written.
 
     `calibrations` says of the models that are calibrated how, a sentence each; `cut` and `left` what was taken of
-    the files and how many events that leaves.
+    the files and how many events that leaves; `data` is what was found where data are looked at.
     """
 
     evaluations: list[metrics.Evaluation]
@@ -54,6 +57,7 @@ class Report:
     device: str = "cpu"
     loss: PrecisionLoss | None = None
     """what a precision below 32 bits loses, where one was asked for"""
+    data: RealData | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -64,6 +68,7 @@ class Report:
             "device": self.device,
             **({} if self.loss is None else {"loss": self.loss.as_dict()}),
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
+            **({"real_data": self.data.as_dict()} if self.data is not None else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
@@ -109,6 +114,7 @@ def evaluate_files(
     device: str = "cpu",
     precision: str = "float32",
     jobs: int | None = None,
+    asked: Asked | None = None,
     force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
@@ -124,6 +130,7 @@ def evaluate_files(
         device: where models are computed, see `xecml.inference.arithmetic`.
         precision: of checkpoints, the first and others; exported ones beside it have their own.
         jobs: batches that are computed side by side; as many as cores are free by default.
+        asked: lines, edges, periods, conditions that are looked at, in `real_data.pdf`, which `reco` has in any case.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -132,11 +139,21 @@ def evaluate_files(
     if reference not in PREFIX:
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
-    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
-    claim(written.values(), inputs=[model_path, *others, *files], force=force)
+    looked_at = reference == "reco" or bool(asked)
+    names_of_files = [
+        "predictions.root",
+        "evaluation.json",
+        "resolution.pdf",
+        *(["real_data.pdf"] if looked_at else []),
+    ]
+    written = {name: folder / name for name in names_of_files}
+    asked = asked or Asked()
+    table_of_conditions = None if asked.conditions is None else asked.conditions.path
+    claim(written.values(), inputs=[model_path, *others, table_of_conditions, *files], force=force)
     model = load_model(model_path, device=device, precision=precision, threads=1)
     _need_reference(model, files, tree, reference)
     cut, paths = cut or Cut(), source.expand(files)
+    _need_runs(asked, paths, tree, model)
     chosen, left = look_at_files(paths, cut, tree, model.names) if cut else (None, Left())
     total = source.count_events(files, tree) if chosen is None else left.last
     # names are those of files; two models of one name are told apart by their folder
@@ -153,6 +170,7 @@ def evaluate_files(
             tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen, jobs=jobs)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
+    data = measure(tables, asked, reference, str(files[0])) if looked_at else None
     tables |= _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
@@ -165,7 +183,10 @@ def evaluate_files(
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
     )
-    report = Report(evaluations, written, answered, calibrations, cut, left, getattr(model, "device", "cpu"), loss)
+    if data is not None:
+        real_data_pages.save_real_data_plots(written["real_data.pdf"], data, title=sample)
+    where = getattr(model, "device", "cpu")
+    report = Report(evaluations, written, answered, calibrations, cut, left, where, loss, data)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -186,8 +207,10 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
         task: [TASKS[task].truth] if reference == "truth" else [b for b in [TASKS[task].reconstructed] if b]
         for task in TASKS
     }
-    # directions are compared as angles, whichever way they are given
-    of_task["angle"] = of_task["angleVec"] = [*of_task["angle"], *of_task["angleVec"]]
+    # directions are compared as angles, whichever way they are given; reconstructed ones go by the position
+    of_task["angle"] = of_task["angleVec"] = (
+        [*of_task["angle"], *of_task["angleVec"]] if reference == "truth" else of_task["uvwFI"]
+    )
     wanted = sorted({branch for task in model.tasks for branch in of_task[task]})
     for path in source.expand(files):
         with source.open_events(path, tree, source.names_here(path, tree, model.names)) as reader:
@@ -198,6 +221,15 @@ def _need_reference(model: Model, files: Sequence[str | Path], tree: str, refere
         ", and to measure against reconstructed values --reference reco" if reference == "truth" else ""
     )
     raise InputError(f"{_NO_REFERENCE[reference].format(files[0])} ({need}); {hint}.")
+
+
+def _need_runs(asked: Asked, paths: Sequence[str], tree: str, model: Model) -> None:
+    """Refuse periods without events and runs that no conditions cover, before anything is predicted."""
+    if asked.conditions is not None:
+        check_covered(asked.conditions, paths, tree, model.names)
+    if asked.periods:
+        runs = [runs_in(path, tree, model.names, needs="--periods") for path in paths]
+        check_periods({"run": np.concatenate(runs)}, asked.periods, paths[0])
 
 
 def _nothing(table: Columns, answered: Answered, files: Sequence[str | Path], reference: Reference) -> str:
