@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -319,6 +320,8 @@ def main() -> int:
         print(f"PyTorch {torch.__version__} sees no GPU here; 'xec info --system' says what there is.", file=sys.stderr)
         return 2
     cpu.keep_memory()
+    # the compiler looks at the gradients of whatever it meets
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     budget = Budget(60 * options.minutes)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.out) as scratch:
