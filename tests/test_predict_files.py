@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -392,6 +393,28 @@ def test_without_pyarrow_parquet_is_refused(folder: Path, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"needs pyarrow; install it with: pip install 'xecml\[parquet\]'"):
         run(folder, tmp_path / "p.parquet")
+
+
+def mapped_kb(path: Path) -> int:
+    """Memory that a process's mapping of a file takes, by what Linux says."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what a mapped file takes in memory")
+def test_memory_of_what_was_read_is_given_back(folder: Path) -> None:
+    path = folder / "a.root"
+    with rootio.open_tree(path) as reader:
+        before = reader.arrays(["npho"], 0, 700)["npho"]
+        assert mapped_kb(path) > 1000
+        reader.forget_pages()
+        assert mapped_kb(path) < 100
+        np.testing.assert_array_equal(reader.arrays(["npho"], 0, 700)["npho"], before)
 
 
 # ---------------------------------------------------------------------------------------------------- the threads

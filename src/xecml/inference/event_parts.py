@@ -27,6 +27,10 @@ CARRIED = ("run", "event", *sorted({task.truth for task in TASKS.values()}), *EX
 """Branches that go into predictions where a file has them."""
 
 
+_FORGET_EVENTS = 2048
+"""After so many the memory of what was read of a mapped file is given back; they take some 60 MB."""
+
+
 class Part(NamedTuple):
     """Entries of a file, one after the other.
 
@@ -104,7 +108,12 @@ def read_parts(
             branches = [*wanted.branches, *(b for b in optional if reader.has(b) and b not in wanted.branches)]
             inner = [edge for edge in reader.boundaries(branches) if part.start < edge < part.stop]
             ranges = rootio.ranges([part.start, *inner, part.stop], wanted.chunk_events)
+            read = 0
             for start, stop in ranges or [(part.start, part.stop)]:
+                read += stop - start
+                if read >= _FORGET_EVENTS and isinstance(reader, rootio.TreeReader):
+                    reader.forget_pages()
+                    read = 0
                 chunk = reader.arrays(branches, start, stop)
                 kept = {name: as_stored(reader, name, start, stop) for name in wanted.keep}
                 if corrections is not None:

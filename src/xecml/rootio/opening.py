@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
 import warnings
@@ -108,6 +109,16 @@ def opened(path: str) -> Iterator[Any]:
     with file:
         _check_whole(path, file)
         yield file
+
+
+def forget_pages(file: Any) -> None:
+    """Give back the memory of what was read of a mapped file, which counts as the process's own while it is mapped.
+
+    What is read of it again comes from the disk, or the system's cache; nothing that was read changes.
+    """
+    mapped = getattr(getattr(getattr(file, "source", None), "file", None), "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_whole(path: str, file: Any) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xecml.errors import InputError, nearest
 from xecml.events import BRANCHES, ID_BRANCHES, INVALID, SENSOR_BRANCHES, Chunk, relative_quantities
 from xecml.files import is_url
-from xecml.rootio.opening import listing, readable
+from xecml.rootio.opening import forget_pages, listing, readable
 from xecml.rootio.packed import packed, upper_end
 from xecml.rootio.pointers import Held, Pointers, as_lists, pointers, unpacked
 
@@ -158,6 +158,10 @@ class TreeReader:
                 "through as it is; leave it out."
             )
         return np.array(values, values.dtype.newbyteorder("="), order="C")
+
+    def forget_pages(self) -> None:
+        """Give back the memory of what was read; in a long file it would grow to the length of the file."""
+        forget_pages(getattr(self._tree, "file", None))
 
     def behind_pointers(self, branch: str, start: int, stop: int) -> tuple[NDArray[Any], ...] | None:
         """What `xecml.rootio.pointers.unpacked` gives of a branch of arrays behind pointers; None of any other.
