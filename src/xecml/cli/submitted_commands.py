@@ -120,7 +120,7 @@ def _search(words: Sequence[str], name: str | None, array: str | None, notices: 
     job, given = (words[0] if words else ""), list(words[1:])
     if job not in JOBS:
         raise InputError("Say what to search for: xec submit tune regress, mae or inpaint, then its options.")
-    context = group.commands[job].make_context(f"xec tune {job}", given)
+    context = group.commands[job].make_context(f"xec tune {job}", list(given))  # which empties it
     values = context.params
     chosen = {key: getattr(values[key], "value", values[key]) for key in tune.CHOSEN}
     frozen = tune.frozen_for(job, values["space"], values["trials"], chosen, list(context.args))

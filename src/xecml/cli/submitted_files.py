@@ -187,7 +187,7 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
         )
     progress = output_parts.progress_of(asked.folder, there)
     if progress.changed:
-        notices.append(f"{number_of(len(progress.changed), 'part')} are made anew, since their files have changed.")
+        notices.append(f"Made anew, since their files have changed: {number_of(len(progress.changed), 'part')}.")
     left = [task for task in ordinary.tasks if task not in progress.finished]
     chosen = set(array_of(array)[1])
     if not array.partition("%")[0].isdecimal():  # numbers of tasks, and not how many

@@ -101,10 +101,10 @@ def _best(found: Summary) -> Sequence[str]:
     names = ["recipe (trial 0)", f"best (trial {winner.shown.number})"][-len(both) :]
     rows = [[key, *(_value(row.shown.values.get(key)) for row in both)] for key in found.keys]
     numbers = [[name, *(_value(row.metrics.get(name)) for row in both)] for name in winner.metrics]
-    found = ["<h2>The best trial</h2>", f'<div class="wide">{table_html(["key", *names], rows)}</div>']
+    parts = ["<h2>The best trial</h2>", f'<div class="wide">{table_html(["key", *names], rows)}</div>']
     if numbers:
-        found.append(f'<h2>Its validation</h2><div class="wide">{table_html(["number", *names], numbers)}</div>')
-    return found
+        parts.append(f'<h2>Its validation</h2><div class="wide">{table_html(["number", *names], numbers)}</div>')
+    return parts
 
 
 def _picture(title: str, address: str, meaning: str) -> list[str]:
