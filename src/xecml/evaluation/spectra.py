@@ -126,7 +126,7 @@ class Spectrum:
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers by name, ready for JSON."""
-        found = {"kind": self.feature.kind, "true_energy": self.feature.energy, "unit": "MeV"}
+        found: dict[str, Any] = {"kind": self.feature.kind, "true_energy": self.feature.energy, "unit": "MeV"}
         found |= {"predictor": self.predictor, "sample": self.sample, **self.whole.as_dict()}
         if self.grid is not None and self.by_patch is not None:
             edges = {"u_cm": for_json(self.grid.u), "v_cm": for_json(self.grid.v)}
@@ -212,7 +212,8 @@ def _fit(energies: Floats, feature: Feature) -> Line | Edge | None:
 def _scales(fits: Sequence[tuple[Floats, Line | Edge | None]], feature: Feature, shape: tuple[int, ...]) -> Scale:
     """What fits say, in arrays of a shape."""
     rows = np.array([[fit.events if fit else len(x), *_numbers(fit)] for x, fit in fits])
-    return Scale(*(column.reshape(shape) for column in rows.T), feature=feature)
+    n, energy, energy_error, sigma, sigma_error, chi2 = (column.reshape(shape) for column in rows.T)
+    return Scale(n, energy, energy_error, sigma, sigma_error, chi2, feature)
 
 
 def _numbers(fit: Line | Edge | None) -> tuple[float, float, float, float, float]:

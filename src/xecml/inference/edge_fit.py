@@ -159,7 +159,7 @@ def _log_shares(p: Floats, edges: Floats) -> Floats:
     whole = float(integral(np.array([end + 40 * sigma]), end, sigma, tail)[0])
     # a photon of the end's energy is answered above E as often as one of E0 + x is above E0
     above = 1 - integral(grid, end, sigma, tail) / whole
-    slope = np.cumsum(above[::-1])[::-1] * step
+    slope = (np.cumsum(above[::-1])[::-1] - above / 2) * step  # from the middle of a bin on
     n = len(edges) - 1
     parts = np.stack([above[:n], slope[:n], np.ones(n)])
     parts = parts / np.maximum(parts.sum(1, keepdims=True), 1e-300)
