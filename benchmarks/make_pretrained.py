@@ -56,7 +56,7 @@ def thinned(name: str, weight: Tensor) -> Tensor:
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A recipe without the places of this machine's files."""
-    kept = {section: dict(values) for section, values in config.items()}
+    kept = {name: dict(values) if isinstance(values, dict) else values for name, values in config.items()}
     for path in ("train_path", "val_path"):
         kept["data"][path] = None
     kept["checkpoint"]["resume_from"] = None

@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from xecml.evaluation.metrics import with_error
 from xecml.evaluation.real_data import RealData
@@ -133,7 +134,7 @@ def _trend_page(data: RealData, title: str, what: str, trends: dict[str, dict[st
 
 def _whole_numbers(axes: Axes) -> None:
     """Runs and events have no decimals, and are not written as an offset and a rest."""
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=7)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
 
 
@@ -152,8 +153,8 @@ def _draw_trends(axes: Axes, of: dict[str, Trend], name: str) -> None:
         bars = np.stack([x - t.first, t.last - x]) if (t.last > t.first).any() else None
         fill, mark = (colour, "o") if i == 0 else ("w", "s")
         reach = None if bars is None else np.maximum(bars, 0)
-        style = {"fmt": mark, "color": colour, "mfc": fill, "elinewidth": 1, "ms": 3.5}
-        axes.errorbar(x, y, error, reach, label=named(model), **style)
+        said = named(model)
+        axes.errorbar(x, y, error, reach, label=said, fmt=mark, color=colour, mfc=fill, elinewidth=1, ms=3.5)
         if name == "median" and np.isfinite(t.mean):
             axes.axhline(t.mean, color=colour, lw=0.8, ls="--")
         drawn = True

@@ -47,7 +47,8 @@ def _overview_page(data: RealData, title: str) -> Figure:
     found = energies_of(data.tables)
     finite = {name: e[np.isfinite(e)] for name, (e, _) in found.items()}
     both = np.concatenate(list(finite.values()))
-    edges = np.linspace(*np.quantile(both, (0.001, 0.999)), 101) if len(both) > 1 else np.linspace(0, 100, 101)
+    least, most = np.quantile(both, (0.001, 0.999)) if len(both) > 1 else (0.0, 100.0)
+    edges = np.linspace(float(least), float(most), 101)
     for part, scale in zip(axes, ("linear", "log"), strict=True):
         for i, ((name, energies), colour) in enumerate(zip(finite.items(), COLOURS, strict=False)):
             counts = np.histogram(energies, edges)[0]

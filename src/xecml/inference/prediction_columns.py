@@ -75,9 +75,9 @@ def reconstructed_columns(chunk: Mapping[str, NDArray[Any]]) -> Chunk:
     where = RECONSTRUCTED["uvwFI"]
     if where in chunk and "xyzVTX" in chunk:
         place, vertex = (chunk[name].astype(np.float64) for name in (where, "xyzVTX"))
-        known = measured(place).all(1) & measured(vertex).all(1)
+        known = np.asarray(measured(place).all(1) & measured(vertex).all(1))
         line = geometry.xyz_from_uvw(np.where(known[:, None], place, 0.0)) - np.where(known[:, None], vertex, 0.0)
-        known &= np.linalg.norm(line, axis=1) > 0
+        known = known & np.asarray(np.linalg.norm(line, axis=1) > 0)
         angles = geometry.angles_from_direction(np.where(known[:, None], line, 1.0))
         columns |= table_columns({"angle": np.where(known[:, None], angles, INVALID)}, prefix="reco_")
     return columns
