@@ -58,7 +58,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A recipe without the places of this machine's files."""
     kept = {name: dict(values) if isinstance(values, dict) else values for name, values in config.items()}
     for path in ("train_path", "val_path"):
-        kept["data"][path] = None
+        kept["data"][path] = ""
     kept["checkpoint"]["resume_from"] = None
     kept["checkpoint"]["save_dir"] = "artifacts"
     kept["training"]["mae_checkpoint"] = None

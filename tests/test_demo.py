@@ -49,4 +49,5 @@ def test_it_goes_the_whole_way(
     said = capsys.readouterr().out
     assert "events/s: chosen are 600 events in 1 epochs; all of it takes about" in said
     assert "Pictures to open:" in said
+    assert "xec predict --pretrained signal" in said
     assert all(str(out / name) in said for name in PICTURES)

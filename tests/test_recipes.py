@@ -101,7 +101,7 @@ def test_what_is_not_there_is_named(given: str, said: str) -> None:
 def test_version_and_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"xec {__version__}\n"
-    words = {"_XEC_COMPLETE": "complete_bash", "COMP_WORDS": "xec recipes copy re", "COMP_CWORD": "3"}
+    words = {"_XEC_COMPLETE": "complete_bash", "COMP_WORDS": "xec recipes copy reg", "COMP_CWORD": "3"}
     code = "import sys; sys.argv = ['xec']; from xecml.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=True

@@ -332,6 +332,10 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     print(f"In {out}: summary.json, checkpoint_best.pth, model.onnx, predictions.root. Pictures to open:")
     for name, what in PICTURES.items():
         print(f"  {out / name}: {what}")
+    print(
+        "This network knows one simulated detector and is not good for data, whose times, gains and optics differ. For "
+        "data use\none that was trained on many: xec predict --pretrained signal FILE --out OUT.root (docs/robustness.md)."
+    )
 
 
 def _cell(beside: dict[str, float] | None) -> str:
