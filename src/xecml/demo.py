@@ -333,8 +333,9 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     for name, what in PICTURES.items():
         print(f"  {out / name}: {what}")
     print(
-        "This network knows one simulated detector and is not good for data, whose times, gains and optics differ. For "
-        "data use\none that was trained on many: xec predict --pretrained signal FILE --out OUT.root (docs/robustness.md)."
+        "This network knows one simulated detector and is not good for data, whose times, gains and optics differ.\n"
+        "For data use one that was trained on many: xec predict --pretrained signal FILE --out OUT.root "
+        "(docs/robustness.md)."
     )
 
 
