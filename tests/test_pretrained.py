@@ -99,6 +99,25 @@ def test_predicting_with_a_shipped_model(shipped: tuple[str, dict[str, Path]], t
     assert (found["outlier"] > 1).mean() < 0.1
 
 
+def test_every_command_that_takes_a_model_takes_a_shipped_one(
+    shipped: tuple[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    name, files = shipped
+    model, file = f"pretrained:{name}", str(files["nominal"])
+    out = {key: str(tmp_path / value) for key, value in {"event": "e.png", "page": "p.html", "best": "c.pth"}.items()}
+    for words in (
+        ["check", file, "--model", model],
+        ["display", file, "--event", "1", "--model", model, "--out", out["event"]],
+        ["display", file, "--events", "2", "--model", model, "--out", out["page"]],
+        ["calibrate", model, file, "--reference", "truth", "--out", out["best"]],
+        ["submit", "predict", model, file, "--out", str(tmp_path / "p.root"), "--dry-run"],
+        ["info", model],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (words, result.output)
+    assert Path(out["page"]).stat().st_size > 10_000
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_a_shipped_model(shipped: tuple[str, dict[str, Path]], tmp_path: Path) -> None:
     name, files = shipped

@@ -192,7 +192,9 @@ def check(
     """
     from xecml.checks.event_files import check_files
     from xecml.conditions_file import correction
+    from xecml.pretrained import model_file
 
+    model = None if model is None else model_file(model)
     report = check_files(files, tree=tree, correction=correction(conditions, apply))
     comparison = None
     if model is not None and report.predictable and report.n_events:

@@ -49,7 +49,9 @@ def display(
         return
     if file is None or out is None:
         raise InputError("Name a file and what to write with --out, or draw the geometry with --geometry OUT.pdf.")
-    models = list(model or [])
+    from xecml.pretrained import model_file
+
+    models = [model_file(one) for one in model or []]
     if out.suffix.lower() == ".html":
         from xecml.events import number_of
         from xecml.figures.interactive.event_page import write_event_page

@@ -21,6 +21,7 @@ from xecml.files import expand, is_url, regular_file
 from xecml.inference import output_parts
 from xecml.inference.output_parts import Manifest
 from xecml.inference.prediction_outputs import named_outputs
+from xecml.pretrained import model_file
 
 LEAST_MB = 200
 """Of the input files of a task: a task of less would be over before it is worth its start."""
@@ -101,7 +102,7 @@ def _asked(command: str, words: Sequence[str], name: str | None) -> _Asked:
         inputs = list(values["files"] or ())
         model = values.get("model") or values["repair"]
         if command == "predict":
-            regular_file(model, "model")
+            regular_file(model_file(model), "model")
     if not inputs:
         raise InputError(f"No files for 'xec {command}' are given; name them after the model.")
     files = expand(inputs)
