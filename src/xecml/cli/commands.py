@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from xecml import __version__, cpu_load
+from xecml.cli.baseline import baseline
 from xecml.cli.calibrate import calibrate
 from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
@@ -234,7 +235,7 @@ app.command()(prepare)
 app.command()(train)
 
 
-# ------------------------------------------------------------------------------- evaluate, export, predict, display
+# ----------------------------------------------------------------------- evaluate, export, predict, baseline, display
 
 
 app.command()(evaluate)
@@ -242,6 +243,7 @@ app.command()(export)
 app.command()(calibrate)
 app.command()(predict)
 app.command()(inpaint)
+app.command()(baseline)
 app.command()(display)
 
 

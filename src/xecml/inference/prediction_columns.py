@@ -25,6 +25,8 @@ _CORRECTED = ("npho", "time", "nphe")
 """What relative counts and times are made anew of, where conditions change it."""
 RECONSTRUCTED = {name: task.reconstructed for name, task in TASKS.items() if task.reconstructed}
 """Branches of reconstructed quantities by task."""
+READ_BESIDE = ("run", "event", *sorted({task.truth for task in TASKS.values()}), *_EXTRA_TRUTH, *RECONSTRUCTED.values())
+"""Branches that are read of files besides counts and times, where they have them."""
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
@@ -66,8 +68,7 @@ def predict_chunks(
     or not. `answered` counts what could not be answered. Of files in `chosen` only those events are there. A
     `correction` is made before anything else, by the runs of the events.
     """
-    truths = sorted({TASKS[task].truth for task in TASKS})
-    optional = ("run", "event", *truths, *_EXTRA_TRUTH, *RECONSTRUCTED.values())
+    optional = READ_BESIDE
     if correction is not None:
         optional = (*optional, *_CORRECTED)
     before = 0
