@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from xecml import geometry
 from xecml.conventional import direction, energy, position, timing, uncertainty
 from xecml.conventional.constants import (
-    FORMAT,
     VERSION,
     Constants,
     DirectionConstants,
@@ -25,7 +23,7 @@ from xecml.conventional.constants import (
 from xecml.conventional.reconstruction import Seen, look
 from xecml.conventional.window_ladder import WIDEST, points
 from xecml.errors import InputError
-from xecml.events import Chunk, measured, number_of
+from xecml.events import TASKS, Chunk, measured, number_of
 from xecml.outputs import mark
 
 Floats = NDArray[np.float64]
@@ -76,7 +74,8 @@ class Calibration:
         light = position.light(self.seen.fits, windows)
         of_position = position.calibrate(_rows(light, ok), uvw_true[ok])
         uvw = position.corrected(light, of_position)
-        found: dict[str, Any] = {"position": PositionConstants(windows=list(windows), **_by_axis(of_position))}
+        u, v, w = of_position
+        found: dict[str, Any] = {"position": PositionConstants(windows=list(windows), u=u, v=v, w=w)}
         residuals = {axis: uvw[ok, k] - uvw_true[ok, k] for k, axis in enumerate("uvw")}
         size = np.full(len(uvw), np.nan)
         if "energyTruth" in truth:
@@ -85,12 +84,12 @@ class Calibration:
         if "timeTruth" in truth:
             found["timing"], residuals["timing"] = self._timing(uvw)
         if self.seen.pairs is not None and (name := _direction_of(truth)) is not None:
-            found["direction"], angles, true_angles = self._direction(uvw, name)
-            residuals |= {axis: angles[:, k] - true_angles[:, k] for k, axis in enumerate(("theta", "phi"))}
+            found["direction"], off = self._direction(uvw, name)
+            residuals |= {axis: off[:, k] for k, axis in enumerate(TASKS["angle"].columns)}
         x = uncertainty.columns(_rows(light, ok), size[ok])
         found["widths"] = {name: _width(x, values) for name, values in residuals.items()}
         return Constants(
-            format=FORMAT,
+            format="xecml-conventional",
             version=VERSION,
             geometry_hash=geometry.geometry_hash(),
             made_by=mark(),
@@ -154,12 +153,11 @@ class Calibration:
         if timed.sum() < FEWEST:
             raise InputError(f"{number_of(int(timed.sum()))} of the sample have times; give {FEWEST} or more.")
         correction = timing.calibrate_correction(means[timed], uvw[timed], truth[timed])
-        rest = timing.times(means[ok], uvw[ok], correction) - truth[ok]
         found = TimingConstants(velocity=velocity, walk=walk.tolist(), correction=correction)
-        return found, np.where(np.isfinite(rest), rest, float(np.median(rest[np.isfinite(rest)])))
+        return found, timing.times(means[ok], uvw[ok], correction) - truth[ok]
 
-    def _direction(self, uvw: Floats, name: str) -> tuple[DirectionConstants, Floats, Floats]:
-        """Constants, and reconstructed and true angles (n, 2) in degrees of the known events."""
+    def _direction(self, uvw: Floats, name: str) -> tuple[DirectionConstants, Floats]:
+        """Constants, and residuals of the angles (n, 2) in degrees."""
         ok, values = self.known, self.truth[name].astype(np.float64)
         truth = values if name == "emiVec" else geometry.direction_from_angles(values)
         assert self.seen.pairs is not None
@@ -168,11 +166,8 @@ class Calibration:
         coefficients = direction.calibrate(uvw[ok][fitted], _chosen(x, fitted), truth[ok][fitted])
         vectors = direction.directions(uvw[ok], x, coefficients)
         angles, true_angles = geometry.angles_from_direction(vectors), geometry.angles_from_direction(truth[ok])
-        return (
-            DirectionConstants(**_by_axis(coefficients)),
-            np.where(np.isfinite(angles), angles, true_angles),
-            true_angles,
-        )
+        u, v, w = coefficients
+        return DirectionConstants(u=u, v=v, w=w), angles - true_angles
 
 
 def _rows(light: position.Light, where: Marks) -> position.Light:
@@ -183,12 +178,10 @@ def _chosen(columns: dict[str, Floats], where: Marks) -> dict[str, Floats]:
     return {name: values[where] for name, values in columns.items()}
 
 
-def _by_axis(coefficients: tuple[dict[str, float], ...]) -> dict[str, dict[str, float]]:
-    return dict(zip("uvw", coefficients, strict=True))
-
-
 def _width(x: dict[str, Floats], residuals: Floats) -> WidthConstants:
-    return WidthConstants(**asdict(uncertainty.calibrate(x, residuals)))
+    there = np.isfinite(residuals)
+    found = uncertainty.calibrate(_chosen(x, there), residuals[there])
+    return WidthConstants(coefficients=found.coefficients, least=found.least, most=found.most)
 
 
 def _direction_of(truth: dict[str, NDArray[Any]]) -> str | None:

@@ -374,7 +374,7 @@ def _write(p: Floats, chi2: float, n: int, hessian: Floats, row: Floats) -> None
 
 @inner
 def _ladder(npho: Floats32, live: Marks, grid: Lattice, halves: Floats, sensors: Floats, fits: Floats) -> bool:
-    """Fit windows from the smallest on; one with too few live sensors has what the next larger one finds."""
+    """Fit windows from the smallest on; one with too few live sensors has what a neighbour finds."""
     peak = brightest(npho, live)
     if peak < 0:
         return False
@@ -387,6 +387,8 @@ def _ladder(npho: Floats32, live: Marks, grid: Lattice, halves: Floats, sensors:
         n = select(npho, live, u, v, halves[r], 0.0, grid, sensors)
         # a quarter of the window, as in a corner of the face, and more than there are unknowns
         if n < max(6.0, halves[r] * halves[r]) and r + 1 < len(halves):
+            if found:
+                fits[r] = fits[r - 1]
             continue
         if n < 6:
             return False

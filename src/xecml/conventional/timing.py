@@ -34,7 +34,7 @@ _PER_KNOT = (KNOTS - 1) / (_LAST_KNOT - _FIRST_KNOT)
 _SINGLE, _EVERY = 6.25, 0.04
 _MOST_PULL, _PASSES = 4.0, 3
 _WALK_ROUNDS, _WALK_PENALTY = 4, 200.0
-_VELOCITIES = np.arange(5.0, 9.01, 0.5)
+_VELOCITIES = np.arange(4.0, 9.01, 0.5)
 _MOST_EVENTS = 2000
 """Events of a sample that walk and velocity are found from."""
 

@@ -175,7 +175,7 @@ def baseline_files(
         correction.events.clear()  # those of the calibration are the same ones
     started, missing, late = time.monotonic(), 0, 0
     with rootio.TreeWriter(out, PREDICTION_TREE) as writer, progress(total, "baseline") as bar:
-        for numbers, chunk, dead in events.read((*READ_BESIDE,)):
+        for numbers, chunk, dead in events.read(READ_BESIDE):
             columns, lost, untimed = _columns(method, chunk, dead, numbers)
             writer.extend(columns)
             missing, late = missing + lost, late + untimed
