@@ -72,7 +72,7 @@ def test_the_gradient_of_the_share_is_its_slope(axis: int) -> None:
 def test_points_are_found_where_they_are_with_pulls_of_one(window: int, w: float) -> None:
     """In light as the fit has it, with a spread as the fit says.
 
-    Sensors that count few photons by chance have small variances, which makes the depth 1 % too small at most.
+    Sensors that count few photons by chance have small variances, which makes the depth 2 % too small at most.
     """
     uvw = np.array([4.6, 2.1, w])
     npho = drawn(uvw, LIGHT, 500, seed=window)
@@ -82,7 +82,7 @@ def test_points_are_found_where_they_are_with_pulls_of_one(window: int, w: float
     # 500 events give widths to 3 % and means to 4.5 % of a width
     np.testing.assert_allclose(pulls.std(0), 1.0, atol=0.12)
     assert (np.abs(pulls[:, :2].mean(0)) < 0.2).all()
-    assert abs(off[:, 2].mean()) < 0.01 * w
+    assert abs(off[:, 2].mean()) < 0.02 * w
     assert abs(np.log(lights(fits, window) / LIGHT).mean()) < 0.01
 
 
@@ -133,15 +133,15 @@ def test_dead_sensors_take_no_part() -> None:
     assert np.abs(points(fits, 2) - uvw).max() < 0.1
 
 
-def test_a_window_without_sensors_has_what_the_next_larger_one_finds() -> None:
-    """A block of 6 x 6 sensors is dead about the point."""
+def test_a_window_without_sensors_has_what_a_larger_one_finds() -> None:
+    """One sensor in nine is alive: too few in all windows but the largest."""
     uvw = np.array([0.0, 0.0, 4.0])
-    npho, live = drawn(uvw, LIGHT, 20), np.ones((20, geometry.N_SENSORS), bool)
-    live[:, geometry.inner_map()[43:49, 19:25].ravel()] = False
+    npho, live = drawn(uvw, LIGHT, 20), np.zeros((20, geometry.N_SENSORS), bool)
+    live[:, geometry.inner_map()[1::3, 1::3].ravel()] = True
     fits = fit_windows(npho, live)
-    np.testing.assert_array_equal(fits[:, 0], fits[:, 1])
-    assert not np.array_equal(fits[:, 1], fits[:, WIDEST])
-    assert np.abs(points(fits, WIDEST) - uvw).max() < 0.2
+    for window in range(WIDEST):
+        np.testing.assert_array_equal(fits[:, window], fits[:, WIDEST])
+    assert np.abs(points(fits, WIDEST) - uvw).max() < 0.3
 
 
 def test_without_light_there_is_no_fit() -> None:
@@ -163,11 +163,11 @@ def test_threads_do_not_change_a_bit() -> None:
 
 def test_two_points_are_found_and_the_shallower_one_comes_first() -> None:
     first, second = np.array([3.0, 1.0, 2.0]), np.array([5.5, -2.0, 7.0])
-    npho = drawn(first, 0.6 * LIGHT, 40, seed=1) + drawn(second, 0.4 * LIGHT, 40, seed=2) + np.float32(10.0)
+    npho = drawn(first, 0.6 * LIGHT, 40, seed=1) + drawn(second, 0.4 * LIGHT, 40, seed=2) + np.float32(200.0)
     live = np.broadcast_to(INNER, npho.shape)
     pairs = two_points.fit_two_points(npho, live, fit_windows(npho, live))
     columns: Any = two_points
     np.testing.assert_allclose(np.median(pairs[:, columns.U_1 : columns.W_1 + 1], 0), first, atol=0.1)
     np.testing.assert_allclose(np.median(pairs[:, columns.U_2 : columns.W_2 + 1], 0), second, atol=0.5)
-    np.testing.assert_allclose(np.median(pairs[:, columns.BACKGROUND]), 10.0, rtol=0.2)
+    np.testing.assert_allclose(np.median(pairs[:, columns.BACKGROUND]), 200.0, rtol=0.1)
     assert (pairs[:, columns.W_1] <= pairs[:, columns.W_2]).all()

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent / "shipped"
 DEFAULT = "signal"
 """Shipped constants that serve where none are named."""
 RECONSTRUCTED_TASKS = ("angle", "energy", "timing", "uvwFI")
-_DIGITS = 9
+_DIGITS = 12
 
 Coefficients = dict[str, float]
 
@@ -189,7 +189,7 @@ def write_constants(path: str | Path, constants: Constants) -> None:
 
 
 def _rounded(content: Any) -> Any:
-    """Numbers to nine digits."""
+    """Numbers to twelve digits; coefficients of columns that are nearly alike cancel."""
     if isinstance(content, dict):
         return {key: _rounded(value) for key, value in content.items()}
     if isinstance(content, list):

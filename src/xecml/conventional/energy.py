@@ -51,7 +51,7 @@ def face_sums(npho: ArrayLike, live: Marks) -> Floats:
         some, alive = counts[damaged], live[damaged]
         estimates = point_source(some, ~alive, alive, fit_point_source(some, alive))
         event = np.nonzero(~alive)[0]
-        tells = (alive & (some <= 0)).any(1)[event]
+        tells = np.asarray((alive & (some <= 0)).any(1))[event]
         some[~alive] = np.where((estimates > np.where(tells, 0.0, ENOUGH_LIGHT)), estimates, 0.0)
         counts[damaged] = some
     return np.add.reduceat(counts[:, _FACE_ORDER], _FACE_STARTS, axis=1)
@@ -84,7 +84,7 @@ def _weights(depth: Floats, coefficients: Mapping[str, float]) -> Floats:
 
 
 def _log_sum(groups: Floats, depth: Floats, coefficients: Mapping[str, float]) -> Floats:
-    return np.log(np.maximum((_weights(depth, coefficients) * groups).sum(1), _LEAST))
+    return np.asarray(np.log(np.maximum((_weights(depth, coefficients) * groups).sum(1), _LEAST)))
 
 
 def energies(sums: Floats, uvw: Floats, columns: Mapping[str, Floats], coefficients: Mapping[str, float]) -> Floats:
