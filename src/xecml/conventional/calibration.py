@@ -82,7 +82,7 @@ class Calibration:
             found["energy"], size = self._energy(uvw)
             residuals["energy"] = size[ok] / truth["energyTruth"][ok] - 1
         if "timeTruth" in truth:
-            found["timing"], residuals["timing"] = self._timing(uvw)
+            found["timing"], residuals["timing"] = self._timing(uvw, light)
         if self.seen.pairs is not None and (name := _direction_of(truth)) is not None:
             found["direction"], off = self._direction(uvw, name)
             residuals |= {axis: off[:, k] for k, axis in enumerate(TASKS["angle"].columns)}
@@ -134,12 +134,15 @@ class Calibration:
         )
         return found, energy.energies(sums, uvw, more, found.light_centre)
 
-    def _timing(self, uvw: Floats) -> tuple[TimingConstants, Floats]:
+    def _timing(self, uvw: Floats, light: position.Light) -> tuple[TimingConstants, Floats]:
         """Constants, and residuals in seconds; every event is read once more for its times."""
         ok, truth = self.known, self.truth["timeTruth"].astype(np.float64)
         npho, time, live = self._kept
         few = np.flatnonzero(ok[: len(npho)])
-        velocity, walk = timing.calibrate(npho[few], time[few], live[few], uvw[few], truth[few])
+        sums = self.seen.sums
+        velocity, walk = timing.calibrate(
+            npho[few], time[few], live[few], uvw[few], _rows(light, few), sums[few], truth[few]
+        )
         parts, begin = [], 0
         for chunk, dead in self._events():
             end = begin + len(chunk["npho"])
@@ -152,9 +155,10 @@ class Calibration:
         timed = ok & np.isfinite(means[:, 0])
         if timed.sum() < FEWEST:
             raise InputError(f"{number_of(int(timed.sum()))} of the sample have times; give {FEWEST} or more.")
-        correction = timing.calibrate_correction(means[timed], uvw[timed], truth[timed])
+        x = timing.columns(uvw, means[:, 2], light, sums)
+        correction = timing.calibrate_correction(means[timed], _chosen(x, timed), truth[timed])
         found = TimingConstants(velocity=velocity, walk=walk.tolist(), correction=correction)
-        return found, timing.times(means[ok], uvw[ok], correction) - truth[ok]
+        return found, timing.times(means[ok], _chosen(x, ok), correction) - truth[ok]
 
     def _direction(self, uvw: Floats, name: str) -> tuple[DirectionConstants, Floats]:
         """Constants, and residuals of the angles (n, 2) in degrees."""
@@ -170,7 +174,7 @@ class Calibration:
         return DirectionConstants(u=u, v=v, w=w), angles - true_angles
 
 
-def _rows(light: position.Light, where: Marks) -> position.Light:
+def _rows(light: position.Light, where: Marks | NDArray[np.int64]) -> position.Light:
     return position.Light(light.point[where], light.near[where], light.far[where])
 
 

@@ -133,7 +133,8 @@ def _no_event() -> tuple[Any, ...]:
 def expected_columns() -> dict[str, dict[str, frozenset[str]]]:
     """Names of the coefficients by block and part, as the code has them."""
     uvw, fits, pairs, sums = _no_event()
-    of_position = position.columns(position.Light(uvw, uvw, uvw))
+    light = position.Light(uvw, uvw, uvw)
+    of_position = position.columns(light)
     weights = {w for g in energy.GROUPS[1:] for w in (g, f"s x {g}")}
     of_direction = frozenset({CONSTANT, *direction.columns(uvw, fits, pairs)})
     return {
@@ -142,7 +143,7 @@ def expected_columns() -> dict[str, dict[str, frozenset[str]]]:
             "weighted_sum": frozenset({CONSTANT, *weights, *energy.powers(uvw)}),
             "light_centre": frozenset({CONSTANT, *weights, *energy.powers(uvw), *energy.light_centre(sums, uvw)}),
         },
-        "timing": {"correction": frozenset({CONSTANT, *timing.columns(uvw, np.ones(1))})},
+        "timing": {"correction": frozenset({CONSTANT, *timing.columns(uvw, np.ones(1), light, sums)})},
         "direction": dict.fromkeys("uvw", of_direction),
     }
 

@@ -70,10 +70,15 @@ def powers(uvw: Floats, prefix: str = "") -> dict[str, Floats]:
 
 def light_centre(sums: Floats, widest: Floats) -> dict[str, Floats]:
     """What the second form has besides: powers of the point of light in the largest window, and shares of faces."""
+    return powers(widest, "light ") | face_shares(sums)
+
+
+def face_shares(sums: Floats) -> dict[str, Floats]:
+    """Shares of the light: o of the outer face, i of the inner one, a of ds less us, b of top less bottom; products."""
     inner, us, ds, outer, top, bottom = (sums / np.maximum(sums.sum(1, keepdims=True), 1e-9)).T
     shares = {"o": outer, "i": inner, "a": ds - us, "b": top - bottom}
     squares = {f"{name}2": values**2 for name, values in shares.items()}
-    return powers(widest, "light ") | shares | squares | {"oi": outer * inner}
+    return shares | squares | {"oi": outer * inner}
 
 
 def _weights(depth: Floats, coefficients: Mapping[str, float]) -> Floats:

@@ -115,7 +115,7 @@ class Reconstruction:
         if "energy" in self.tasks:
             found |= {"energy": size, "sigma_energy": size * self._width("energy", x)}
         if "timing" in self.tasks:
-            moments = self.times(counts, times, seen, uvw)
+            moments = self.times(counts, times, seen, seen_light, uvw)
             found |= {"timing": moments, "sigma_timing": np.where(np.isnan(moments), np.nan, self._width("timing", x))}
         if "uvwFI" in self.tasks:
             found |= {"uvwFI": uvw, "sigma_uvwFI": np.stack([self._width(axis, x) for axis in "uvw"], 1)}
@@ -139,13 +139,13 @@ class Reconstruction:
             energy.energies(seen.sums, uvw, more, known.light_centre),
         )
 
-    def times(self, npho: Floats32, time: Floats32, seen: Seen, uvw: Floats) -> Floats:
+    def times(self, npho: Floats32, time: Floats32, seen: Seen, light: position.Light, uvw: Floats) -> Floats:
         """Times (N,) in seconds."""
         known = self.constants.timing
         assert known is not None
         walk = np.array(known.walk)
         means = timing.mean_times(npho, time, seen.live, uvw, known.velocity, walk, self.threads)
-        return timing.times(means, uvw, known.correction)
+        return timing.times(means, timing.columns(uvw, means[:, 2], light, seen.sums), known.correction)
 
     def angles(self, seen: Seen, uvw: Floats) -> Floats:
         """Theta and phi (N, 2) in degrees."""

@@ -3,7 +3,8 @@
 Each sensor with more than 50 photoelectrons gives y = t - d / v - walk(ln n): its distance d from the first interaction
 over the effective velocity of the light, and a delay that depends on its number of photoelectrons n, a curve for SiPMs
 and one for PMTs. Its variance is 6.25 / n + 0.04 ns2. Sensors more than 4 standard deviations off are dropped, in three
-passes. What is left is corrected for where the light is and how many sensors gave the time.
+passes. What is left is corrected for depth and the number of sensors, for how far the light lies behind the first
+interaction, and for the shares of the faces: scattered light comes late, and they tell how much of it there is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xecml.compiled import compiled, inner, side_by_side
-from xecml.conventional.position import centred_depth
-from xecml.conventional.robust_fit import Coefficients, evaluate, fit
+from xecml.conventional.energy import face_shares
+from xecml.conventional.position import Light, centred_depth
+from xecml.conventional.robust_fit import Coefficients, evaluate, fit, products
 from xecml.events import INVALID_ABOVE, photoelectrons
 from xecml.geometry import N_SENSORS, N_SIPM, positions, xyz_from_uvw
 from xecml.resolution import s68
@@ -35,8 +37,6 @@ _SINGLE, _EVERY = 6.25, 0.04
 _MOST_PULL, _PASSES = 4.0, 3
 _WALK_ROUNDS, _WALK_PENALTY = 4, 200.0
 _VELOCITIES = np.arange(4.0, 9.01, 0.5)
-_MOST_EVENTS = 2000
-"""Events of a sample that walk and velocity are found from."""
 
 
 @inner
@@ -135,19 +135,31 @@ def mean_times(
     return found
 
 
-def columns(uvw: Floats, sensors: Floats) -> dict[str, Floats]:
-    """Columns (N,) that the mean time is corrected by."""
+def columns(uvw: Floats, sensors: Floats, seen: Light, sums: Floats) -> dict[str, Floats]:
+    """Columns (N,) that the mean time is corrected by.
+
+    Args:
+        uvw: first interactions (N, 3), cm.
+        sensors: that gave the time (N,).
+        seen: points of light.
+        sums: photons by face (N, 6).
+    """
     s = centred_depth(uvw[:, 2])
+    behind = {
+        "near": seen.near[:, 2], "far": seen.far[:, 2], "sideways": np.hypot(seen.far[:, 0], seen.far[:, 1])
+    }  # fmt: skip
+    # a mirror image has the same time
+    shares = {name: values for name, values in face_shares(sums).items() if name not in ("a", "b")}
     u2, v2, number = (uvw[:, 0] / 24) ** 2, (uvw[:, 1] / 68) ** 2, np.log1p(sensors)
     return {
         "s": s, "s2": s**2, "s3": s**3, "u2": u2, "v2": v2, "u2 x s": u2 * s, "v2 x s": v2 * s, "sensors": number,
         "s x sensors": s * number,
-    }  # fmt: skip
+    } | products({"s": s}, behind) | shares  # fmt: skip
 
 
-def times(means: Floats, uvw: Floats, coefficients: Mapping[str, float]) -> Floats:
-    """Times (N,) of the first interactions in seconds from mean times (N, 3)."""
-    return (means[:, 0] - evaluate(coefficients, columns(uvw, means[:, 2]))) * 1e-9
+def times(means: Floats, x: dict[str, Floats], coefficients: Mapping[str, float]) -> Floats:
+    """Times (N,) of the first interactions in seconds from mean times (N, 3) and the columns of the correction."""
+    return (means[:, 0] - evaluate(coefficients, x)) * 1e-9
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
@@ -164,7 +176,9 @@ def _walk(npho: Floats32, time: Floats32, live: Marks, points: Floats, velocity:
     return walk
 
 
-def calibrate(npho: Floats32, time: Floats32, live: Marks, uvw: Floats, truth: Floats) -> tuple[float, Floats]:
+def calibrate(
+    npho: Floats32, time: Floats32, live: Marks, uvw: Floats, seen: Light, sums: Floats, truth: Floats
+) -> tuple[float, Floats]:
     """The velocity of light (cm/ns) of the smallest spread about true times, and the walk's curves (2, 9) in ns.
 
     Args:
@@ -172,22 +186,23 @@ def calibrate(npho: Floats32, time: Floats32, live: Marks, uvw: Floats, truth: F
         time: seconds (N, 4760).
         live: (N, 4760) sensors that take part.
         uvw: reconstructed first interactions (N, 3), cm.
+        seen: points of light.
+        sums: photons by face (N, 6).
         truth: times of the first interactions (N,), seconds.
     """
-    some = slice(_MOST_EVENTS)
-    n, t, good, points = npho[some], time[some], live[some], np.ascontiguousarray(xyz_from_uvw(uvw[some]))
+    points = np.ascontiguousarray(xyz_from_uvw(uvw))
     spreads, curves = [], []
     for velocity in _VELOCITIES:
-        curves.append(_walk(n, t, good, points, float(velocity)))
-        means = mean_times(n, t, good, uvw[some], float(velocity), curves[-1])
-        left = means[:, 0] - 1e9 * truth[some]
+        curves.append(_walk(npho, time, live, points, float(velocity)))
+        means = mean_times(npho, time, live, uvw, float(velocity), curves[-1])
+        left = means[:, 0] - 1e9 * truth
         known = np.isfinite(left)
-        x = {name: values[known] for name, values in columns(uvw[some], means[:, 2]).items()}
+        x = {name: values[known] for name, values in columns(uvw, means[:, 2], seen, sums).items()}
         spreads.append(s68(left[known] - evaluate(fit(x, left[known]), x)))
     best = int(np.argmin(spreads))
     return float(_VELOCITIES[best]), curves[best]
 
 
-def calibrate_correction(means: Floats, uvw: Floats, truth: Floats) -> Coefficients:
-    """Coefficients of the correction from true times (N,) in seconds."""
-    return fit(columns(uvw, means[:, 2]), means[:, 0] - 1e9 * truth)
+def calibrate_correction(means: Floats, x: dict[str, Floats], truth: Floats) -> Coefficients:
+    """Coefficients of the correction from mean times (N, 3), its columns, and true times (N,) in seconds."""
+    return fit(x, means[:, 0] - 1e9 * truth)

@@ -43,7 +43,12 @@ def columns(seen: Light, energy: Floats) -> dict[str, Floats]:
     near, far = (np.log1p(np.linalg.norm(d, axis=1)) for d in (seen.near, seen.far))
     known = np.isfinite(energy) & (energy > 0)
     size = np.log(np.where(known, energy, 1.0) / 0.0528) * known
-    return {"s": s, "s2": s**2, "s3": s**3, "near": near, "far": far, "s x near": s * near, "energy": size}
+    u2, v2 = (seen.point[:, 0] / 24) ** 2, (seen.point[:, 1] / 68) ** 2
+    deep = np.log1p(np.maximum(seen.point[:, 2] + seen.far[:, 2], 0.0))
+    return {
+        "s": s, "s2": s**2, "s3": s**3, "near": near, "far": far, "s x near": s * near, "energy": size, "u2": u2,
+        "v2": v2, "deep": deep, "s x deep": s * deep,
+    }  # fmt: skip
 
 
 def widths(x: dict[str, Floats], width: Width) -> Floats:
