@@ -2,8 +2,8 @@
 
 Run: python benchmarks/make_conventional.py [-n EVENTS] [--jobs J] [--folder DIR]
 
-`signal`: photons from the target, half of them of 52.83 MeV, half of 15 to 60 MeV. `decoupled`: photons whose direction
-and position are independent, of 15 to 60 MeV. The samples stay in the folder, and are taken from there where they are.
+`signal`: photons of 52.8 MeV from the target. `decoupled`: photons of 15 to 60 MeV whose direction and position are
+independent. The samples stay in the folder, and are taken from there where they are.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from xecml.inference.baseline import baseline_files
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import make_settings
 
-SAMPLES: dict[str, tuple[dict[str, Any], ...]] = {
-    "signal": ({"vertex": "signal"}, {"vertex": "signal", "energy_mev": (15.0, 60.0)}),
-    "decoupled": ({"vertex": "decoupled"}, {"vertex": "decoupled"}),
+SAMPLES: dict[str, dict[str, Any]] = {
+    "signal": {"vertex": "signal", "energy_mev": 52.8},
+    "decoupled": {"vertex": "decoupled"},
 }
-"""Settings of the halves of each sample."""
+"""Settings of each sample."""
 _FIRST_SEED = 9001
 
 
@@ -34,18 +34,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("artifacts/conventional"))
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    for k, (name, halves) in enumerate(SAMPLES.items()):
-        files = [
-            sample(
-                options.folder / f"{name}_{half}.root",
-                options.n // 2,
-                settings,
-                _FIRST_SEED + 2 * k + half,
-                options.jobs,
-            )
-            for half, settings in enumerate(halves)
-        ]
-        report = baseline_files(files, options.folder / f"{name}.root", calibrate=True, threads=options.jobs)
+    for k, (name, settings) in enumerate(SAMPLES.items()):
+        path = sample(options.folder / f"{name}.root", options.n, settings, _FIRST_SEED + k, options.jobs)
+        report = baseline_files([path], options.folder / f"{name}_answers.root", calibrate=True, threads=options.jobs)
         assert report.made is not None
         with atomic_path(FOLDER / f"{name}.json") as temporary:
             shutil.copyfile(report.made, temporary)
