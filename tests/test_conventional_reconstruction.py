@@ -59,13 +59,18 @@ def answers(known: Constants, events: Arrays) -> dict[str, NDArray[Any]]:
 
 def test_a_robust_fit_is_not_pulled_by_a_tail() -> None:
     rng = np.random.default_rng(2)
-    x = {"a": rng.normal(3, 2, 4000), "b": rng.normal(0, 5, 4000), "none": np.ones(4000)}
+    x = {
+        "a": rng.normal(3, 2, 4000),
+        "b": rng.normal(0, 5, 4000),
+        "none": np.ones(4000),
+        "rounding": 1e-17 * rng.normal(0, 1, 4000),
+    }
     y = 1.5 + 2 * x["a"] - 0.3 * x["b"] + rng.normal(0, 0.1, 4000)
     y[:400] += rng.uniform(5, 50, 400)
     found = robust_fit.fit(x, y)
     assert found["a"] == pytest.approx(2, abs=0.01)
     assert found["b"] == pytest.approx(-0.3, abs=0.005)
-    assert found["none"] == 0
+    assert found["none"] == found["rounding"] == 0
     # a tenth of the events on one side moves the constant by a fraction of the width
     assert found["constant"] == pytest.approx(1.5, abs=0.05)
     np.testing.assert_allclose(robust_fit.evaluate(found, x)[400:], y[400:], atol=0.6)

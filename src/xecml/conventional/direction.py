@@ -54,13 +54,14 @@ def columns(uvw: Floats, fits: Floats, pairs: Floats) -> dict[str, Floats]:
     found = products({"s": centred_depth(uvw[:, 2])}, found)
     place = uvw / [24, 68, 1]
     place[:, 2] = centred_depth(uvw[:, 2])
-    return found | _named("position", place) | _named("position2", place**2) | _named("line", _line(uvw, axes))
+    return found | _named("position", place) | _named("position2", place**2) | _line(uvw, axes)
 
 
-def _line(uvw: Floats, axes: Floats) -> Floats:
-    """Local components (N, 3) of the direction from the origin."""
+def _line(uvw: Floats, axes: Floats) -> dict[str, Floats]:
+    """Local components of the direction from the origin; it has none along v."""
     xyz = xyz_from_uvw(uvw)
-    return np.asarray(np.einsum("nak,nk->na", axes, xyz / np.linalg.norm(xyz, axis=1, keepdims=True)))
+    local = np.einsum("nak,nk->na", axes, xyz / np.linalg.norm(xyz, axis=1, keepdims=True))
+    return {"line u": local[:, 0], "line w": local[:, 2]}
 
 
 def _named(name: str, vectors: Floats) -> dict[str, Floats]:

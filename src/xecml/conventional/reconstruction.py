@@ -53,7 +53,7 @@ def look(npho: ArrayLike, dead: Marks | None = None, *, with_direction: bool = T
         threads: to work in.
     """
     counts = np.ascontiguousarray(npho, np.float32)
-    live = read_counts(counts) & valid_counts(counts).any(1)[:, None]
+    live = read_counts(counts) & np.asarray(valid_counts(counts).any(1))[:, None]
     if dead is not None:
         live &= ~np.asarray(dead, bool)
     fits, sums = fit_windows(counts, live, threads), np.zeros((len(counts), 6))

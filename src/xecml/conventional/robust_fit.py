@@ -38,12 +38,13 @@ def products(by: Columns, columns: Columns) -> dict[str, Floats]:
 def weighted(x: Floats, y: Floats, weight: Floats, penalty: float) -> tuple[Floats, float]:
     """Penalised least squares: slopes (k,) and constant for y (N,) from x (N, k) with weights (N,).
 
-    The penalty is on slopes of standardised columns, in units of the variance of one; constant columns have slope 0.
+    The penalty is on slopes of standardised columns, in units of the variance of one. Columns are of order 1; they
+    have slope 0 where they are constant but for rounding.
     """
     share = weight / weight.sum()
     mean, middle = share @ x, float(share @ y)
     width = np.sqrt(share @ (x - mean) ** 2)
-    known = width > 1e-9 * (np.abs(mean) + 1e-9)
+    known = width > 1e-9 * (np.abs(mean) + 1.0)
     standard = np.where(known, (x - mean) / np.where(known, width, 1.0), 0.0)
     matrix = (standard.T * share) @ standard + penalty * np.eye(x.shape[1])
     slopes = np.linalg.solve(matrix, (standard.T * share) @ (y - middle)) * known / np.where(known, width, 1.0)
