@@ -24,7 +24,7 @@ def baseline(
         ),
     ] = "",
     tasks: Annotated[
-        str, typer.Option("--tasks", help="For example 'uvwFI energy timing', four times as fast as with 'angle'.")
+        str, typer.Option("--tasks", help="For example 'uvwFI energy timing', three times as fast as with 'angle'.")
     ] = "",
     dead_list: Annotated[
         Path | None,
