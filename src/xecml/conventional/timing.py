@@ -122,7 +122,7 @@ def mean_times(
         threads: to work in.
 
     Returns:
-        (N, 3): mean (ns; NaN without a sensor), sum of weights (1/ns2), sensors used.
+        (N, 3): mean (ns; NaN without a sensor), sum of weights (1/ns2), sensors used over the share that is live.
     """
     n, t = np.ascontiguousarray(npho, np.float32), np.ascontiguousarray(time, np.float32)
     points, found, none = np.ascontiguousarray(xyz_from_uvw(uvw)), np.empty((len(n), 3)), np.empty(0)
@@ -132,6 +132,8 @@ def mean_times(
         _mean_times(n[e], t[e], live[e], points[e], positions(), efficiency, velocity, walk, found[e], none, none)
 
     side_by_side(work, len(n), threads)
+    # with dead sensors as many as there would be without
+    found[:, 2] /= np.maximum(live.mean(1), 1e-9)
     return found
 
 
