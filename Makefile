@@ -56,7 +56,7 @@ lint: $(STAMP)
 	$(BIN)/mypy --python-version 3.14 --cache-dir .mypy_cache/3.14
 
 bench: $(STAMP)
-	for b in simulation networks loop repairs prepare; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
+	for b in simulation networks loop repairs conventional prepare; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done
 
 # what a model keeps on detectors that differ: make bench-robust MODELS='fixed=A.pth varied=B.pth'
 bench-robust: $(STAMP)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from xecml import __version__, cpu_load
+from xecml.cli.baseline import baseline
 from xecml.cli.calibrate import calibrate
 from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
@@ -254,7 +255,7 @@ app.command()(prepare)
 app.command()(train)
 
 
-# ------------------------------------------------------------------------------- evaluate, export, predict, display
+# ----------------------------------------------------------------------- evaluate, export, predict, baseline, display
 
 
 app.command()(evaluate)
@@ -264,6 +265,7 @@ app.command()(predict)
 app.command()(merge)
 app.command()(jupyter)
 app.command()(inpaint)
+app.command()(baseline)
 app.command()(display)
 
 

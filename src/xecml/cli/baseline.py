@@ -1,0 +1,55 @@
+"""The command `xec baseline`: files reconstructed without learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xecml.cli.printing import Apply, ByRun, Debug, Files, Force, Json, Tree, show
+
+
+def baseline(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Find the constants on these files, which have truth: OUT.constants.json."),
+    ] = False,
+    constants: Annotated[
+        str,
+        typer.Option(
+            "--constants", help="File of constants, or shipped ones: signal, decoupled.", show_default="signal"
+        ),
+    ] = "",
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="For example 'uvwFI energy timing', three times as fast as with 'angle'.")
+    ] = "",
+    dead_list: Annotated[
+        Path | None,
+        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
+    ] = None,
+    conditions: ByRun = None,
+    apply: Apply = "",
+    tree: Tree = "tree",
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct files without learning, as the experiment does, to a ROOT file like that of 'xec predict'."""
+    from xecml.conditions_file import correction
+    from xecml.inference.baseline import baseline_files, tasks_of
+
+    report = baseline_files(
+        files,
+        out,
+        constants=constants,
+        calibrate=calibrate,
+        tasks=tasks_of(tasks),
+        dead_list=dead_list,
+        tree=tree,
+        correction=correction(conditions, apply),
+        force=force,
+    )
+    show(as_json, report.as_dict(), "\n".join(report.lines()))
