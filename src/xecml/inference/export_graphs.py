@@ -12,6 +12,7 @@ from xecml.events import INVALID
 from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS
 from xecml.inference.repair_models import NetworkRepair
 from xecml.inference.training_said import joined
+from xecml.models.newer.inputs import NewerNormaliser
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel
 from xecml.models.rebuild.filler import Filler
@@ -91,6 +92,9 @@ class Packed(nn.Module):
         measured = (times - self.normaliser.sentinel).abs() > SENTINEL_WIDTH
         npho = torch.where(self.normaliser.known(counts), self._photons(counts), INVALID)
         time = torch.where(measured, self.normaliser.seconds(times), INVALID)
+        if isinstance(self.normaliser, NewerNormaliser):
+            # rounding may put a count that is just at the threshold below it, where its time would not be looked at
+            npho = torch.where(measured, torch.maximum(npho, self.normaliser.npho_threshold), npho)
         answers: tuple[Tensor, ...] = self.part(npho, time, *validity(npho, time))
         return answers
 
