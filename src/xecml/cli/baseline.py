@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xecml.cli.printing import Apply, ByRun, Debug, Files, Force, Json, Tree, show
+from xecml.cli.printing import Apply, ByRun, DeadList, Debug, Files, Force, Json, Tree, show
 
 
 def baseline(
@@ -24,12 +24,13 @@ def baseline(
         ),
     ] = "",
     tasks: Annotated[
-        str, typer.Option("--tasks", help="For example 'uvwFI energy timing', three times as fast as with 'angle'.")
+        str,
+        typer.Option(
+            "--tasks",
+            help="Quantities, for example 'uvwFI energy timing'; 'angle' takes three times as long.",
+        ),
     ] = "",
-    dead_list: Annotated[
-        Path | None,
-        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
-    ] = None,
+    dead_list: DeadList = None,
     conditions: ByRun = None,
     apply: Apply = "",
     tree: Tree = "tree",

@@ -18,20 +18,26 @@ def evaluate(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Folder for table, plots and predictions.")],
     others: Annotated[
-        list[Path] | None, typer.Option("--model", help="Another model or prediction file beside it.")
+        list[Path] | None,
+        typer.Option("--model", help="Another model or prediction file to compare with; may be repeated."),
     ] = None,
     reference: Annotated[Reference, typer.Option("--reference", help="What to measure against.")] = Reference.truth,
     dead_list: Annotated[
-        Path | None, typer.Option("--dead-list", help="Of a repair: sensors dead in the files; as for 'xec inpaint'.")
+        Path | None,
+        typer.Option(
+            "--dead-list", help="Of a repair: file with sensors that are dead in the files, as for 'xec inpaint'."
+        ),
     ] = None,
     events: Annotated[
-        int | None, typer.Option("--events", min=1, help="Of a repair: look at so many.", show_default="all")
+        int | None, typer.Option("--events", min=1, help="Of a repair: number of events to use.", show_default="all")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="CHECKPOINT is a run that trains: evaluate each new checkpoint of it.")
+        bool,
+        typer.Option("--follow", help="CHECKPOINT is the folder of a running training: evaluate each new checkpoint."),
     ] = False,
     patience: Annotated[
-        float, typer.Option("--patience", min=0, help="With --follow: minutes without a new checkpoint to the end.")
+        float,
+        typer.Option("--patience", min=0, help="With --follow: end after so many minutes without a new checkpoint."),
     ] = 60.0,
     lines: Annotated[
         list[float] | None, typer.Option("--line", metavar="MEV", help="Fit the line of this energy, such as 54.9.")
@@ -43,9 +49,12 @@ def evaluate(
         str, typer.Option("--periods", metavar="RUNS", help="Compare ranges of runs: '430000-430499 430500-430999'.")
     ] = "",
     conditions: Annotated[
-        Path | None, typer.Option("--conditions", metavar="T", help="Draw the drift of sensors by run; not applied.")
+        Path | None,
+        typer.Option(
+            "--conditions", metavar="T", help="Draw the drift of these conditions by run; they are not applied."
+        ),
     ] = None,
-    depths: Annotated[bool, typer.Option("--depths", help="Print a table for each bin of depth, too.")] = False,
+    depths: Annotated[bool, typer.Option("--depths", help="Also print a table for each bin of depth.")] = False,
     device: Device = "auto",
     precision: Precision = "float32",
     jobs: Jobs = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xecml.choices import REPAIRS
-from xecml.cli.printing import Apply, ByRun, Debug, Device, Files, Force, Jobs, Json, Precision, Tree, show
+from xecml.cli.printing import Apply, ByRun, DeadList, Debug, Device, Files, Force, Jobs, Json, Precision, Tree, show
 
 
 def inpaint(
@@ -21,10 +21,7 @@ def inpaint(
     ],
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
-    dead_list: Annotated[
-        Path | None,
-        typer.Option("--dead-list", help="Dead sensors, one id a line; else the branch 'dead', else found by sight."),
-    ] = None,
+    dead_list: DeadList = None,
     device: Device = "auto",
     precision: Precision = "float32",
     jobs: Jobs = None,
@@ -57,7 +54,7 @@ def inpaint(
         force=force,
     )
     known = {
-        "list": "by the list", "branch": "by the file's flags", "automatic": "found by sight",
+        "list": "by the list", "branch": "by the file's flags", "automatic": "found in the data",
         "conditions": "by the conditions of each run",
     }[report.origin]  # fmt: skip
     left = f"; left out {', '.join(report.left_out)}, which cannot be written" if report.left_out else ""

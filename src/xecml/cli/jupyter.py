@@ -12,7 +12,7 @@ from xecml.cli.printing import Debug
 
 def jupyter(
     session: Annotated[
-        Path, typer.Option("--session", help="File that says where the server is; for you alone.")
+        Path, typer.Option("--session", help="File to write with the address of the server; only you can read it.")
     ] = Path("jupyter.json"),
     debug: Debug = False,
 ) -> None:

@@ -15,7 +15,7 @@ def merge(
     out: Annotated[Path, typer.Option("--out", help="ROOT file to write.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--inputs", help="Files of events that were predicted; known of parts by 'xec submit'."),
+        typer.Option("--inputs", help="Event files that were predicted; not needed for parts that 'xec submit' made."),
     ] = None,
     tree: Tree = "tree",
     force: Force = False,

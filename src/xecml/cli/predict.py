@@ -21,7 +21,7 @@ def predict(
         str | None,
         typer.Option(
             "--out",
-            help="File ending in .root, .parquet or .csv; a folder, or a name with a *, for a file each.",
+            help="File to write (.root, .parquet or .csv); a folder or a name with * writes one file per input.",
             show_default="none; of --friend, beside each file",
         ),
     ] = None,
@@ -29,7 +29,7 @@ def predict(
         str | None,
         typer.Option(
             "--pretrained",
-            help=f"In place of MODEL, one that comes with the package: {', '.join(shipped_models())}.",
+            help=f"Use a model of the package in place of MODEL: {', '.join(shipped_models())}.",
             hidden=not shipped_models(),
         ),
     ] = None,
@@ -37,14 +37,18 @@ def predict(
     device: Device = "auto",
     precision: Precision = "float32",
     keep: Annotated[
-        str, typer.Option("--keep", metavar="BRANCH,...", help="Branches passed through: run,event,xyzVTX.")
+        str,
+        typer.Option("--keep", metavar="BRANCH,...", help="Branches to copy from the input, such as run,event,xyzVTX."),
     ] = "",
     chunk: Annotated[
         int | None,
-        typer.Option("--chunk", min=1, help="Events a file: OUT_0000.root, ...; a repeated command goes on."),
+        typer.Option(
+            "--chunk", min=1, help="Write pieces OUT_0000.root, ... of so many events; a repeated command continues."
+        ),
     ] = None,
     friend: Annotated[
-        bool, typer.Option("--friend", help="Answers alone, as a friend tree of each file (TTree::AddFriend).")
+        bool,
+        typer.Option("--friend", help="Write only the answers, as a friend tree of each input (TTree::AddFriend)."),
     ] = False,
     rntuple: Annotated[bool, typer.Option("--rntuple", help="Write an RNTuple in place of a TTree.")] = False,
     conditions: ByRun = None,

@@ -47,6 +47,13 @@ Apply = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of random numbers; the same seed gives the same bytes.")]
+DeadList = Annotated[
+    Path | None,
+    typer.Option(
+        "--dead-list",
+        help="File with ids of dead sensors, one per line; else the branch 'dead', else they are found in the data.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto uses a GPU if there is one.")]
 Precision = Annotated[
     str,

@@ -26,31 +26,37 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or out
 
 def _submit(
     context: typer.Context,
-    site: Annotated[str | None, typer.Option("--site", help="Profile: generic, merlin7, or one of yours.")] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", help="Site profile: generic, merlin7, or one of your own.")
+    ] = None,
     partition: Annotated[
-        str | None, typer.Option("--partition", help="Partition; the site's usual by default.")
+        str | None, typer.Option("--partition", help="Partition; by default that of the site.")
     ] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Limit such as 12:00:00 or 1-00:00:00.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Time limit, such as 12:00:00 or 1-00:00:00.")] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=0, help="GPUs of each node; a training has a task each.")
+        int | None, typer.Option("--gpus", min=0, help="GPUs per node; a training runs one task per GPU.")
     ] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes.")] = 1,
-    mem: Annotated[str | None, typer.Option("--mem", help="Memory of a node, such as 64G.")] = None,
-    account: Annotated[str | None, typer.Option("--account", help="Account; the site's by default.")] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")] = 1,
+    mem: Annotated[str | None, typer.Option("--mem", help="Memory per node, such as 64G.")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="Account; by default that of the site.")] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the job; of a training that of its run too.")
+        str | None, typer.Option("--name", help="Name of the job; for a training also the name of its run.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option("--after", metavar="JOB", help="Begin when this job has ended well.")
+        str | None, typer.Option("--after", metavar="JOB", help="Begin when this job has finished successfully.")
     ] = None,
     array: Annotated[
         str | None,
-        typer.Option("--array", help="Tasks: a number of them, or such as 0-9%4; {task} is a task's number."),
+        typer.Option(
+            "--array", help="Number of tasks, or their numbers such as 0-9%4; {task} stands for the number of a task."
+        ),
     ] = None,
     least_mb: Annotated[
-        int, typer.Option("--least-mb", min=0, help="predict, inpaint: files of less together are one task.")
+        int, typer.Option("--least-mb", min=0, help="predict, inpaint: give each task at least so many MB of files.")
     ] = 200,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and the sbatch line, and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the script and the sbatch line, and submit nothing.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -124,7 +130,7 @@ def _show_session(session: Session, record: Record, site: Site, as_json: bool) -
 for _name in ("train", "predict", "inpaint", "tune", "jupyter"):
     submit_app.command(
         _name,
-        help=f"Run 'xec {_name} ...' as a job: its own arguments and options, and these.",
+        help=f"Run 'xec {_name} ...' as a job; it takes the arguments and options of that command, and these.",
         context_settings=_PASSED_ON,
     )(_submit)
 
@@ -132,9 +138,12 @@ for _name in ("train", "predict", "inpaint", "tune", "jupyter"):
 @submit_app.command("status")
 def status(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Folder of a run, or output file; all below here by default.")
+        str | None,
+        typer.Argument(metavar="RUN", help="Folder of a run, or output file; by default all below the current folder."),
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", min=0, max=1000, help="Lines of the log of each job.")] = 5,
+    lines: Annotated[
+        int, typer.Option("--lines", min=0, max=1000, help="Number of lines of each job's log to show.")
+    ] = 5,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -30,7 +30,7 @@ StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a 
 
 
 class Sampler(StrEnum):
-    """How values are chosen."""
+    """How the values of a trial are chosen."""
 
     tpe = "tpe"
     random = "random"
@@ -47,20 +47,31 @@ class Pruner(StrEnum):
 
 def _search(
     context: typer.Context,
-    study: Annotated[Path, typer.Option("--study", help="Folder of the study, shared by all who work on it.")],
+    study: Annotated[
+        Path, typer.Option("--study", help="Folder of the study; several processes and jobs can share it.")
+    ],
     space: Annotated[
-        Path | None, typer.Option("--space", help="YAML: keys of the recipe with a range or values; begins a study.")
+        Path | None,
+        typer.Option("--space", help="YAML file with a range or values for keys of the recipe; begins a study."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="At most, all workers together.", show_default="50; a grid's")
+        int | None,
+        typer.Option(
+            "--trials", min=1, help="Largest number of trials of all workers together.", show_default="50; a grid's"
+        ),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", help="Of training, all trials together, after which none begins.")
+        float | None,
+        typer.Option("--hours", help="Hours of training of all trials together, after which no trial begins."),
     ] = None,
-    sampler: Annotated[Sampler, typer.Option("--sampler", help="How values are chosen.")] = Sampler.tpe,
-    pruner: Annotated[Pruner, typer.Option("--pruner", help="What ends trials early, once an epoch.")] = Pruner.median,
-    warmup: Annotated[int, typer.Option("--prune-after", min=0, help="Epochs that each trial has in any case.")] = 2,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Of the choice of values.")] = 0,
+    sampler: Annotated[Sampler, typer.Option("--sampler", help="How the values of a trial are chosen.")] = Sampler.tpe,
+    pruner: Annotated[
+        Pruner, typer.Option("--pruner", help="Rule that ends bad trials early; applied after each epoch.")
+    ] = Pruner.median,
+    warmup: Annotated[
+        int, typer.Option("--prune-after", min=0, help="Epochs before which no trial is ended early.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Seed for the choice of values.")] = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -157,7 +168,9 @@ def frozen_for(
 @tune_app.command("report")
 def report(
     study: StudyFolder,
-    out: Annotated[Path | None, typer.Option("--out", help="Page to write, .html; the table alone by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML page to write; by default only the table is printed.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
