@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
+import torch
 
 from tests import runtimes
 from tests.untrained import analogue_events, regression
 from xecml.inference.export import export
 from xecml.inference.trained_model import TorchModel, load_model
+from xecml.models.normalise import validity
+from xecml.models.regressor import Regressor
 
 pytestmark = pytest.mark.slow
 TASKS = ("angle", "energy", "timing", "uvwFI")
-EVENTS = 64
+EVENTS = 256
 
 # each reads npho.f32 and time.f32 and writes <task>.f32
 PYTHON = """
@@ -91,21 +94,37 @@ def answers(folder: Path, *command: str | Path, cwd: Path | None = None) -> dict
     return {task: np.fromfile(folder / f"{task}.f32", np.float32) for task in TASKS}
 
 
-def assert_alike(model: Path, found: dict[str, np.ndarray]) -> None:
-    """Within a ten-thousandth of the target width of what this version of ONNX Runtime says.
+def answers_of_torch(network: Regressor, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        npho, time = (torch.from_numpy(values).to(dtype) for values in analogue_events(EVENTS, 7))
+        with torch.no_grad():
+            found = copy.deepcopy(network).to(dtype)(npho, time, *validity(npho, time))
+    finally:
+        torch.set_default_dtype(before)
+    return {task: found[task].numpy().reshape(EVENTS, -1) for task in TASKS}
 
-    Sensors on a limit between two classes of distance fall to either side: 2 % of events may differ by more.
+
+def assert_alike(model: Path, found: dict[str, np.ndarray]) -> None:
+    """As near the answers in double precision as PyTorch is in single precision, in units of the target width.
+
+    Half of the events agree to some millionths; those whose light is far from any a photon sends come off by up to a
+    thousandth in every runtime, PyTorch included, so that runtimes are not compared with one another.
     """
-    torch = load_model(model.with_suffix(".pth"))
-    assert isinstance(torch, TorchModel)
-    session = onnxruntime.InferenceSession(model)
-    feed = dict(zip(("npho", "time"), analogue_events(EVENTS, 7), strict=True))
-    for task, wanted in zip(TASKS, session.run(list(TASKS), feed), strict=True):
-        width = torch.network.get_buffer(f"{task}_width").numpy().reshape(wanted.shape[1:])
-        away = (np.abs(found[task].reshape(wanted.shape) - wanted) / width).reshape(EVENTS, -1).max(1)
-        assert np.isfinite(wanted).all()
-        assert np.quantile(away, 0.98) < 1e-4, task
-        assert away.max() < 0.1, task
+    opened = load_model(model.with_suffix(".pth"))
+    assert isinstance(opened, TorchModel)
+    network = opened.network
+    assert isinstance(network, Regressor)
+    exact, single = (answers_of_torch(network, dtype) for dtype in (torch.float64, torch.float32))
+    for task in TASKS:
+        width = network.get_buffer(f"{task}_width").numpy().reshape(1, -1)
+        away, usual = (
+            (np.abs(some.reshape(EVENTS, -1) - exact[task]) / width).max(1) for some in (found[task], single[task])
+        )
+        assert np.isfinite(away).all()
+        parts = (0.5, 0.9, 0.98, 1)
+        assert (np.quantile(away, parts) < 4 * np.quantile(usual, parts) + 2e-5).all(), task
 
 
 def test_onnx_runtime_of_2023(model: Path, folder: Path, pytestconfig: pytest.Config) -> None:
