@@ -14,7 +14,7 @@ bins of a window about the peak is maximised. The errors hold where the spectrum
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,10 +41,14 @@ class Line:
     Attributes:
         peak: its most likely energy.
         error: of the peak.
-        sigma: of its core.
+        sigma: of its core, which is that of the upper edge.
         tail: where the exponential begins, below the peak.
         events: in the window of the fit.
         chi2: of the fit per degree of freedom, over bins with at least five expected events.
+        sigma_error: of sigma; NaN where the window does not tell it.
+        edges: of the window's bins (B + 1,).
+        counts: in the bins (B,).
+        expected: by the fit (B,).
     """
 
     peak: float
@@ -53,6 +57,10 @@ class Line:
     tail: float
     events: int
     chi2: float
+    sigma_error: float = math.nan
+    edges: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    counts: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    expected: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 def fit_line(energies: Floats) -> Line | None:
@@ -77,10 +85,11 @@ def fit_line(energies: Floats) -> Line | None:
     # twice: the second simplex is large again, where the first may have collapsed
     for _ in range(2):
         start = minimize(cost, start, method="Nelder-Mead", options=_SEARCH).x
-    error = _error_of_peak(start, x, counts)
+    error, log_error = _errors(start, x, counts)
     centre, sigma, tail = float(start[0]), math.exp(start[1]), math.exp(start[2])
     found = Line(mode + centre * width, error * width, sigma * width, tail * sigma * width, int(counts.sum()),
-                 _chi2(start, x, counts))  # fmt: skip
+                 _chi2(start, x, counts), log_error * sigma * width, edges, counts,
+                 np.exp(_log_shares(start, x)) * counts.sum())  # fmt: skip
     good = math.isfinite(error) and error > 0 and abs(centre) < _ABOVE and found.sigma < WIDEST * found.peak
     return found if good else None
 
@@ -104,8 +113,8 @@ def _integral(x: Floats, centre: float, sigma: float, tail: float) -> Floats:
     return total
 
 
-def _error_of_peak(p: Floats, edges: Floats, counts: Floats) -> float:
-    """Standard error of the peak from scores of bins and curvature of the likelihood; NaN where it has none."""
+def _errors(p: Floats, edges: Floats, counts: Floats) -> tuple[float, float]:
+    """Standard errors of peak and log width from scores of bins and curvature of the likelihood; NaN without one."""
     steps = _STEP * np.eye(3)
     up, down = ([_log_shares(p + sign * step, edges) for step in steps] for sign in (1, -1))
     scores = np.stack([(a - b) / (2 * _STEP) for a, b in zip(up, down, strict=True)])  # (3, B)
@@ -118,14 +127,15 @@ def _error_of_peak(p: Floats, edges: Floats, counts: Floats) -> float:
     # a tail that begins far below the window has no say, and no curvature
     free = [i for i in range(3) if curvature[i, i] > _LEAST_CURVATURE * counts.sum()]
     if 0 not in free:
-        return math.nan
+        return math.nan, math.nan
     part = np.ix_(free, free)
     try:
         inverse = np.linalg.inv(curvature[part])
     except np.linalg.LinAlgError:
-        return math.nan
-    variance = float((inverse @ spread[part] @ inverse)[0, 0])
-    return math.sqrt(variance) if variance > 0 else math.nan
+        return math.nan, math.nan
+    variances = dict(zip(free, np.diag(inverse @ spread[part] @ inverse).tolist(), strict=True))
+    peak_error, log_error = (math.sqrt(v) if (v := variances.get(i, 0.0)) > 0 else math.nan for i in (0, 1))
+    return peak_error, log_error
 
 
 def _chi2(p: Floats, edges: Floats, counts: Floats) -> float:
