@@ -49,6 +49,7 @@ def model(fitted: TorchModel, monkeypatch: pytest.MonkeyPatch) -> TorchModel:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the pictures, which are looked at elsewhere."""
     monkeypatch.setattr(model_evaluation.resolution_pages, "save_resolution_plots", lambda path, *_, **__: path)
+    monkeypatch.setattr(model_evaluation, "_write_page", lambda *_: None)
 
 
 def evaluated(folder: Path, events: Columns, **options: object) -> model_evaluation.Report:

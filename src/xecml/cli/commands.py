@@ -13,6 +13,7 @@ import typer
 
 from xecml import __version__, cpu_load
 from xecml.cli.calibrate import calibrate
+from xecml.cli.diff import diff
 from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
 from xecml.cli.export import export
@@ -33,6 +34,7 @@ from xecml.cli.printing import (
     show_table,
 )
 from xecml.cli.recipes import recipes_app
+from xecml.cli.report import report
 from xecml.cli.submit import submit_app
 from xecml.cli.train import train
 from xecml.errors import InputError
@@ -234,10 +236,12 @@ app.command()(prepare)
 app.command()(train)
 
 
-# ------------------------------------------------------------------------------- evaluate, export, predict, display
+# ----------------------------------------------------------------------- evaluate, report, export, predict, display
 
 
 app.command()(evaluate)
+app.command()(report)
+app.command()(diff)
 app.command()(export)
 app.command()(calibrate)
 app.command()(predict)

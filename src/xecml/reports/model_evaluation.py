@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml import rootio
@@ -16,20 +17,30 @@ from xecml.data import source
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
-from xecml.evaluation.tables import PREFIX, Columns, column, impossible, quantities, read_table
-from xecml.events import TASKS, Chunk
+from xecml.evaluation.event_identity import refuse_lacking
+from xecml.evaluation.light_columns import light_columns
+from xecml.evaluation.paired import Pair, compare_paired
+from xecml.evaluation.tables import PREFIX, Columns, Table, column, impossible, quantities, read_table, same_events
+from xecml.events import TASKS, Chunk, number_of
 from xecml.figures import resolution_pages
-from xecml.files import atomic_path
+from xecml.files import atomic_path, is_url
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
 from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, load_model
 from xecml.outputs import claim, making, mark
+from xecml.pretrained import PREFIX as PREFIX_SHIPPED
+from xecml.pretrained import model_file
 from xecml.progress import Progress, progress
+from xecml.reports.page.material import Material, with_conventional
+from xecml.reports.page.model_facts import model_facts, recipe_text
+from xecml.reports.page.report_page import write_page
+from xecml.reports.page.sources import look_at_events
 
 Reference = Literal["truth", "reco"]
 CONSTANT = "mean of training truth"
 CENTROID = "light centroid"
+FILES = ("predictions.root", "evaluation.json", "resolution.pdf", "report.html")
 _ENOUGH = 20
 """Events with light and truth in each half of a sample, for the centroid to be corrected."""
 
@@ -39,7 +50,8 @@ class Report:
     """An evaluation: the model first, then other models, then trivial predictors; and the files written.
 
     `calibrations` says of the models that are calibrated how, a sentence each; `cut` and `left` what was taken of
-    the files and how many events that leaves.
+    the files and how many events that leaves; `pairs` is the model beside each other one on the same events, and
+    `inputs` what was read.
     """
 
     evaluations: list[metrics.Evaluation]
@@ -48,6 +60,12 @@ class Report:
     calibrations: dict[str, str] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
     left: Left = field(default_factory=Left)
+    pairs: Sequence[Pair] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """What stands in no table: line, linearity and background of the model, and how others compare with it."""
+        return [*metrics.further_lines(self.evaluations[0]), *(s for pair in self.pairs for s in pair.sentences())]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -55,6 +73,8 @@ class Report:
             "evaluations": [e.as_dict() for e in self.evaluations],
             "answers": self.answered.as_dict(),
             "calibrations": self.calibrations,
+            "comparisons": [pair.as_dict() for pair in self.pairs],
+            "inputs": dict(self.inputs),
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
@@ -82,7 +102,7 @@ def evaluate_files(
     cut: Cut | None = None,
     force: bool = False,
 ) -> Report:
-    """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
+    """Predict files, measure against truth, and write predictions, `evaluation.json`, `resolution.pdf`, `report.html`.
 
     Args:
         model_path: checkpoint or exported model.
@@ -100,7 +120,7 @@ def evaluate_files(
     if reference not in PREFIX:
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
-    written = {name: folder / name for name in ("predictions.root", "evaluation.json", "resolution.pdf")}
+    written = {name: folder / name for name in FILES}
     claim(written.values(), inputs=[model_path, *others, *files], force=force)
     model = load_model(model_path)
     _need_reference(model, files, tree, reference)
@@ -115,28 +135,64 @@ def evaluate_files(
     calibrations = {n: said for n, one in models.items() if (said := calibration_record.line(one.calibration))}
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
         table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered())
-        tables: dict[str, Columns] = {names[0]: table}
+        tables: dict[str, Table] = {names[0]: table}
         for name, other in zip(names[1:], opened, strict=True):
             tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
-    tables |= _trivial(model, table, centroid)
+    for name, one in zip(names[1:], opened, strict=True):
+        if isinstance(one, dict):
+            refuse_lacking(names[0], table, name, one)
+    tables = with_conventional(tables, reference) | _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
+    # trivial predictors differ from a model by more than anyone asks to be told
+    knowing = {name: one for name, one in same_events(tables).items() if name not in (CONSTANT, CENTROID)}
+    pairs = compare_paired(knowing, reference)
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
     sample = ", ".join(Path(str(f)).name for f in files) + (f" ({cut.named()})" if cut else "")
+    pages: list[Figure] = []
     resolution_pages.save_resolution_plots(
         written["resolution.pdf"],
         tables,
         reference=reference,
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
+        drawn=pages,
     )
-    report = Report(evaluations, written, answered, calibrations, cut, left)
+    read = {"model": _whole(model_path), "files": [_whole(file) for file in files], "tree": tree}
+    report = Report(evaluations, written, answered, calibrations, cut, left, pairs, read)
+    _write_page(report, tables, f"{number_of(len(table['run']))} of {sample}", model, pages)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return report
+
+
+def _write_page(report: Report, tables: Mapping[str, Table], sample: str, model: Model, pages: list[Figure]) -> None:
+    """Write the page of the report; light of events is read again, and what cannot be is said on the page."""
+    page = Material(
+        f"Evaluation of {report.evaluations[0].name}",
+        sample,
+        same_events(tables),
+        report.evaluations,
+        pairs=report.pairs,
+        reference=report.evaluations[0].reference,
+        pages=pages,
+        warnings=[*report.evaluations[0].warnings, *filter(None, [report.answered.line()])],
+    )
+    page.facts, page.recipe = model_facts(model_file(report.inputs["model"]), model), recipe_text(model)
+    try:
+        look_at_events(page, report.inputs["files"], report.inputs["tree"], model)
+    except InputError as error:
+        page.missing.append(f"Events and saliency: {error}")
+    write_page(page, report.files["report.html"])
+
+
+def _whole(path: str | Path) -> str:
+    """A name that means the same from other folders; addresses and names of shipped models are such."""
+    text = str(path)
+    return text if is_url(text) or text.startswith(PREFIX_SHIPPED) else str(Path(text).absolute())
 
 
 _NO_REFERENCE = {
@@ -188,7 +244,7 @@ def _predict(
     parts: list[Chunk] = []
     centroids = []
     for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered, chosen=chosen):
-        parts.append(columns)
+        parts.append(columns | light_columns(chunk[model.branches[0]]))
         centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
         bar.advance(len(columns["run"]))
     if not parts:
