@@ -115,7 +115,8 @@ class Browser:
         self.call("Page.navigate", url=address + fragment)
         until = time.monotonic() + _PATIENCE
         # asking is what reads the browser's messages, that of having loaded among them
-        while self.run("location.protocol") != "file:" or not self._loaded:
+        # the empty page before it was loaded, too
+        while self.run("location.protocol + document.readyState") != "file:complete" or not self._loaded:
             assert time.monotonic() < until, f"{path} does not load"
             time.sleep(0.02)
         self.asked = [url for url in self.asked if url.partition("#")[0] not in (address, "about:blank")]

@@ -60,11 +60,15 @@ def test_all_files_are_there_and_in_mlflow(run: tuple[loop.Result, Config, list[
     names = {
         "predictions_energy.csv", "predictions_uvwFI.csv", "validation_results_one.root",
         "resolution_profile_one.pdf", "saliency_profile_one.pdf", "face_weights_one.pdf",
-        "worst_event_1_one.pdf", "worst_event_2_one.pdf", "note.txt",
+        "worst_event_1_one.pdf", "worst_event_2_one.pdf", "report.html", "note.txt",
     }  # fmt: skip
     assert {path.name for path in written} == names
     assert all(path.parent == result.folder and path.stat().st_size for path in written)
     assert all(p.read_bytes().startswith(b"%PDF") for p in written if p.suffix == ".pdf")
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    sections = ("summary", "model", "pages", "saliency", "events")
+    assert all(f'<h2 id="{name}">' in page for name in sections)
+    assert page.count("<img src=") == 2 + finished_training.RANDOM_EVENTS
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{result.folder.parent}/mlruns.db")
@@ -188,11 +192,13 @@ def test_one_failure_loses_nothing_else(
     for name in ("save_saliency", "save_face_weights", "save_worst"):
         monkeypatch.setattr(finished_training, name, broken)
     monkeypatch.setattr(finished_training.resolution_pages, "save_resolution_plots", broken)
+    monkeypatch.setattr(finished_training, "write_page", broken)
     written = finished_training.write_artifacts(result.best, config, tmp_path, run_name="x", most_events=40)
     assert [p.name for p in written] == ["predictions_energy.csv", "predictions_uvwFI.csv", "validation_results_x.root"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert "resolution_profile_x.pdf left out: no ink" in lines
-    assert len(lines) == 3 + finished_training.WORST_EVENTS
+    assert "report.html left out: no ink" in lines
+    assert len(lines) == 4 + finished_training.WORST_EVENTS
     # and what needs no predictions is written where there are none
     gone = config.model_copy(update={"data": config.data.model_copy(update={"val_path": str(tmp_path / "none.root")})})
     more = {"note.txt": lambda path: path.write_text("exported")}

@@ -54,6 +54,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the pictures, which are looked at elsewhere."""
     monkeypatch.setattr(model_evaluation.resolution_pages, "save_resolution_plots", lambda path, *_, **__: path)
     monkeypatch.setattr(model_evaluation.real_data_pages, "save_real_data_plots", lambda path, *_, **__: path)
+    monkeypatch.setattr(model_evaluation, "_write_page", lambda *_: None)
 
 
 def evaluated(folder: Path, events: Columns, **options: object) -> model_evaluation.Report:

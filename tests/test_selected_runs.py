@@ -20,6 +20,7 @@ from xecml.figures import resolution_pages
 from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.recipes import load_config
+from xecml.reports import model_evaluation
 from xecml.reports.finished_training import predict_validation
 from xecml.reports.model_evaluation import evaluate_files
 from xecml.training import loop
@@ -96,6 +97,7 @@ def test_an_evaluation_is_of_the_selected_events(
     run: tuple[loop.Result, Any], sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles: list[str] = []
+    monkeypatch.setattr(model_evaluation, "_write_page", lambda *_: None)
     monkeypatch.setattr(resolution_pages, "save_resolution_plots", lambda _, *a, title, **b: titles.append(title))
     file = sample / "train.root"
     report = evaluate_files(run[0].best, [file], tmp_path / "out", cut=Cut.of(VALIDATED, (0.75, 1.0)))
@@ -117,6 +119,7 @@ def test_the_command_selects_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(model_evaluation, "_write_page", lambda *_: None)
     monkeypatch.setattr(resolution_pages, "save_resolution_plots", lambda *_, **__: None)
     best, file, out = str(run[0].best), str(sample / "val.root"), str(tmp_path / "out")
     code, printed, err = call(

@@ -39,6 +39,7 @@ class Sizes:
 
 PICTURES = {
     "event_0.png": "a photon of 52.8 MeV over the six faces, with truth and prediction (event_1, event_2 too)",
+    "evaluation_52.8MeV/report.html": "everything at the energy of the experiment on one page, for a browser",
     "evaluation/resolution.pdf": "resolutions between 15 and 60 MeV, a page for each quantity",
     "evaluation_52.8MeV/resolution.pdf": "the same at the energy of the experiment",
 }

@@ -14,6 +14,7 @@ import typer
 from xecml import __version__, cpu_load
 from xecml.cli.baseline import baseline
 from xecml.cli.calibrate import calibrate
+from xecml.cli.diff import diff
 from xecml.cli.display import display
 from xecml.cli.evaluate import evaluate
 from xecml.cli.export import export
@@ -36,6 +37,7 @@ from xecml.cli.printing import (
     show_table,
 )
 from xecml.cli.recipes import recipes_app
+from xecml.cli.report import report
 from xecml.cli.submit import submit_app
 from xecml.cli.train import train
 from xecml.cli.tune import tune_app
@@ -255,10 +257,12 @@ app.command()(prepare)
 app.command()(train)
 
 
-# ----------------------------------------------------------------------- evaluate, export, predict, baseline, display
+# --------------------------------------------------------------- evaluate, report, export, predict, baseline, display
 
 
 app.command()(evaluate)
+app.command()(report)
+app.command()(diff)
 app.command()(export)
 app.command()(calibrate)
 app.command()(predict)

@@ -120,6 +120,8 @@ def evaluate(
             show_table(title, headers, rows)
         if not depths:
             print("--depths prints the same in bins of depth; the plots and evaluation.json have them in any case.")
+        for line in report.sentences():
+            print(line)
         if (right := report.evaluations[0].n_gamma_accuracy) is not None:
             print(f"The number of photons is right in {100 * right:.3g} % of events.")
         for warning in report.evaluations[0].warnings:

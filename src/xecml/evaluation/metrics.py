@@ -15,6 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xecml.errors import InputError
+from xecml.evaluation.background import Background, background
+from xecml.evaluation.energy_line import EnergyLine, energy_line
+from xecml.evaluation.linearity import LINEAR_WITHIN, Linearity, linearities
+from xecml.evaluation.photostatistics import photostatistics
+from xecml.evaluation.profiles import AGAINST as AGAINST
+from xecml.evaluation.profiles import Profile as Profile
+from xecml.evaluation.profiles import Slices, opening_slices
+from xecml.evaluation.profiles import energy_resolution_fit as energy_resolution_fit
+from xecml.evaluation.profiles import profile as profile
 from xecml.evaluation.tables import (
     PREFIX,
     QUANTITIES,
@@ -36,7 +45,7 @@ from xecml.evaluation.trivial import fit_linear as fit_linear
 from xecml.evaluation.trivial import light_centroid as light_centroid
 from xecml.evaluation.trivial import mean_truth as mean_truth
 from xecml.events import number_of
-from xecml.resolution import Containment, Floats, Resolution, containment, figures_of_merit, without_nan
+from xecml.resolution import Containment, Resolution, containment, figures_of_merit, without_nan
 
 ALL = "all"
 DEPTHS = {"w < 2 cm": (-math.inf, 2.0), "w 2-10 cm": (2.0, 10.0), "w > 10 cm": (10.0, math.inf)}
@@ -48,10 +57,6 @@ _LEAK_ERRORS = 5.0
 _LEAK_EVENTS = 100
 """With fewer events a width may be narrow by chance, and its error says little."""
 _TARGET_SLANT = -0.268
-
-AGAINST = ("theta", "phi", "energy", "u", "v", "w")
-"""What bias and resolution are profiled against: columns in the units of files."""
-
 
 _ROUNDING = 1e-5
 _CENTRAL_95 = 1.959964  # half width of the central 95 % of a Gaussian, in sigmas
@@ -86,6 +91,10 @@ class Evaluation:
     `figures[quantity][bin]`, `opening[bin]` and, where the model predicts sigmas, `pulls[output][bin]`, where bin is
     "all" or one of `DEPTHS`; `events[bin]` are the events in it, whether answered or not. Another model beside the
     first is a `rival`, of which tables show errors; predictors that know nothing are none.
+
+    `line` is the fitted line of the energy, `linearity[quantity]` the slope of the mean answer, `background` the
+    photon's part of the accidental background, `slices[condition]` the opening angle by what events are like, and
+    `limits[quantity]` what the statistics of the photons alone would leave of the width.
     """
 
     name: str
@@ -98,6 +107,11 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     events: dict[str, int] = field(default_factory=dict)
     rival: bool = False
+    line: EnergyLine | None = None
+    linearity: dict[str, Linearity] = field(default_factory=dict)
+    background: Background | None = None
+    slices: dict[str, Slices] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
 
     def title(self, depth: str) -> str:
         """The events of a bin of depth, for the head of a table."""
@@ -120,6 +134,11 @@ class Evaluation:
             "figures": figures,
             "pulls": {q: {b: p.as_dict() for b, p in bins.items()} for q, bins in self.pulls.items()},
             "n_gamma_accuracy": self.n_gamma_accuracy,
+            "energy_line": self.line.as_dict() if self.line else None,
+            "linearity": {q: line.as_dict() for q, line in self.linearity.items()},
+            "background": self.background.as_dict() if self.background else None,
+            "opening_angle_slices": {name: s.as_dict() for name, s in self.slices.items()},
+            "photostatistics_s68": self.limits,
             "warnings": list(self.warnings),
         }
 
@@ -148,7 +167,22 @@ def evaluate(table: Table, name: str = "model", *, reference: Reference = "truth
     right = _n_gamma_accuracy(table, reference)
     warnings = (*impossible(table, reference), *(leak_warnings(figures) if has_signal_vertices(table) else ()))
     events = {b: int(m.sum()) for b, m in bins.items()}
-    return Evaluation(name, reference, n_events(table), figures, opening, widths, right, warnings, events)
+    return Evaluation(
+        name,
+        reference,
+        n_events(table),
+        figures,
+        opening,
+        widths,
+        right,
+        warnings,
+        events,
+        line=energy_line(table, reference, seed=seed) if "energy_relative" in found else None,
+        linearity=linearities(table, found, reference),
+        background=background(table, reference),
+        slices=opening_slices(table, reference, seed=seed),
+        limits=photostatistics(table, found) if reference == "truth" else {},
+    )
 
 
 def depth_bins(table: Table, reference: Reference = "truth") -> dict[str, NDArray[np.bool_]]:
@@ -184,6 +218,38 @@ def has_signal_vertices(table: Table) -> bool:
     return bool(np.nanmedian(np.abs(vertex[:, 0] - _TARGET_SLANT * vertex[:, 2])) < 0.2)
 
 
+def further_lines(model: Evaluation) -> list[str]:
+    """What one number a quantity does not say, a sentence each: line, linearity, background, limits."""
+    said = []
+    if (line := model.line) is not None:
+        core, upper = with_error(line.line.sigma, line.line.sigma_error), with_error(line.upper, line.upper_error)
+        said.append(
+            f"Energy line: peak off by {with_error(line.peak, line.line.error)} %, core {core} % (exponential-Gauss "
+            f"fit, chi2 {line.line.chi2:.2f} per degree), upper edge {upper} %."
+        )
+    for quantity, found in model.linearity.items():
+        if quantity == "energy" or found.verdict() == "no":
+            what, place = QUANTITIES[quantity], f"{found.at * 1e3:.1f} MeV" if quantity == "energy" else "the upper end"
+            said.append(
+                f"Linearity of {what.label}: slope {with_error(found.slope, found.slope_error)} (1 within "
+                f"{100 * LINEAR_WITHIN:g} %: {found.verdict()}); at {place} the mean is off by "
+                f"{with_error(found.shift, found.shift_error)} {what.unit}."
+            )
+    if (b := model.background) is not None:
+        said.append(
+            f"Accidental background, the photon's part: {with_error(b.value, b.error)} times that of published "
+            f"resolutions ({b.line()})."
+        )
+    shares = [
+        f"{QUANTITIES[q].label} {100 * limit / model.figures[q][ALL].s68:.2g} %"
+        for q, limit in model.limits.items()
+        if model.figures[q][ALL].s68 > 0
+    ]
+    if shares:
+        said.append(f"Share of s68 that photon statistics alone would leave (Cramer-Rao): {', '.join(shares)}.")
+    return said
+
+
 def leak_warnings(figures: Mapping[str, Mapping[str, Resolution]]) -> tuple[str, ...]:
     """Warn of directions better than physics allows for signal vertices by over five standard errors, in 100 events."""
     found = []
@@ -196,79 +262,6 @@ def leak_warnings(figures: Mapping[str, Mapping[str, Resolution]]) -> tuple[str,
                     f"of the vertex spread, {limit:.2f} deg; look for a leak."
                 )
     return tuple(found)
-
-
-# ------------------------------------------------------------------------------------------------ profiles
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Bias and s68 of a quantity in bins of a reference column; arrays (bins,), the edges one longer.
-
-    `edges` and `centre` (the mean of the bin's events) are in the unit of files, the rest in the quantity's.
-    Bins with too few events hold NaN.
-    """
-
-    quantity: str
-    against: str
-    edges: Floats
-    centre: Floats
-    n: NDArray[np.int64]
-    bias: Floats
-    bias_error: Floats
-    s68: Floats
-    s68_error: Floats
-
-
-def profile(
-    table: Table,
-    quantity: str,
-    against: str,
-    *,
-    reference: Reference = "truth",
-    bins: int = 10,
-    min_events: int = 20,
-    seed: int = 0,
-) -> Profile | None:
-    """Profile bias and s68 against a reference column, in bins of about equal population.
-
-    Returns:
-        The profile, or None where the column is unknown or has no spread, such as a single energy.
-    """
-    x = find_column(table, PREFIX[reference] + against)
-    if x is None or not (good := np.isfinite(x)).any():
-        return None
-    y, x = residuals(table, quantity, reference)[good], x[good]
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))
-    if np.ptp(x) <= 1e-6 * np.abs(x).max() or len(edges) < 2:
-        return None
-    which = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-    inside = [which == i for i in range(len(edges) - 1)]
-    results = [figures_of_merit(y[m], replicas=50, seed=seed, with_peak=False) for m in inside]
-    results = [r if r.n >= min_events else Resolution(r.n, r.n_not_finite) for r in results]
-    centre = np.bincount(which, x, len(inside)) / np.maximum(np.bincount(which, minlength=len(inside)), 1)
-    values = (np.array([getattr(r, f) for r in results]) for f in ("n", "bias", "bias_error", "s68", "s68_error"))
-    return Profile(quantity, against, edges, centre, *values)
-
-
-def energy_resolution_fit(energy: Profile) -> tuple[float, float] | None:
-    """Fit s68 = a / sqrt(E) (+) b, added in quadrature, to the profile of the relative energy against energy.
-
-    Returns:
-        a in % sqrt(GeV) and b in %, neither below zero, or None for fewer than three filled bins.
-    """
-    good = np.isfinite(energy.s68) & (energy.s68_error > 0)
-    if good.sum() < 3:
-        return None
-    variance, weight = energy.s68[good] ** 2, 1 / (2 * energy.s68 * energy.s68_error)[good]
-    terms = np.stack([1 / energy.centre[good], np.ones(good.sum())], axis=1)
-    # a negative term means that the other alone describes the points best
-    both = np.linalg.lstsq(terms * weight[:, None], variance * weight, rcond=None)[0]
-    if both.min() < 0:
-        alone = int(both.argmax())
-        both = np.zeros(2)
-        both[alone] = np.sum(variance * terms[:, alone] * weight**2) / np.sum((terms[:, alone] * weight) ** 2)
-    return float(np.sqrt(both[0])), float(np.sqrt(both[1]))
 
 
 # ------------------------------------------------------------------------------- several tables, for people

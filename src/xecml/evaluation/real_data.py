@@ -19,7 +19,7 @@ from xecml.evaluation.metrics import Profile, profile, with_error
 from xecml.evaluation.periods import Period, check_periods
 from xecml.evaluation.spectra import ALL, Feature, Spectrum
 from xecml.evaluation.stability import Trend, by_run, for_json, in_order, trend
-from xecml.evaluation.tables import QUANTITIES, Columns, Reference, Table, column, n_events, quantities, same_events
+from xecml.evaluation.tables import QUANTITIES, Reference, Table, column, n_events, quantities, same_events
 from xecml.evaluation.tables import residuals as residuals_of
 from xecml.resolution import Floats, Resolution, figures_of_merit
 
@@ -78,7 +78,7 @@ class RealData:
     """
 
     reference: Reference
-    tables: dict[str, Columns]
+    tables: dict[str, Table]
     asked: Asked
     by_run: dict[str, dict[str, Trend]]
     in_order: dict[str, dict[str, Trend]]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xecml.errors import InputError
+from xecml.evaluation.stored_tables import Rows, StoredTable
 from xecml.events import TASKS, Chunk, measured, number_of
 from xecml.files import expand
 from xecml.geometry import angles_from_direction, opening_angle
@@ -80,6 +81,8 @@ def read_table(files: str | Path | Iterable[str | Path], tree: str = "prediction
 
 def n_events(table: Table) -> int:
     """Return the number of events of a table."""
+    if isinstance(table, StoredTable):
+        return table.n_events
     return len(next(iter(table.values()))) if table else 0
 
 
@@ -213,7 +216,7 @@ def with_predictions(table: Table, predictions: Table) -> Columns:
     return kept | {f"pred_{name}": values for name, values in predictions.items()}
 
 
-def same_events(tables: Mapping[str, Table]) -> dict[str, Columns]:
+def same_events(tables: Mapping[str, Table]) -> dict[str, Table]:
     """Restrict tables to the events that all hold, in the order of the first, matched by run and event.
 
     Tables with equal numbers event by event, or without numbers and of equal length, are taken as they are.
@@ -221,10 +224,10 @@ def same_events(tables: Mapping[str, Table]) -> dict[str, Columns]:
     Raises:
         InputError: no event is common, or numbers repeat and order does not settle which is which.
     """
-    ids = {name: _event_ids(table) for name, table in tables.items()}
+    ids = {name: event_ids(table) for name, table in tables.items()}
     first = next(iter(ids.values()))
     if all(np.array_equal(i, first) for i in ids.values()):
-        return {name: dict(table) for name, table in tables.items()}
+        return dict(tables)
     common = first
     for name, numbers in ids.items():
         if len(np.unique(numbers)) != len(numbers):
@@ -235,13 +238,13 @@ def same_events(tables: Mapping[str, Table]) -> dict[str, Columns]:
     return {name: _rows(table, ids[name], common) for name, table in tables.items()}
 
 
-def _event_ids(table: Table) -> NDArray[np.int64]:
+def event_ids(table: Table) -> NDArray[np.int64]:
+    """Run and event as one number (N,); of a table without them the place in it."""
     if "run" not in table or "event" not in table:
         return np.arange(n_events(table))
     return (table["run"].astype(np.int64) << 32) + (table["event"].astype(np.int64) & 0xFFFFFFFF)
 
 
-def _rows(table: Table, ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> Columns:
+def _rows(table: Table, ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> Table:
     by_id = np.argsort(ids)
-    rows = by_id[np.searchsorted(ids, wanted, sorter=by_id)]
-    return {name: values[rows] for name, values in table.items()}
+    return Rows(table, by_id[np.searchsorted(ids, wanted, sorter=by_id)])

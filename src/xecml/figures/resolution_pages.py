@@ -58,6 +58,7 @@ def save_resolution_plots(
     reference: Reference = "truth",
     evaluations: Sequence[Evaluation] | None = None,
     title: str = "",
+    drawn: list[Figure] | None = None,
 ) -> int:
     """Write the resolution plots of a model as a PDF, atomically, and return the number of pages.
 
@@ -67,11 +68,16 @@ def save_resolution_plots(
         reference: what residuals are taken to.
         evaluations: the result of `compare` on these tables, if it is at hand.
         title: printed on every page, such as the name of the sample.
+        drawn: is given the pages, for whoever shows them elsewhere, too.
 
     Raises:
         InputError: the tables have no events or no quantity in common, or the path cannot be written.
     """
-    return save_pages(resolution_figures(tables, reference=reference, evaluations=evaluations, title=title), path)
+    pages = resolution_figures(tables, reference=reference, evaluations=evaluations, title=title)
+    if drawn is None:
+        return save_pages(pages, path)
+    drawn += pages
+    return save_pages(drawn, path)
 
 
 def resolution_figures(

@@ -14,7 +14,7 @@ bins of a window about the peak is maximised. The errors hold where the spectrum
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,12 +41,13 @@ class Line:
     Attributes:
         peak: its most likely energy.
         error: of the peak.
-        sigma: of its core.
+        sigma: of its core, which is that of the upper edge.
         tail: where the exponential begins, below the peak.
         events: in the window of the fit.
         chi2: of the fit per degree of freedom, over bins with at least five expected events.
-        sigma_error: of `sigma`.
-        window: lowest and highest energy that were fitted.
+        sigma_error: of `sigma`; NaN where the window does not tell it.
+        edges: of the bins (B + 1,) that were fitted.
+        counts: in these bins (B,).
     """
 
     peak: float
@@ -56,7 +57,13 @@ class Line:
     events: int
     chi2: float
     sigma_error: float = math.nan
-    window: tuple[float, float] = (math.nan, math.nan)
+    edges: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    counts: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Lowest and highest energy that were fitted."""
+        return float(self.edges[0]), float(self.edges[-1])
 
     def expected(self, edges: Floats) -> Floats:
         """Events (B,) that the fitted line has in bins between edges (B + 1,), as many in all as in its window."""
@@ -98,7 +105,8 @@ def fit_line(energies: Floats) -> Line | None:
         int(counts.sum()),
         _chi2(start, x, counts),
         error_of_width * sigma * width,
-        (float(edges[0]), float(edges[-1])),
+        edges,
+        counts,
     )
     good = math.isfinite(error) and error > 0 and abs(centre) < _ABOVE and found.sigma < WIDEST * found.peak
     return found if good else None

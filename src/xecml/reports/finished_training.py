@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml import rootio
@@ -23,8 +24,9 @@ from xecml.data import source
 from xecml.data.coverage import coverage
 from xecml.data.selected_events import Cut, look_at_files, read_selected
 from xecml.errors import InputError
+from xecml.evaluation.light_columns import light_columns
 from xecml.evaluation.tables import Columns
-from xecml.events import TASKS, Chunk, branch_names
+from xecml.events import TASKS, Chunk, branch_names, number_of
 from xecml.figures import resolution_pages
 from xecml.figures.event_display import display_event
 from xecml.figures.reweighted_sample import save_reweighting
@@ -37,6 +39,12 @@ from xecml.inference.prediction_columns import PREDICTION_TREE, prediction_colum
 from xecml.inference.trained_model import TorchModel, load_model
 from xecml.outputs import making, may_replace
 from xecml.progress import progress
+from xecml.reports.page.material import of_tables
+from xecml.reports.page.model_facts import model_facts, recipe_text
+from xecml.reports.page.rebuilding import of_rebuilding
+from xecml.reports.page.report_page import write_page
+from xecml.reports.page.run_folder import read_epochs
+from xecml.reports.page.shown_events import Found, random_rows, row_of
 from xecml.stopwatch import Stopwatch
 from xecml.training.loop import Result
 from xecml.training.metrics_logging import add_artifacts
@@ -45,8 +53,8 @@ MOST_EVENTS = 20_000
 """Validation events that are looked at: they give a resolution to half a percent of itself."""
 SALIENCY_EVENTS = 128
 """Of these the derivatives are taken; each costs as much as a training step for every answer."""
-WORST_EVENTS = 5
-_PARTS = {".pdf": "pictures", ".png": "pictures", ".onnx": "export"}
+WORST_EVENTS, RANDOM_EVENTS = 5, 3
+_PARTS = {".pdf": "pictures", ".png": "pictures", ".html": "pictures", ".onnx": "export"}
 """Under which name the time of a file is shown."""
 _CHUNK = 1024
 _EXTRA = ("run", "event", "xyzTruth", "xyzVTX")
@@ -97,6 +105,7 @@ def write_finished(recipe: Config, result: Result, run_name: str, *, force: bool
     examples = sorted(result.folder.glob("mae_predictions_epoch_*.root"), key=lambda path: path.stat().st_mtime)
     if examples:
         more["rebuilt_event.png"] = lambda out: display_event(str(examples[-1]), 0, out)
+    more["report.html"] = lambda out: write_page(of_rebuilding(result.best, result.folder, run_name), out)
     return write_more(result.best, result.folder, more, force=force, spent=result.spent)
 
 
@@ -136,10 +145,49 @@ def write_artifacts(
             seen = predict_validation(model, config, most_events=most_events)
         with clock.part("saliency"):
             looked_at = _looked_at(model, seen)
-        writers = _writers(model, seen, looked_at, run_name)
+        pages: list[Figure] = []
+        writers = _writers(model, seen, looked_at, run_name, pages)
+        page = Page(checkpoint, folder, run_name, str(config.data.val_path))
+        writers["report.html"] = partial(
+            write_report, page=page, model=model, seen=seen, looked_at=looked_at, pages=pages
+        )
     except Exception as error:  # whatever it is, the training before it is not lost
         _left_out("predictions and plots", error)
     return _write(folder, writers | dict(more or {}), run_id, force=force, clock=clock)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the report of a training says that the model does not: its file, the run's folder and name, the sample."""
+
+    checkpoint: Path
+    folder: Path
+    run_name: str
+    sample: str
+
+
+def write_report(
+    out: Path,
+    *,
+    page: Page,
+    model: TorchModel,
+    seen: Validation,
+    looked_at: Saliency | None,
+    pages: list[Figure],
+) -> None:
+    """Write the page of a training: its curves, and what its best checkpoint says of the validation events."""
+    sample = f"{number_of(len(seen.table['run']))} of validation: {page.sample}"
+    material = of_tables(f"Training {page.run_name}", sample, {page.run_name: seen.table})
+    material.facts, material.recipe = model_facts(page.checkpoint, model), recipe_text(model)
+    material.epochs, material.saliency, material.pages = read_epochs(page.folder), looked_at, pages
+    for place, event in enumerate(seen.worst, 1):
+        parts = ", ".join(f"{task} {loss:.3g}" for task, loss in event.parts.items())
+        material.events.append(Found(f"worst event {place}: loss {event.loss:.4g} ({parts})", event))
+    # of those whose light is kept, the first ones of the files
+    for row in random_rows({"run": seen.table["run"][: len(seen.npho)]}, RANDOM_EVENTS):
+        event = Event(0.0, {}, seen.npho[row], seen.time[row], row_of(seen.table, row))
+        material.events.append(Found("random event", event))
+    write_page(material, out)
 
 
 def write_more(
@@ -201,7 +249,9 @@ def _looked_at(model: TorchModel, seen: Validation) -> Saliency | None:
         return None
 
 
-def _writers(model: TorchModel, seen: Validation, looked_at: Saliency | None, run_name: str) -> dict[str, Writer]:
+def _writers(
+    model: TorchModel, seen: Validation, looked_at: Saliency | None, run_name: str, pages: list[Figure]
+) -> dict[str, Writer]:
     """Files by name, and what writes each."""
     writers: dict[str, Writer] = {
         f"predictions_{task}.csv": partial(write_csv, table=seen.table, task=task) for task in model.tasks
@@ -209,7 +259,7 @@ def _writers(model: TorchModel, seen: Validation, looked_at: Saliency | None, ru
     writers |= {
         f"validation_results_{run_name}.root": partial(rootio.write, arrays=seen.table, tree=PREDICTION_TREE),
         f"resolution_profile_{run_name}.pdf": partial(
-            resolution_pages.save_resolution_plots, tables={run_name: seen.table}, title="validation"
+            resolution_pages.save_resolution_plots, tables={run_name: seen.table}, title="validation", drawn=pages
         ),
     }
     if looked_at is not None:
@@ -244,7 +294,7 @@ def predict_validation(model: TorchModel, config: Config, *, most_events: int = 
         numbers = sum(len(part["run"]) for part in parts) + np.arange(len(npho))
         columns = prediction_columns(chunk, answers, coverage(npho, time), numbers=numbers)
         worst.add(losses(chunk, answers, branches), npho, time, columns)
-        parts.append(columns)
+        parts.append(columns | light_columns(npho))
         if kept < SALIENCY_EVENTS:
             inputs.append((npho[: SALIENCY_EVENTS - kept].copy(), time[: SALIENCY_EVENTS - kept].copy()))
             kept += len(inputs[-1][0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml import rootio
@@ -17,12 +18,25 @@ from xecml.data.runs_of_files import check_covered, runs_in
 from xecml.data.selected_events import Chosen, Cut, Left, look_at_files
 from xecml.errors import InputError
 from xecml.evaluation import metrics
+from xecml.evaluation.event_identity import refuse_lacking
+from xecml.evaluation.light_columns import light_columns
+from xecml.evaluation.paired import Pair, compare_paired
 from xecml.evaluation.periods import check_periods
 from xecml.evaluation.real_data import Asked, RealData, measure
-from xecml.evaluation.tables import PREFIX, QUANTITIES, Columns, column, impossible, quantities, read_table
-from xecml.events import TASKS, Chunk
+from xecml.evaluation.tables import (
+    PREFIX,
+    QUANTITIES,
+    Columns,
+    Table,
+    column,
+    impossible,
+    quantities,
+    read_table,
+    same_events,
+)
+from xecml.events import TASKS, Chunk, number_of
 from xecml.figures import real_data_pages, resolution_pages
-from xecml.files import atomic_path
+from xecml.files import atomic_path, is_url
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
 from xecml.inference.event_parts import Wanted, read_chosen
@@ -31,11 +45,18 @@ from xecml.inference.prediction_columns import PREDICTION_TREE, predict_chunks
 from xecml.inference.trained_model import Model, TorchModel, load_model
 from xecml.notebook import lines_html, table_html
 from xecml.outputs import claim, making, mark
+from xecml.pretrained import PREFIX as PREFIX_SHIPPED
+from xecml.pretrained import model_file
 from xecml.progress import Progress, progress
+from xecml.reports.page.material import Material, with_conventional
+from xecml.reports.page.model_facts import model_facts, recipe_text
+from xecml.reports.page.report_page import write_page
+from xecml.reports.page.sources import look_at_events
 
 Reference = Literal["truth", "reco"]
 CONSTANT = "mean of training truth"
 CENTROID = "light centroid"
+FILES = ("predictions.root", "evaluation.json", "resolution.pdf", "report.html")
 _ENOUGH = 20
 """Events with light and truth in each half of a sample, for the centroid to be corrected."""
 
@@ -45,7 +66,8 @@ class Report:
     """An evaluation: the model first, then other models, then trivial predictors; and the files written.
 
     `calibrations` says of the models that are calibrated how, a sentence each; `cut` and `left` what was taken of
-    the files and how many events that leaves; `data` is what was found where data are looked at.
+    the files and how many events that leaves; `data` is what was found where data are looked at, `pairs` the model
+    beside each other one on the same events, and `inputs` what was read.
     """
 
     evaluations: list[metrics.Evaluation]
@@ -58,6 +80,12 @@ class Report:
     loss: PrecisionLoss | None = None
     """what a precision below 32 bits loses, where one was asked for"""
     data: RealData | None = None
+    pairs: Sequence[Pair] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """What stands in no table: line, linearity and background of the model, and how others compare with it."""
+        return [*metrics.further_lines(self.evaluations[0]), *(s for pair in self.pairs for s in pair.sentences())]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -67,6 +95,8 @@ class Report:
             "calibrations": self.calibrations,
             "device": self.device,
             **({} if self.loss is None else {"loss": self.loss.as_dict()}),
+            "comparisons": [pair.as_dict() for pair in self.pairs],
+            "inputs": dict(self.inputs),
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             **({"real_data": self.data.as_dict()} if self.data is not None else {}),
             "files": {name: str(path) for name, path in self.files.items()},
@@ -117,7 +147,7 @@ def evaluate_files(
     asked: Asked | None = None,
     force: bool = False,
 ) -> Report:
-    """Predict files, measure against truth, and write `predictions.root`, `evaluation.json` and `resolution.pdf`.
+    """Predict files, measure against truth, and write predictions, `evaluation.json`, `resolution.pdf`, `report.html`.
 
     Args:
         model_path: checkpoint or exported model.
@@ -140,13 +170,7 @@ def evaluate_files(
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
     looked_at = reference == "reco" or bool(asked)
-    names_of_files = [
-        "predictions.root",
-        "evaluation.json",
-        "resolution.pdf",
-        *(["real_data.pdf"] if looked_at else []),
-    ]
-    written = {name: folder / name for name in names_of_files}
+    written = {name: folder / name for name in (*FILES, *(["real_data.pdf"] if looked_at else []))}
     asked = asked or Asked()
     table_of_conditions = None if asked.conditions is None else asked.conditions.path
     claim(written.values(), inputs=[model_path, *others, table_of_conditions, *files], force=force)
@@ -165,32 +189,68 @@ def evaluate_files(
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
         loss = _loss(model, files, tree, chosen)
         table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered(), jobs)
-        tables: dict[str, Columns] = {names[0]: table}
+        tables: dict[str, Table] = {names[0]: table}
         for name, other in zip(names[1:], opened, strict=True):
             tables[name] = other if isinstance(other, dict) else _predict(other, files, tree, bar, chosen, jobs=jobs)[0]
     if not quantities(table, reference):
         raise InputError(_nothing(table, answered, files, reference))
+    for name, one in zip(names[1:], opened, strict=True):
+        if isinstance(one, dict):
+            refuse_lacking(names[0], table, name, one)
     data = measure(tables, asked, reference, str(files[0])) if looked_at else None
-    tables |= _trivial(model, table, centroid)
+    tables = with_conventional(tables, reference) | _trivial(model, table, centroid)
     results = metrics.compare(tables, reference=reference)
     evaluations = [replace(e, rival=e.name not in (CONSTANT, CENTROID)) for e in results]
+    # trivial predictors differ from a model by more than anyone asks to be told
+    knowing = {name: one for name, one in same_events(tables).items() if name not in (CONSTANT, CENTROID)}
+    pairs = compare_paired(knowing, reference)
     rootio.write(written["predictions.root"], table, tree=PREDICTION_TREE)
     sample = ", ".join(Path(str(f)).name for f in files) + (f" ({cut.named()})" if cut else "")
+    pages: list[Figure] = []
     resolution_pages.save_resolution_plots(
         written["resolution.pdf"],
         tables,
         reference=reference,
         evaluations=evaluations,
         title=f"{names[0]}{' (calibrated)' if names[0] in calibrations else ''} on {sample}",
+        drawn=pages,
     )
     if data is not None:
         real_data_pages.save_real_data_plots(written["real_data.pdf"], data, title=sample)
     where = getattr(model, "device", "cpu")
-    report = Report(evaluations, written, answered, calibrations, cut, left, where, loss, data)
+    read = {"model": _whole(model_path), "files": [_whole(file) for file in files], "tree": tree}
+    report = Report(evaluations, written, answered, calibrations, cut, left, where, loss, data, pairs, read)
+    _write_page(report, tables, f"{number_of(len(table['run']))} of {sample}", model, pages)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return report
+
+
+def _write_page(report: Report, tables: Mapping[str, Table], sample: str, model: Model, pages: list[Figure]) -> None:
+    """Write the page of the report; light of events is read again, and what cannot be is said on the page."""
+    page = Material(
+        f"Evaluation of {report.evaluations[0].name}",
+        sample,
+        same_events(tables),
+        report.evaluations,
+        pairs=report.pairs,
+        reference=report.evaluations[0].reference,
+        pages=pages,
+        warnings=[*report.evaluations[0].warnings, *filter(None, [report.answered.line()])],
+    )
+    page.facts, page.recipe = model_facts(model_file(report.inputs["model"]), model), recipe_text(model)
+    try:
+        look_at_events(page, report.inputs["files"], report.inputs["tree"], model)
+    except InputError as error:
+        page.missing.append(f"Events and saliency: {error}")
+    write_page(page, report.files["report.html"])
+
+
+def _whole(path: str | Path) -> str:
+    """A name that means the same from other folders; addresses and names of shipped models are such."""
+    text = str(path)
+    return text if is_url(text) or text.startswith(PREFIX_SHIPPED) else str(Path(text).absolute())
 
 
 _NO_REFERENCE = {
@@ -273,7 +333,7 @@ def _predict(
     parts: list[Chunk] = []
     centroids = []
     for chunk, columns in predict_chunks(model, files, tree=tree, answered=answered, chosen=chosen, jobs=jobs):
-        parts.append(columns)
+        parts.append(columns | light_columns(chunk[model.branches[0]]))
         centroids.append(metrics.light_centroid(chunk[model.branches[0]]))
         bar.advance(len(columns["run"]))
     if not parts:
