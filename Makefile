@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := artifacts/demo
 JOBS ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench bench-data bench-robust validate clean
+.PHONY: install demo test test-slow test-all lint docs docs-links bench bench-data bench-robust validate clean
 
 install: $(STAMP)
 
@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "xecml needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	touch $@
 
 demo: $(STAMP)
@@ -37,6 +37,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.14 --cache-dir .mypy_cache/3.14
+
+# the documentation as a site, build/docs/index.html; warnings are errors, notebooks run again when the code has changed
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -n -W --keep-going -b html docs build/docs
+
+# the links that lead out of it, which needs a network
+docs-links: $(STAMP)
+	XECML_NOTEBOOKS=off $(BIN)/python -m sphinx -n -b linkcheck docs build/docs-links
 
 bench: $(STAMP)
 	for b in simulation networks loop repairs prepare; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done

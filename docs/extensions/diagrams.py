@@ -1,0 +1,54 @@
+"""Diagrams of boxes and arrows for the pages, drawn by the build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+COLOURS = {"data": "#dbe9f6", "network": "#fde3c8", "answer": "#dff0d8", "light": "#efe6f7", "hidden": "#eeeeee"}
+"""Colour by what a box is."""
+Box = tuple[float, float, float, float, str, str]
+"""Centre, width and height, text, and what it is."""
+
+
+def diagram(
+    size: tuple[float, float], boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str] | tuple[str, str, str]]
+) -> Figure:
+    """Draw boxes by name and arrows between them, from the side that faces the other box.
+
+    Args:
+        size: of the picture, in the units of the boxes.
+        boxes: by name.
+        arrows: names of the boxes from which and to which one leads, and what stands beside it.
+    """
+    figure = Figure(figsize=(9, 9 * size[1] / size[0]), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
+    axes.set_axis_off()
+    for x, y, width, height, text, kind in boxes.values():
+        shape = FancyBboxPatch(
+            (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor=COLOURS[kind], edgecolor="0.35", linewidth=0.9,
+        )  # fmt: skip
+        axes.add_patch(shape)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color="0.1", linespacing=1.25)
+    for start, end, *label in arrows:
+        a, b = _ends(boxes[start], boxes[end])
+        axes.annotate("", b, a, arrowprops={"arrowstyle": "-|>", "color": "0.3", "linewidth": 1.0})
+        if label:
+            middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2 + 0.13)
+            axes.text(*middle, label[0], ha="center", va="bottom", fontsize=7.5, color="0.3")
+    return figure
+
+
+def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where an arrow leaves a box and where it meets the other."""
+    (x, y, width, height), (to_x, to_y, to_width, to_height) = start[:4], end[:4]
+    gap = abs(to_x - x) - (width + to_width) / 2
+    if gap > 0:  # side by side
+        way = 1 if to_x > x else -1
+        return (x + way * width / 2, y), (to_x - way * to_width / 2, to_y)
+    way = 1 if to_y > y else -1
+    return (x, y + way * height / 2), (to_x, to_y - way * to_height / 2)
