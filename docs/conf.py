@@ -12,7 +12,6 @@ sys.path.insert(0, EXTENSIONS)
 # notebooks run in processes of their own: these find `xec` and the module `diagrams` through the environment
 os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [EXTENSIONS, os.environ.get("PYTHONPATH")]))
-os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # a text in a page is as wide as its column, whatever the terminal of the build
 os.environ["COLUMNS"] = "110"
 

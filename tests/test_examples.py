@@ -83,3 +83,29 @@ def test_predicting_and_comparing(sample: Path, tmp_path: Path) -> None:
     table = read_table(tmp_path / "a.root")
     (u,) = re.findall(r"^ +u +([\d.e+]+)", said, re.MULTILINE)
     assert float(u) == pytest.approx(10 * s68(table["pred_u"].astype(float) - table["true_u"]), rel=0.01)
+
+
+def test_the_benchmark_sample_is_the_one_of_the_page(tmp_path: Path) -> None:
+    """Its first events, made as its page says, have the hash that stands there; so have those of `make demo`."""
+    from xecml.demo import SEEDS, SIGNAL_ENERGY
+    from xecml.simulation.generate import simulate
+    from xecml.simulation.settings import make_settings
+
+    page = (FOLDER.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    assert f"--energy {SIGNAL_ENERGY} --seed {SEEDS['mono']}" in page
+    plain, demo = {"energy_mev": SIGNAL_ENERGY}, {"relative_branches": False, "run": SEEDS["mono"]}
+    for name, events, more in (("first", 256, {}), ("demo", 256, demo), ("longer", 300, {})):
+        settings = make_settings(plain | more)
+        simulate(tmp_path / f"{name}.root", events, settings=settings, seed=SEEDS["mono"])
+    (longer,) = rootio.read(tmp_path / "longer.root", ["event", "npho", "energyTruth", "uvwTruth"])
+    rootio.write(tmp_path / "cut.root", {name: values[:256] for name, values in longer.items()})
+    said = run("fingerprint.py", "first.root", "demo.root", "cut.root", cwd=tmp_path)
+    hashes = re.findall(r": 256 events, ([0-9a-f]{16}), (\d+) photons, w ([\d.]+) cm", said)
+    assert len(hashes) == 3
+    assert len(set(hashes)) == 1
+    (row,) = re.findall(
+        r"^\| mono, first 256 events \| 256 \| `([0-9a-f]{16})` \| ([\d,]+) photons", page, re.MULTILINE
+    )
+    assert (hashes[0][0], f"{int(hashes[0][1]):,}") == row, (
+        "the simulation has changed: make the table of the page anew"
+    )
