@@ -119,7 +119,7 @@ class Browser:
         self.call("Page.navigate", url=address)
         until = time.monotonic() + _PATIENCE
         # asking is what reads the browser's messages, that of having loaded among them
-        while self.run("location.protocol") != f"{scheme}:" or not self._loaded:
+        while self.run("location.protocol + document.readyState") != f"{scheme}:complete" or not self._loaded:
             assert time.monotonic() < until, f"{address} does not load"
             time.sleep(0.02)
         self.asked = [url for url in self.asked if url.partition("#")[0] not in (page, "about:blank")]

@@ -33,6 +33,7 @@ PAGES = {
     "README.md": "index.md",
 }
 """Texts of the repository outside of this folder that are pages of the site."""
+_FILE_NAME = re.compile(r"\[([\w-]+\.md)\]\(\1\)")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -69,7 +70,7 @@ def commands() -> str:
     lines: list[str] = []
     for name, command in walk(typer.main.get_command(command_line), "xec"):
         context = command.make_context(name, [], resilient_parsing=True)
-        usage = " ".join([name, *command.collect_usage_pieces(context)])
+        usage = " ".join([name, *command.collect_usage_pieces(context)]).translate({ord("{"): None, ord("}"): None})
         lines += [f"## {name}", "", _prose(command.help or ""), "", "```text", usage, "```", ""]
         records = [parameter.get_help_record(context) for parameter in command.params]
         rows = [[_code(names), _cell(meaning)] for names, meaning in filter(None, records)]
@@ -161,7 +162,9 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
             raise ExtensionError(f"{page} asks for '{found[2]}', which is none of {', '.join(GENERATED)}.")
         return GENERATED[found[2]]()
 
-    source[0] = _MARK.sub(written, relinked(source[0], "docs"))
+    text = _MARK.sub(written, relinked(source[0], "docs"))
+    # the name of a file is what one sees in the repository; the site shows the page's title
+    source[0] = _FILE_NAME.sub(r"[](\1)", text)
 
 
 def _always(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
