@@ -147,6 +147,8 @@ def test_the_tutorial_shows_what_its_commands_made(site: Path, pages: dict[Path,
     page = pages[(site / "tutorial.html").resolve()]
     text = (site / "tutorial.html").read_text(encoding="utf-8")
     assert text.count("<img") >= 4
+    for name in ("geometry", "network-diagrams"):
+        assert (site / f"{name}.html").read_text(encoding="utf-8").count("<img") == 6, name
     assert "Best checkpoint: artifacts/first/checkpoint_best.pth" in page.text
     number = r"(-?[\d.]+)(?: ± [\d.]+)?(?: \(bias [^)]*\))?"
     row = re.search(" v mm " + " ".join([number] * 6), page.text)

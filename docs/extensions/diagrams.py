@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
+from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -13,17 +15,28 @@ Box = tuple[float, float, float, float, str, str]
 """Centre, width and height, text, and what it is."""
 
 
+def picture(figure: Figure, words: str, dpi: int = 110) -> Image:
+    """A figure as a picture of a page, with words for those who cannot see it."""
+    octets = io.BytesIO()
+    figure.savefig(octets, format="png", dpi=dpi)
+    return Image(octets.getvalue(), alt=words)
+
+
 def diagram(
-    size: tuple[float, float], boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str] | tuple[str, str, str]]
-) -> Figure:
+    words: str,
+    size: tuple[float, float],
+    boxes: Mapping[str, Box],
+    arrows: Sequence[tuple[str, str]],
+) -> Image:
     """Draw boxes by name and arrows between them, from the side that faces the other box.
 
     Args:
+        words: what is drawn.
         size: of the picture, in the units of the boxes.
         boxes: by name.
-        arrows: names of the boxes from which and to which one leads, and what stands beside it.
+        arrows: names of the boxes from which and to which each leads.
     """
-    figure = Figure(figsize=(9, 9 * size[1] / size[0]), dpi=110)
+    figure = Figure(figsize=(9, 9 * size[1] / size[0]))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
     axes.set_axis_off()
@@ -34,13 +47,10 @@ def diagram(
         )  # fmt: skip
         axes.add_patch(shape)
         axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color="0.1", linespacing=1.25)
-    for start, end, *label in arrows:
+    for start, end in arrows:
         a, b = _ends(boxes[start], boxes[end])
         axes.annotate("", b, a, arrowprops={"arrowstyle": "-|>", "color": "0.3", "linewidth": 1.0})
-        if label:
-            middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2 + 0.13)
-            axes.text(*middle, label[0], ha="center", va="bottom", fontsize=7.5, color="0.3")
-    return figure
+    return picture(figure, words)
 
 
 def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float]]:
