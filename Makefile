@@ -14,7 +14,7 @@ ifneq ($(words $(TORCH)),$(words $(filter $(BUILDS),$(TORCH))))
 $(error TORCH=$(TORCH) is no build of PyTorch that is tested; choose one of $(BUILDS), or leave it out)
 endif
 
-.PHONY: install demo test test-slow test-all lint bench bench-data bench-gpu bench-predict bench-robust validate clean
+.PHONY: install demo test test-slow test-all lint docs docs-links bench bench-data bench-gpu bench-predict bench-robust validate clean
 
 install: $(STAMP)
 
@@ -23,12 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "xecml needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),)
-	$(PIP) -e '.[all,dev]'
+	$(PIP) -e '.[all,dev,docs]'
 else
 # uv knows where PyTorch's builds are
 	$(PIP) uv
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH) \
-	  --reinstall-package torch -c constraints.txt -e '.[all,dev]'
+	  --reinstall-package torch -c constraints.txt -e '.[all,dev,docs]'
 	echo $(TORCH) > $(VENV)/.torch
 endif
 	rm -f $(VENV)/.installed*
@@ -54,6 +54,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.14 --cache-dir .mypy_cache/3.14
+
+# the documentation as a site, build/docs/index.html; warnings are errors, notebooks run again when the code has changed
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -n -W --keep-going -b html docs build/docs
+
+# the links that lead out of it, which needs a network
+docs-links: $(STAMP)
+	XECML_NOTEBOOKS=off $(BIN)/python -m sphinx -n -b linkcheck docs build/docs-links
 
 bench: $(STAMP)
 	for b in simulation networks loop repairs conventional prepare; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py; done

@@ -109,17 +109,20 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file, and wait until it is loaded."""
+        self.open_address(path.resolve().as_uri() + fragment)
+
+    def open_address(self, address: str) -> None:
+        """Open an address, and wait until it is loaded."""
         self.said, self.asked, self._loaded = [], [], False
-        address = path.resolve().as_uri()
+        scheme, page = address.partition(":")[0], address.partition("#")[0]
         self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=address + fragment)
+        self.call("Page.navigate", url=address)
         until = time.monotonic() + _PATIENCE
-        # asking is what reads the browser's messages, that of having loaded among them
-        # the empty page before it was loaded, too
-        while self.run("location.protocol + document.readyState") != "file:complete" or not self._loaded:
-            assert time.monotonic() < until, f"{path} does not load"
+        # asking is what reads the browser's messages, that of having loaded among them, of the empty page before, too
+        while self.run("location.protocol + document.readyState") != f"{scheme}:complete" or not self._loaded:
+            assert time.monotonic() < until, f"{address} does not load"
             time.sleep(0.02)
-        self.asked = [url for url in self.asked if url.partition("#")[0] not in (address, "about:blank")]
+        self.asked = [url for url in self.asked if url.partition("#")[0] not in (page, "about:blank")]
 
     def run(self, expression: str) -> Any:
         """Value of an expression in the page; of a promise, what it promises."""

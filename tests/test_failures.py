@@ -249,3 +249,17 @@ def test_an_impossible_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="choose another output path"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_backend_of_a_notebook_is_no_matter() -> None:
+    """A notebook hands its backend to the commands that it runs, in whose environment it need not be installed."""
+    code = (
+        "import atexit, sys\n"
+        "from xecml.cli import main\n"
+        "atexit.register(lambda: print(__import__('matplotlib').get_backend()))\n"
+        "sys.argv = ['xec', '--version']\n"
+        "main()\n"
+    )
+    environment = os.environ | {"MPLBACKEND": "module://of_a_notebook.backend"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["agg"]), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from io import TextIOWrapper
@@ -63,6 +64,8 @@ def main() -> None:
     from xecml.cli.failures import run
 
     cpu_load.follow()
+    # pictures go to files; a notebook hands down its own backend, which need not be installed where `xec` is
+    os.environ["MPLBACKEND"] = "agg"
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     sys.exit(run(_command, debug="--debug" in sys.argv))
