@@ -35,7 +35,10 @@ KillWait=240
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
 NodeName=node[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=4 RealMemory=16000 Gres=gpu:2
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
 _SITES = """
 default_site: tests
@@ -147,7 +150,7 @@ def waits_for(process: int, number: int) -> bool:
 
 
 def _nodes() -> list[str]:
-    return call("sinfo", "--noheader", "--Node", "--format=%T").split()
+    return call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").split()
 
 
 def _start(running: list[subprocess.Popen[bytes]], program: str, *options: str) -> None:

@@ -91,7 +91,7 @@ def test_the_line_of_the_energy_is_found_beside_its_tail(table: Columns) -> None
     assert found.upper == pytest.approx(1.1, abs=4 * found.upper_error)
     assert 0.03 < found.upper_error < 0.25
     assert found.peak == pytest.approx(0.2, abs=0.15)
-    assert found.line.expected.sum() == pytest.approx(found.line.counts.sum())
+    assert found.line.expected(found.line.edges).sum() == pytest.approx(found.line.counts.sum())
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["upper"] == found.upper
 
 

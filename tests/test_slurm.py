@@ -133,9 +133,49 @@ def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
     assert "start 2, on node" in said
     assert "Stopped (SIGUSR1)" in said
     assert "Going on from artifacts/limited/checkpoint_last.pth" in said
-    one, two = (checkpoint_reading.load(folder / "checkpoint_last.pth") for folder in (whole, run))
+    assert_ended_as(whole, run)
+
+
+def assert_ended_as(one: Path, two: Path) -> None:
+    """Two trainings ended bit for bit alike."""
+    contents = [checkpoint_reading.load(folder / "checkpoint_last.pth") for folder in (one, two)]
     for part in ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch"):
-        assert_equal(one[part], two[part], part)
+        assert_equal(contents[0][part], contents[1][part], part)
+
+
+@pytest.mark.parametrize("grace_s", [0, 200])
+def test_preemption_is_not_an_end(place: Path, whole: Path, grace_s: int) -> None:
+    """A job of a partition that goes first takes the node; the training saves, waits and ends as the whole one.
+
+    With a time of grace SLURM asks the training to end, and it is the script that puts the job back; without one SLURM
+    puts it back itself.
+    """
+    subprocess.run(["scontrol", "update", "partitionname=main", f"gracetime={grace_s}"], check=True)
+    name = f"preempted_{grace_s}"
+    run = train(name)
+    (job,) = jobs(run)
+    until(lambda: "Training" in log_of(run), PATIENCE_S, "the first step", every_s=0.02)
+    process = process_of(name)
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)  # so that it is in the middle when it is told to go, however fast the machine is
+    urgent = call(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--mem=15000", "--time=9",
+        "--output=/dev/null", "--wrap=sleep 5",
+    ).strip()  # fmt: skip
+    assert urgent
+    until(lambda: waits_for(process, signal.SIGTERM), 300, "the end that the urgent job asks for")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
+    until(lambda: "ended with status 75" in log_of(run), PATIENCE_S, "the end of the first start")
+    until(lambda: not call("squeue", "--noheader", f"--job={urgent}"), PATIENCE_S, "the end of the urgent job")
+    until(lambda: jobs(run)[0]["state"].startswith("pending"), PATIENCE_S, "the job in its queue")
+    subprocess.run(["scontrol", "update", f"jobid={job['job']}", "starttime=now"], check=True)
+    (job,) = ended(run)
+    said = log_of(run)
+    assert (job["state"], job["epoch"], job["failed"]) == ("finished", 16, False), said
+    assert "start 2, on node" in said
+    assert "Stopped (SIGTERM)" in said
+    assert_ended_as(whole, run)
 
 
 def test_an_array_of_predictions_is_as_one(place: Path, whole: Path) -> None:

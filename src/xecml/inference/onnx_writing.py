@@ -71,15 +71,42 @@ def graph_of(
             output_names=list(outputs),
             dynamic_shapes=(tuple({0: batch} for _ in arguments)),
             opset_version=wanted,
+            optimize=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        _simplify(program.model)
     proto = program.model_proto
     graph = Graph(proto, _layers(proto, module))
     if graph.opset != wanted:
         raise InputError(f"This version of PyTorch cannot write opset {opset}; choose {OPSET}.")
     _plain(proto)
     return graph
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants, drop what nothing uses and what is there twice, and shorten what is left, in place.
+
+    The exporter's own simplification gives the same graph in six times the processor time: it tries its rules on every
+    node before it looks which nodes are used, or there twice.
+    """
+    import onnx_ir.passes.common as passes
+    from onnx_ir.passes import Sequential
+    from onnxscript.optimizer import fold_constants
+    from onnxscript.rewriter import rewrite
+
+    tidy = Sequential(
+        passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(), passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(), passes.OutputFixPass(), passes.NameFixPass(),
+    )  # fmt: skip
+    passes.InlinePass()(model)
+    fold_constants(model)
+    tidy(model)
+    rewrite(model)
+    fold_constants(model)
+    tidy(model)
 
 
 def _layers(proto: Any, module: nn.Module) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def page_text(material: Material) -> str:
         sections=list(sections(material)),
         warnings=material.warnings,
         missing=material.missing,
-        mark=mark(),
+        mark=Markup(mark()),  # its quotes are what the next run knows the file by
         made=f"xecml {__version__}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}",
         style=_as_it_is("report.css"),
         script=_as_it_is("report.js"),

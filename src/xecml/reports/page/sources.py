@@ -67,12 +67,14 @@ def report_on(
         InputError: an input holds no predictions, they are of other events than the first's, or cannot be written.
     """
     path = html_name(out)
-    claim([path], inputs=inputs, force=force)
     if len(inputs) == 1 and (checkpoint := _of_rebuilding(folder := Path(inputs[0]))) is not None:
+        claim([path], inputs=[checkpoint], force=force)
         material = of_rebuilding(checkpoint, folder, folder.resolve().name)
         write_page(material, path)
         return material
     origins = [_origin(Path(one)) for one in inputs]
+    # the page of a folder may lie in it, so it is the files in it that must stay
+    claim([path], inputs=[*(o.predictions for o in origins), *(o.model for o in origins)], force=force)
     names = _names([Path(one) for one in inputs])
     tables: dict[str, Table] = {
         name: StoredTable(origin.predictions, PREDICTION_TREE) for name, origin in zip(names, origins, strict=True)
