@@ -154,7 +154,7 @@ def test_preemption_is_not_an_end(place: Path, whole: Path, grace_s: int) -> Non
     name = f"preempted_{grace_s}"
     run = train(name)
     (job,) = jobs(run)
-    until(lambda: "Training" in log_of(run), PATIENCE_S, "the first step", every_s=0.02)
+    until(lambda: "epoch 1:" in log_of(run), PATIENCE_S, "the first epoch", every_s=0.02)
     process = process_of(name)
     assert process is not None
     os.kill(process, signal.SIGSTOP)  # so that it is in the middle when it is told to go, however fast the machine is

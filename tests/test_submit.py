@@ -131,7 +131,7 @@ def stand_ins(place: Path, texts: dict[str, str]) -> None:
         (place / "bin" / name).chmod(0o755)
 
 
-@pytest.mark.parametrize(("ended", "left"), [("0", "0"), ("2", "2"), ("75", "requeued")])
+@pytest.mark.parametrize(("ended", "left"), [("0", "0"), ("2", "2"), ("75", "requeued"), ("143", "requeued")])
 def test_a_script_puts_back_what_should_go_on_and_nothing_else(place: Path, ended: str, left: str) -> None:
     text, _ = said(*TRAIN, "--site", "merlin7", "--name", "a b", "--dry-run")
     (place / "artifacts" / "a b").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_a_script_puts_back_what_should_go_on_and_nothing_else(place: Path, ende
     assert "--resume_from auto --name a b" in out
     assert (place / "artifacts" / "a b" / "job_1.status").read_text().strip() == left
     asked = (place / "requeued").read_text() if (place / "requeued").exists() else ""
-    assert asked == ("-M gmerlin7 requeue 7\n" if ended == "75" else "")
+    assert asked == ("-M gmerlin7 requeue 7\n" if left == "requeued" else "")
 
 
 def test_a_cancelled_job_is_not_put_back(place: Path) -> None:

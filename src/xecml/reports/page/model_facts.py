@@ -38,7 +38,7 @@ def model_facts(path: str | Path, model: Model) -> Facts:
         facts.append(("calibrated", said))
     if isinstance(model, TorchModel):
         facts += checkpoint_facts(model.content)
-        facts.append(("numbers in the network", f"{sum(p.numel() for p in model.network.parameters()):,}"))
+        facts.append(("parameters", f"{sum(p.numel() for p in model.network.parameters()):,}"))
     if model.training is None:
         facts.append(("what its training events were like", "not known, so that no event is called an outlier"))
     return facts
