@@ -161,5 +161,5 @@ def _refused(error: Any) -> tuple[object, str]:
         low, high = found[2] or found[3], found[4]
         below = low is not None and float(found[1]) < float(low)
         rule = "greater_than_equal" if below else "less_than_equal"
-        return found[1], _RULES[rule].format(ge=float(low or 0), le=float(high or 0))
+        return f"{float(found[1]):g}", _RULES[rule].format(ge=float(low or 0), le=float(high or 0))
     return "", ""
