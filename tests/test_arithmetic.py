@@ -75,7 +75,7 @@ def test_a_processor_has_16_bits_by_its_flags(
     if native:
         assert arithmetic("cpu", "bf16") == Arithmetic("cpu", "bf16")
     else:
-        with pytest.raises(InputError, match="processor .* does not compute in 16-bit brain floats natively"):
+        with pytest.raises(InputError, match="processor .* has no native 16-bit brain floats"):
             arithmetic("cpu", "bf16")
 
 

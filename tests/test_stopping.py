@@ -202,7 +202,7 @@ def test_a_warning_before_or_after_the_steps_ends_with_75(
     monkeypatch.setattr(where, lambda *_, **__: send(number))
     done = CliRunner().invoke(app, ["train", "regress"])
     assert (done.exit_code, handlers) == (75, [])
-    assert f"stopped ({signal.Signals(number).name}) outside of the steps" in done.stderr
+    assert f"stopped ({signal.Signals(number).name}) before or after the training steps" in done.stderr
     send(number)  # the handler of before is back
     assert handlers == [number]
 

@@ -249,7 +249,7 @@ def test_the_server_is_started_with_a_token_that_nobody_else_sees(place: Path, m
     assert f"--ServerApp.port={session.port}" in words
     assert stat.S_IMODE((place / "session.json").stat().st_mode) == 0o600
     monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="JupyterLab is not installed in this environment: pip install"):
+    with pytest.raises(InputError, match="JupyterLab is not installed in this environment; install it with: pip"):
         notebooks.serve(place / "session.json")
     (place / "session.json").write_text("{")
     assert notebooks.read(place / "session.json") is None

@@ -211,7 +211,7 @@ def parse_corrections(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in CORRECTIONS:
             raise InputError(
-                f"'{name[:40]}' is nothing that conditions correct for{nearest(name, CORRECTIONS)}; give some of "
+                f"'{name[:40]}' is no quantity that conditions correct{nearest(name, CORRECTIONS)}; give some of "
                 f"{', '.join(CORRECTIONS)}."
             )
     return tuple(name for name in CORRECTIONS if name in {"dead", *names})
@@ -256,7 +256,7 @@ class Correction:
         if self.changes_live_sensors and not absolute:
             asked = " and ".join(name for name in self.what if name != "dead")
             raise InputError(
-                f"{path} has no npho and time, of which alone {asked} can be corrected; leave them out of --apply."
+                f"{path} has no npho and time, which are needed to correct {asked}; leave these out of --apply."
             )
         factors = self.conditions.factors(runs, self.what, path)
         masks, of = self.conditions.masks(runs, path)

@@ -128,7 +128,10 @@ def load_conditions(path: str | Path) -> Conditions:
     if path.suffix == ".root":
         return _from_root(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{path} is no table of conditions by its name; give a .yaml or a .root file.")
+        raise InputError(
+            f"{path} cannot be a table of conditions, because its name does not end in .yaml or .root; give such a "
+            "file."
+        )
     content, lines = read_yaml(path, "table of conditions", _EXAMPLE)
     try:
         table = _Table.model_validate(content)
@@ -232,7 +235,9 @@ def _checked(
     for row, (first, last) in enumerate(runs.tolist()):
         where = f"{path}, runs {run_range(first, last)}"
         if dead[row].all():
-            raise InputError(f"{where}: all {N_SENSORS} sensors are dead; leave the range out, or some of them.")
+            raise InputError(
+                f"{where}: all {N_SENSORS} sensors are dead; leave out the range, or list fewer dead sensors."
+            )
         for name, quantity in QUANTITIES.items():
             numbers = values[name][row]
             slack = 1e-6 * max(abs(quantity.low), abs(quantity.high))  # of single precision
@@ -284,7 +289,7 @@ def correction(path: str | Path | None, apply: str = "") -> Correction | None:
     """
     if path is None:
         if apply:
-            raise InputError("--apply says what of --conditions is applied; name a table with --conditions.")
+            raise InputError("--apply needs a table of conditions; name one with --conditions.")
         return None
     return Correction(load_conditions(path), parse_corrections(apply))
 

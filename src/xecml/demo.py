@@ -1,4 +1,4 @@
-"""The whole way in one command: simulate, train, evaluate, export, predict, draw, and one table at the end.
+"""All steps in one command: simulate, train, evaluate, export, predict, draw, and print a table.
 
 It measures the machine in its first seconds, on the test sample, and chooses how many events to train on and how often,
 so that all of it ends within the minutes that it is given.

@@ -1,4 +1,4 @@
-"""The command `xec report`: one page of a model for a browser, with others beside it."""
+"""The command `xec report`: one page about a model for a browser, compared with other models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands `xec submit ...`: an ordinary command as a job of a batch system, and what became of it."""
+"""The commands `xec submit ...`: an ordinary command as a job of a batch system, and its status."""
 
 from __future__ import annotations
 

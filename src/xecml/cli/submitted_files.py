@@ -1,4 +1,4 @@
-"""Commands that read files and write one, as jobs: their files shared out among tasks, once and for all."""
+"""Commands that read many files, as jobs: the files are divided among tasks once, when the job is submitted."""
 
 from __future__ import annotations
 

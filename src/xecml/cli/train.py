@@ -1,4 +1,4 @@
-"""The command `xec train`: its flags laid over a recipe."""
+"""The command `xec train`: a recipe, with values from the command line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def warned() -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
-    print(f"xec: stopped ({name}) outside of the steps; --resume_from auto goes on.", file=sys.stderr, flush=True)
+    print(
+        f"xec: stopped ({name}) before or after the training steps; --resume_from auto continues the training.",
+        file=sys.stderr,
+        flush=True,
+    )
     raise SystemExit(STOPPED)
 
 

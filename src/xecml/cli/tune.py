@@ -1,4 +1,4 @@
-"""The commands `xec tune ...`: search hyper-parameters of a recipe, and report what came out."""
+"""The commands `xec tune ...`: search hyper-parameters of a recipe, and report the results."""
 
 from __future__ import annotations
 
@@ -202,7 +202,9 @@ def _tuning() -> Any:
     try:
         import optuna  # noqa: F401 - looked for, so that its absence is a sentence
     except ImportError:
-        raise InputError("Searches need optuna, which is not installed: pip install 'xecml[tune]'") from None
+        raise InputError(
+            "Searches need optuna, which is not installed; install it with: pip install 'xecml[tune]'"
+        ) from None
     from types import SimpleNamespace
 
     from xecml.tuning import space, study

@@ -82,7 +82,9 @@ def read(folder: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}); move it away, and look with squeue.") from error
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); move it away, and use squeue to see the jobs."
+        ) from error
 
 
 def add(folder: Path, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""What became of submitted jobs, by squeue, by the status that each script leaves, and by what a training logs."""
+"""Status of submitted jobs: from squeue, from the exit status that each script leaves, and from a training's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictors on the same events: differences of their figures with the errors of differences, and what they mean.
+"""Predictors on the same events: differences of their figures of merit, the errors of these differences, and sentences.
 
 Both see the same light, so that their errors go together and a difference is known better than either figure. Its error
 is that of the difference of influences, event by event (`xecml.evaluation.influence`).

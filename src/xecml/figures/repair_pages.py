@@ -148,7 +148,7 @@ def draw_repaired_event(
     truth, where = np.asarray(npho, np.float64), np.asarray(dead, bool)
     for name, values in {"npho": truth, "dead": where, **filled}.items():
         if np.shape(values) != (N_SENSORS,):
-            raise InputError(f"'{name}' has shape {np.shape(values)}; give one event's {N_SENSORS} values.")
+            raise InputError(f"'{name}' has shape {np.shape(values)}; give the {N_SENSORS} values of one event.")
     lit = valid_counts(truth)
     high = float(truth[lit].max(initial=10.0))
     scale = LogNorm(max(high * 1e-4, 0.5), high, clip=True)

@@ -174,12 +174,12 @@ def _opened(
         return model, {}
     if "format" not in model.content:
         raise InputError(
-            f"{path} is of the replaced system, whose files have no place for corrections; train it further with "
+            f"{path} is of the replaced system, whose files cannot store corrections; train it further with "
             "--resume_from and calibrate the result."
         )
     removed = {task: one for task, one in model.calibration.items() if reset and task in (correct or CORRECTABLE)}
     if reset and not removed and not with_files:
-        raise InputError(f"{path} has no corrections to take out{' of ' + ', '.join(correct) if correct else ''}.")
+        raise InputError(f"{path} has no corrections to remove{' of ' + ', '.join(correct) if correct else ''}.")
     if not removed:
         return model, {}
     kept = {task: one for task, one in model.calibration.items() if task not in removed}

@@ -158,7 +158,10 @@ def _passed_on(read: Read, columns: Chunk) -> Chunk:
     """
     for name in read.kept:
         if name in columns and name not in PASSED_THROUGH:
-            raise InputError(f"'{name}' of {read.path} cannot be kept: predictions have a column of that name.")
+            raise InputError(
+                f"'{name}' of {read.path} cannot be kept, because predictions have a column of that name; leave it "
+                "out of --keep."
+            )
     return read.kept
 
 

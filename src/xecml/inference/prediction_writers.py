@@ -57,9 +57,7 @@ def check_ending(path: Path, *, ntuple: bool = False) -> None:
             f"The output {path} would be a ROOT file; give it a name that ends in .root, .parquet or .csv, or a folder."
         )
     if ntuple and path.suffix != ".root":
-        raise InputError(
-            f"--rntuple is a form of ROOT files, and {path} is none; leave it out, or end the name in .root."
-        )
+        raise InputError(f"--rntuple is for ROOT files, but {path} is none; leave it out, or end the name in .root.")
     if path.suffix == ".parquet":
         _parquet(path)
 

@@ -214,7 +214,7 @@ def load_repair(
         check(device, precision)
         if device == "cuda" or precision != "float32":
             raise InputError(
-                f"'{name}' is no network, and is computed on the processor in 32 bits; leave --device and "
+                f"'{name}' is no network and is always computed on the processor in 32 bits; leave --device and "
                 "--precision out."
             )
         return ConventionalRepair(str(name))

@@ -275,7 +275,7 @@ def load_model(
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         if said:
-            raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
+            raise InputError(f"{path} already says all that is needed; leave {', '.join(said)} out.")
         return OnnxModel(path, device, precision, threads)
     computing = arithmetic(device, precision)
     cpu.keep_memory()
@@ -284,7 +284,7 @@ def load_model(
     if kind == "newer":
         return _newer(file, path, said, computing)
     if said:
-        raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
+        raise InputError(f"{path} already says all that is needed; leave {', '.join(said)} out.")
     if kind is not None:
         return _original(file, path, computing)
     content = understood(file, path)

@@ -137,7 +137,9 @@ class Regressor(nn.Module):
         if unknown or not tasks:
             raise InputError(f"Cannot predict {unknown or 'nothing'}; choose tasks among {', '.join(TASKS)}.")
         if classes := [t for t in with_sigma if TASKS[t].is_class]:
-            raise InputError(f"{classes[0]} has probabilities, not a width; choose cross_entropy for it.")
+            raise InputError(
+                f"{classes[0]} is a class with probabilities and has no width; choose cross_entropy for it."
+            )
         self.encoder: Encoder = cast(Encoder, encoder)
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers

@@ -1,4 +1,4 @@
-"""ROOT files opened, local or at an address: what is wrong with one is a sentence, and nothing waits for ever."""
+"""Opening of ROOT files, local or by address; problems become one sentence, and reading has a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training loop needs of a job: `regress`, `mae` and `inpaint` are the three there are."""
+"""The interface between the training loop and its jobs `regress`, `mae` and `inpaint`."""
 
 from __future__ import annotations
 

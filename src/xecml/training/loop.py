@@ -148,7 +148,7 @@ def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None)
             try:
                 with run.spent.part("validation"):
                     valued = run.job.validate(run.average.module, stop.during(run.validation.epoch(0)), run.fabric)
-            except Stopped:  # the epoch's steps are kept, its validation comes when it is gone on with
+            except Stopped:  # the epoch's steps are kept; it is validated when the run continues
                 run.stopped = stop.requested
                 run.save(run.last_path)
                 break

@@ -1,4 +1,4 @@
-"""What a training is made of, from its recipe: data, network, optimizer, and the checkpoint that it goes on from."""
+"""The parts of a training, made from its recipe: data, network, optimizer, and the checkpoint that it continues."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def begin(
     given = start(job.model, config, kind=kind, tasks=job.tasks)
     if auto and config.checkpoint.resume_from and given.resumed is None:
         raise InputError(
-            f"{config.checkpoint.resume_from} is of another training than this one; give this run another --name, or "
-            "name what it is to start from with --resume_from."
+            f"{config.checkpoint.resume_from} belongs to another training; give this run another --name, or name the "
+            "checkpoint to start from with --resume_from."
         )
     if kind == "inpaint" and config.model.freeze_encoder and not given.encoder_given:
         raise InputError(
@@ -235,7 +235,7 @@ def announcement(
 
 
 def _claim(config: Config, read: Sequence[str | Path | None], folder: Path, *, resumed: bool, force: bool) -> None:
-    """Make sure that a run's files replace neither what it reads nor files of others; of its own it goes on with."""
+    """Make sure that a run's files replace neither its inputs nor files that it did not make."""
     start_from = [
         None if path is None else model_file(path)
         for path in (config.training.mae_checkpoint, None if resumed else config.checkpoint.resume_from)

@@ -1,4 +1,4 @@
-"""A worker of a study: takes trials that a dead worker left, then new ones, trains each, and tells what came out."""
+"""A worker of a study: continues trials of lost workers, then takes new ones, trains each, and records the result."""
 
 from __future__ import annotations
 

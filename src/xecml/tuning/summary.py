@@ -1,4 +1,4 @@
-"""What came out of a study so far, as plain values: trials, importances, the best one beside the recipe."""
+"""Results of a study so far, as plain values: trials, importances, the best trial beside the recipe."""
 
 from __future__ import annotations
 

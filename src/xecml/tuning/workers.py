@@ -1,4 +1,4 @@
-"""Who works on a trial: a file that only one process can make, touched while it works, and whether it still does.
+"""The worker of a trial: a file that only one process can create, updated while it works, shows whether it still runs.
 
 A journal of optuna has no heartbeat: a trial whose process was killed would be running in it for ever. So each start of
 a trial has a file `start_<n>.json` in the folder of the trial, which says by whom and where.

@@ -1,4 +1,4 @@
-"""The sections of a report, in the order in which one asks: how good, beside what, what it is, how it came, why."""
+"""The sections of a report: resolutions, comparisons, the model, its training, and plots that explain them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start the other processes of a machine, meet those of others, and end together, whatever ends one of them.
+"""Start the other processes of a machine, connect to those of other machines, and end all if one ends.
 
     python -m xecml.training.processes.launch
 
@@ -66,7 +66,7 @@ def together(place: Place, config: Config, *, name: str, kind: str) -> Iterator[
             peers.fail(error)
             _forget_group()
             if reason is not None:
-                raise InputError(f"{reason.rstrip('.')}; this one ends too.") from error
+                raise InputError(f"{reason.rstrip('.')}; this process ends too.") from error
             raise
         finally:
             torch.set_num_threads(threads)
@@ -110,7 +110,7 @@ class _Children:
         for number, child in enumerate(self.running, 1):
             if (status := child.poll()) is not None:
                 how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-                raise InputError(f"Process {number} {how} before the training began; look at what it said.")
+                raise InputError(f"Process {number} {how} before the training began; read its output.")
 
     def end(self, seconds: float) -> None:
         """Wait for all to end by themselves, and end those that do not."""
