@@ -248,7 +248,7 @@ def test_biases_that_no_constant_mends_are_called_so() -> None:
     assert warnings_of(fit_ratio(sample(known * 0.9, known), [1.0], "truth")) == []
     rng = np.random.default_rng(1)
     two = [sample(MEV * np.concatenate([rng.normal(16.3, 0.5, 3000), rng.normal(17.9, 0.5, 3000)]))]
-    assert "two.root is not of the form of a line" in warnings_of(fit_lines(two, [17.6], ["two.root"], [1.0]))[0]
+    assert "two.root does not look like a line" in warnings_of(fit_lines(two, [17.6], ["two.root"], [1.0]))[0]
 
 
 def test_lines_have_one_factor_and_say_how_linear_they_are() -> None:

@@ -49,7 +49,7 @@ def test_auto_begins_goes_on_and_does_not_train_twice(
     assert "Going on" not in capsys.readouterr().out
     second = loop.train(auto, name="run")
     assert second.stopped is None
-    assert f"Going on from {tmp_path}/run/{LAST} at epoch 1, batch 3" in capsys.readouterr().out
+    assert f"Continuing from {tmp_path}/run/{LAST} at epoch 1, batch 3" in capsys.readouterr().out
     parts = ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch")
     one, two = (checkpoint_reading.load(result.folder / LAST) for result in (whole, second))
     for part in parts:

@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
         at(patch, Sums, "add", 5, signal.SIGINT)  # two calls a step
         result = loop.train(recipe(events, tmp_path), name="run")
     assert (result.stopped, result.validated, result.best.name) == ("SIGINT", False, "checkpoint_last.pth")
-    assert f"Stopped (SIGINT); go on with --resume_from {result.best}." in capsys.readouterr().out
+    assert f"Stopped (SIGINT); continue with --resume_from {result.best}." in capsys.readouterr().out
     content = checkpoint_reading.load(result.best)
     assert (content["epoch"], content["batch_in_epoch"]) == (1, 3)
     again = loop.train(recipe(events, tmp_path, f"checkpoint.resume_from={result.best}"), name="run", quiet=True)

@@ -210,7 +210,7 @@ def test_tasks_of_an_array_have_their_own_files(place: Path) -> None:
         "0": ["in_0.root"], "1": ["in_1.root"], "2": ["in_2.root", "in_3.root", "in_4.root"],
     }  # fmt: skip
     _, notices = said(*words[:4], "9", *words[5:], "--dry-run")
-    assert "There are 5 files, so the array has so many tasks." in notices
+    assert "There are 5 files, so the array has as many tasks." in notices
 
 
 def test_tasks_of_an_array_may_write_a_file_for_each_of_theirs(place: Path) -> None:

@@ -315,7 +315,8 @@ def test_events_of_several_photons_are_said_to_be_so_and_do_not_blame_the_detect
     line = compared(distribution, both, time).line()
     assert line.startswith("The file is unlike the training: in ")
     assert line.endswith(
-        "% of the events the light is not that of one photon as in training, and the others are too few to tell of the "
+        "% of the events the light is not that of a single photon, unlike in training, and the others are too few to "
+        "judge the "
         "detector."
     )
 

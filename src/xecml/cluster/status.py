@@ -152,8 +152,8 @@ def _state(own: Queued | None, left: str) -> tuple[str, bool, bool]:
     if ended:
         return ended, False, True
     if left == "requeued":
-        return "put back to the queue, and no longer there", False, True
-    return "ended without a word: killed, or its node was lost", False, True
+        return "requeued, but no longer in the queue", False, True
+    return "ended without an exit status: it was killed, or its node failed", False, True
 
 
 def _text(path: Path) -> str:

@@ -87,7 +87,9 @@ class Difference:
         said = f"{by}{f' {self.unit}' if self.unit else ''} ({of:.2g} %, {values})"
         if self.more_than_chance:
             return f"{head} {better} is better than {worse} by {said}, {abs(self.sigmas):.1f} standard errors."
-        return f"{head} no more than chance: {better} is lower by {said}, {abs(self.sigmas):.1f} standard errors."
+        return (
+            f"{head} the difference may be chance: {better} is lower by {said}, {abs(self.sigmas):.1f} standard errors."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON."""

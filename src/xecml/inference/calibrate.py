@@ -71,9 +71,11 @@ class Report:
         """What the tables do not say."""
         said = [text for one in self.fitted if (text := linearity(one))]
         if any(s < SIGNIFICANT for one in self.fitted for s in one.significance):
-            said.append(f"What is not significant (below {SIGNIFICANT:g} errors) is corrected all the same.")
+            said.append(
+                f"Corrections that are not significant (below {SIGNIFICANT:g} standard errors) are applied as well."
+            )
         if self.removed:
-            said.append(f"Taken out before: {'; '.join(calibration_record.facts(self.removed).values())}.")
+            said.append(f"Removed before: {'; '.join(calibration_record.facts(self.removed).values())}.")
         said += [*self.left_out, self.answered.line(), *self.warnings()]
         return [sentence for sentence in said if sentence]
 

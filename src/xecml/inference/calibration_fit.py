@@ -167,8 +167,8 @@ def line_rows(fitted: Fitted) -> list[list[str]]:
 def warnings_of(fitted: Fitted) -> list[str]:
     """Sentences on lines of another form, and on a bias that is too large for a constant to mend."""
     odd = [
-        f"Warning: the spectrum of {x.file} is not of the form of a line (chi2 {x.chi2:.1f} per degree of freedom); "
-        "look at it for a second line or other events, which move the peak by more than its error."
+        f"Warning: the spectrum of {x.file} does not look like a line (chi2 {x.chi2:.1f} per degree of freedom); "
+        "check it for a second line or other events, which would shift the peak by more than its error."
         for x in fitted.lines
         if x.chi2 > _WORST_FIT
     ]
@@ -182,9 +182,9 @@ def _suspicion(fitted: Fitted) -> str:
         return ""
     return (
         f"Warning: the {what} is off by more than {limit}, which neither the light yield nor a survey explains. "
-        "Either these "
-        "events are of another kind than those of the training, and a correction from them is wrong for others, or the "
-        "detector is, and a constant does not mend that: train on events that are like these."
+        "Either these events are of another kind than the training events, and a correction from them is wrong for "
+        "other events; or the detector differs from that of the training, which a constant cannot correct: train on "
+        "events like these."
     )
 
 

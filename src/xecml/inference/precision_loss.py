@@ -48,7 +48,7 @@ class PrecisionLoss:
         said = ", ".join(f"{name} {self.within[name]:.2g} ({self.largest[name]:.2g})" for name in self.within)
         return (
             f"{self.precision} against float32 on the first {number_of(self.events)}, in widths of the targets: 68 % "
-            f"differ by less than (the largest by): {said}."
+            f"of the differences are below (largest difference): {said}."
         )
 
 

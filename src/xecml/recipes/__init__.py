@@ -119,7 +119,7 @@ def _notices(config: Config, job: str, given: Sequence[str]) -> Iterator[str]:
         jobs, colon, _ = meanings.get(key, "").partition(": ")
         wanted = [name.strip() for name in jobs.split(",")] if colon else []
         if wanted and set(wanted) <= set(JOBS) and job not in wanted:
-            yield f"{key} is for {' and '.join(wanted)}, and nothing to {job}."
+            yield f"{key} is for {' and '.join(wanted)}, and has no effect on {job}."
     relative = config.data.npho_branch in RELATIVE_BRANCHES
     if relative and job != "regress" and config.masking.time_threshold >= 1:
         yield (

@@ -258,7 +258,7 @@ def judge(run: Run, found: dict[str, Any], valued: dict[str, float]) -> bool:
 def finish(run: Run, peers: Peers, ended: str) -> None:
     """Say how a run ended, close what it logs to, and leave the other processes."""
     if run.stopped:
-        run.say(f"Stopped ({run.stopped}); go on with --resume_from {run.last_path}.")
+        run.say(f"Stopped ({run.stopped}); continue with --resume_from {run.last_path}.")
     elif ended:
         run.say(f"Ended early ({ended}).")
     if run.tracker:

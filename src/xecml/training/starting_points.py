@@ -82,7 +82,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         return Start(
             content,
             True,
-            f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.{dropped}",
+            f"Continuing from {path} at {at}: weights, {average}, optimizer, schedule, random state.{dropped}",
             True,
         )
     weights = averaged_weights(content)
