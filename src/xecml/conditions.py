@@ -30,7 +30,7 @@ _LISTED = 6
 
 
 class Quantity(NamedTuple):
-    """A number of each sensor that conditions may hold: its bounds, its value where it is not given, what it is."""
+    """A quantity of each sensor that conditions may hold: its bounds, its default and its meaning."""
 
     low: float
     high: float
@@ -202,7 +202,7 @@ def _runs_are(runs: Ints, where: str) -> str:
 
 
 def parse_corrections(text: str) -> tuple[str, ...]:
-    """Read what is to be corrected for, such as `dead gains time_offsets`; dead sensors are among it in any case.
+    """Read which corrections to apply, such as `dead gains time_offsets`; dead sensors are always included.
 
     Raises:
         InputError: a name is none.

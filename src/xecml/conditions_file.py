@@ -295,7 +295,7 @@ def correction(path: str | Path | None, apply: str = "") -> Correction | None:
 
 
 def earlier(path: str | Path) -> list[dict[str, Any]]:
-    """What conditions were applied to a file, as its metadata say; nothing of files that say nothing."""
+    """Conditions that were applied to a file before, from its metadata; empty if there are none."""
     text = rootio.read_text(path, TREE) if Path(str(path)).suffix == ".root" else None
     try:
         found = json.loads(text) if text else []
@@ -314,7 +314,7 @@ def earlier_of(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def refuse_twice(paths: Sequence[str | Path], what: Collection[str]) -> None:
-    """Make sure that nothing is corrected for that was corrected for before; dead sensors may be.
+    """Make sure that no correction is applied twice; dead sensors may be.
 
     Raises:
         InputError: names the file, what, and by which command and table.

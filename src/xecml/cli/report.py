@@ -23,7 +23,7 @@ def report(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a page of a model: numbers, plots, what it is; several on the same events are compared in pairs."""
+    """Write a page about a model: numbers, plots, facts; several models are compared in pairs on the same events."""
     from xecml.evaluation.metrics import further_lines, summary
     from xecml.reports.page.sources import report_on
 

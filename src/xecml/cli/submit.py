@@ -178,7 +178,7 @@ def status(
 
 @submit_app.command("cancel")
 def cancel(run: Run, as_json: Json = False, debug: Debug = False) -> None:
-    """Cancel the jobs of a run or output file that wait or run; what a training has saved stays."""
+    """Cancel the waiting and running jobs of a run or output file; checkpoints that a training has saved are kept."""
     from xecml.cluster import job_records
     from xecml.cluster.status import cancel as end
 

@@ -51,7 +51,7 @@ class Record(BaseModel):
 
 
 def folder_of(named: str | Path) -> Path:
-    """Folder with the records of what a user names: a run's folder, or an output file.
+    """Folder with the job records of a run's folder or an output file.
 
     Raises:
         InputError: no job was submitted for it.

@@ -96,7 +96,7 @@ def serve(file: Path) -> NoReturn:
 
 
 def read(file: Path) -> Session | None:
-    """The session that a file tells of; none where it tells of none yet."""
+    """The session that is recorded in a file; None if there is none yet."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return Session(str(values["host"]), int(values["port"]), str(values["token"]))

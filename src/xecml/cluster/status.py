@@ -91,7 +91,7 @@ def cancel(folder: Path) -> list[Record]:
 
 
 def tail(log: Path, lines: int) -> list[str]:
-    """The last lines of a log; of a line that was drawn over itself what was drawn last."""
+    """The last lines of a log; of a line that was overwritten, as progress bars are, the last state."""
     return [printable(line.rpartition("\r")[2].rstrip(), _LONGEST_LINE) for line in _last_lines(log, lines)]
 
 

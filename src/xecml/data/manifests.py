@@ -192,7 +192,7 @@ def inside(folder: str | Path, name: str) -> Path:
 
 
 def facts(folder: str | Path) -> dict[str, Any]:
-    """What `xec info` says of a shard or folder of shards."""
+    """Facts about a shard or folder of shards, for `xec info`."""
     content = read_manifest(folder)
     named = ("version", "geometry_hash", "form", "events")
     values: dict[str, Any] = {name: getattr(content, name) for name in named}

@@ -61,7 +61,7 @@ class Cut:
         return first, last
 
     def named(self) -> str:
-        """What it is, in words; empty where it takes everything."""
+        """The cut in words; empty if it takes all events."""
         share = f"share {self.share[0]:g} to {self.share[1]:g} of each file" if self.share != WHOLE else ""
         text = self.selection.text if self.selection is not None else ""
         return ", ".join(filter(None, [share, text]))

@@ -134,7 +134,7 @@ def _effect(axes: Axes, report: RepairReport, cases: list[Case], quantity: str) 
 def draw_repaired_event(
     npho: ArrayLike, dead: ArrayLike, filled: Mapping[str, NDArray[Any]], *, title: str = ""
 ) -> Figure:
-    """Draw an event: what was there, what was left, and for each repair what came out and its error in sigma.
+    """Draw an event: true values, values after the damage, and for each repair its result and its error in sigma.
 
     Args:
         npho: what was there, expected or drawn photons (4760,).

@@ -189,7 +189,7 @@ def _suspicion(fitted: Fitted) -> str:
 
 
 def linearity(fitted: Fitted) -> str:
-    """How well one factor serves all lines, in a sentence; nothing for fewer than two lines."""
+    """How well one common factor describes all lines, as a sentence; empty for fewer than two lines."""
     if fitted.chi2 is None:
         return ""
     away, free = [100 * x.after for x in fitted.lines], len(fitted.lines) - 1

@@ -1,4 +1,4 @@
-"""Events that are known: by what, which of a model's tasks that tells of, and their answers beside what is known."""
+"""Events for a calibration: their reference, the tasks that it calibrates, and predictions beside the reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LINES_MEV = (1.0, 1000.0)
 
 @dataclass(frozen=True)
 class Known:
-    """By what the events are known.
+    """The reference that makes events known: lines, a branch, or points.
 
     Attributes:
         lines: energies in MeV: one for all files, or one for each; empty for none.
@@ -44,7 +44,7 @@ class Known:
     points: Floats | None = None
 
     def against(self, task: str) -> Against | None:
-        """What a task is measured against; none where nothing tells of it."""
+        """The reference for a task; None if there is none."""
         if task == "energy" and self.lines:
             return "line"
         return "points" if task == "uvwFI" and self.points is not None else self.reference
@@ -71,7 +71,7 @@ def read_points(path: str | Path) -> Floats:
 
 
 def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str], *, reset: bool) -> None:
-    """Refuse what makes no sense, before anything is opened.
+    """Check the options before any file is opened.
 
     Raises:
         InputError: says what to give.

@@ -1,4 +1,4 @@
-"""What 16-bit arithmetic loses, measured on the events at hand: answers in it beside those in 32 bits."""
+"""The loss of 16-bit arithmetic, measured on the first events by comparison with 32 bits."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Output:
 def named_outputs(
     out: str | Path | None, paths: Sequence[str], *, friend: bool = False, ntuple: bool = False
 ) -> list[tuple[Path, list[str]]]:
-    """Files to write by what a user said, and the inputs of each.
+    """The output files that `--out` means, and the inputs of each.
 
     Args:
         out: a file for all; a folder (there, or ending with a slash) or a name with one `*`, which stands for the name

@@ -247,7 +247,7 @@ class Comparison:
         )
 
     def line(self) -> str:
-        """What a user must know, in one sentence; nothing where the file is like the training."""
+        """One sentence on how the file differs from the training; empty if it does not."""
         if self.events < ENOUGH:
             return ""
         share = self.others / self.events
@@ -271,7 +271,7 @@ class Comparison:
         return f"The file is unlike the training: {'; '.join(told[:_SAID])}{rest}."
 
     def verdict(self) -> str:
-        """The line, or that there is nothing to say; with how many events are outliers."""
+        """The line, or that the file is like the training; with the number of outliers."""
         if self.events < ENOUGH:
             return f"{number_of(self.events)} with light; a file with fewer than {ENOUGH} is not judged as a whole."
         share = f"{100 * self.beyond / self.events:.3g} % of the events have an 'outlier' above 1, in training 1 %"

@@ -86,7 +86,7 @@ class Encoder(Protocol):
         """Standardise the anchor's numbers."""
 
     def first_guess(self, task: str, features: Tensor) -> Tensor | None:
-        """What the anchor's numbers say of a task without any fit (B, size); None where they say nothing.
+        """A first guess of a task from the anchor's numbers without any fit (B, size); None if there is none.
 
         In the task's units; of a `ratio` task proportional to it.
         """

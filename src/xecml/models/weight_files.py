@@ -37,7 +37,7 @@ _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.
 
 
 def read(path: str | Path) -> Any:
-    """What a file that torch wrote holds, on the CPU; nothing in it is run.
+    """Read the content of a file that torch wrote, on the CPU, without executing code in it.
 
     Raises:
         InputError: no such file, damaged, or something else.

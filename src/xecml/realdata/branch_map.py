@@ -165,7 +165,7 @@ class BadSensors(_Section):
 
 
 class RecMap(_Section):
-    """All that decides what becomes of rec files."""
+    """The branch map: all settings of `xec prepare`."""
 
     tree: Text = "rec"
     """name of the tree"""

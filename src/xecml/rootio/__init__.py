@@ -42,7 +42,7 @@ def identity(path: str | Path) -> str:
 
 
 def read_text(path: str | Path, name: str) -> str | None:
-    """The text that stands under a name in a file beside its trees, as `TreeWriter.add_text` writes it; None if none.
+    """The text under a name in a file beside its trees, as `TreeWriter.add_text` writes it; None if there is none.
 
     Raises:
         InputError: no such file, or no ROOT file.

@@ -168,7 +168,7 @@ def validation_cut(config: Config) -> Cut:
 
 
 def reweighting_of(config: Config) -> Reweighting | None:
-    """Weights of the training sample, fitted to it; none where no quantity is reweighted."""
+    """Weights of the training sample, fitted to it; None if no quantity is reweighted."""
     wanted = {task: options for task, options in config.reweighting if options.enabled}
     if not wanted:
         return None
@@ -220,7 +220,7 @@ def score_of(metrics: dict[str, float], name: str) -> float:
 def announcement(
     config: Config, job: Job, training: EventStream, validation: EventStream, folder: Path, fabric: Fabric
 ) -> str:
-    """The first line: what is learnt by which network from what."""
+    """The first line of a training: its aim, its network and its data."""
     parameters = sum(p.numel() for p in job.model.parameters())
     several = f" x {fabric.world_size}" if fabric.world_size > 1 else ""
     arithmetic = devices.precision(config.training.amp, config.training.accelerator)

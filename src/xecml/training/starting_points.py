@@ -49,7 +49,7 @@ class Start:
 
 
 def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> Start:
-    """Load into a model what the checkpoint that its recipe names has for it.
+    """Load the weights of the checkpoint that a recipe names into a model.
 
     Of `checkpoint.resume_from`, the same job with the same tasks is continued, or gives only its weights; of
     anything else, and of `training.mae_checkpoint`, the encoder is taken, exactly or not at all. A model of the

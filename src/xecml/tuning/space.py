@@ -68,7 +68,7 @@ class Dimension:
     log: bool = False
 
     def value(self, drawn: Scalar) -> Any:
-        """What the recipe is given for what was drawn."""
+        """The value of the recipe's key for a value that was drawn."""
         listed = isinstance(self.distribution, CategoricalDistribution) and isinstance(drawn, str)
         return json.loads(drawn) if listed and isinstance(drawn, str) and drawn[:1] in "[{" else drawn
 

@@ -164,7 +164,7 @@ def begin(folder: Path, given: Frozen) -> bool:
 
 
 def frozen_of(folder: Path) -> Frozen | None:
-    """What a study is; none where there is none.
+    """The definition of a study; None if there is none.
 
     Raises:
         InputError: its file is damaged.

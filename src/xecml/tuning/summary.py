@@ -151,7 +151,7 @@ def summary_of(study: Study) -> Summary:
 
 
 def importances_of(study: Study) -> dict[str, float]:
-    """Share of each key in what separates the best trials from the others (PED-ANOVA), the largest first.
+    """Importance of each key for the difference between the best trials and the others (PED-ANOVA), largest first.
 
     Empty where there are too few trials, or all are alike.
     """

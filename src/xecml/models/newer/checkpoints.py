@@ -46,7 +46,7 @@ class _Content(Described):
 
 
 def is_encoder_alone(content: Any, path: str | Path) -> bool:
-    """Whether a file of the newest version has an encoder and nothing else, not even words on its inputs.
+    """Whether a file of the newest version holds only an encoder, without a description of its inputs.
 
     Raises:
         InputError: it has such words beside an encoder, which no file has.
@@ -153,7 +153,7 @@ def form_of_any(path: str | Path, content: Any) -> Form | None:
 
 
 def describe_newer(path: str | Path, content: Any = None) -> dict[str, Any]:
-    """Facts about a file of the newest version: all that it says, and what stands for what it does not.
+    """Facts about a file of the newest version: its settings, and the values used for those that it lacks.
 
     Raises:
         InputError: see `load_newer`; an encoder alone is described by its sizes.

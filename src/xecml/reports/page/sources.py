@@ -93,7 +93,7 @@ def report_on(
 
 
 def describe(material: Material, origin: Origin) -> None:
-    """Add what is known of the first table's model: what it is, its curves, what it looks at, events."""
+    """Add the facts about the first table's model: description, curves, saliency, events."""
     material.epochs = origin.epochs
     model = None
     if origin.model is None:

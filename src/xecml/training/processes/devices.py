@@ -68,7 +68,7 @@ class _Joined(DDPStrategy):
 
 
 def check_devices(config: Config, place: Place) -> None:
-    """Look whether the machine has what a recipe asks for.
+    """Check that the machine has the devices that a recipe asks for.
 
     Raises:
         InputError: it has no such device, or fewer than processes on it.
@@ -88,7 +88,7 @@ def check_devices(config: Config, place: Place) -> None:
 
 
 def found(fabric: Fabric, place: Place, config: Config) -> str:
-    """What the processes of a training found, in one line; nothing of a single one without a GPU.
+    """One line on the processes and devices of a training; empty for a single process without a GPU.
 
     Args:
         fabric: all processes take part.

@@ -37,7 +37,7 @@ _BROKEN = re.compile(r"gloo|nccl|connection|socket|peer|timed out", re.IGNORECAS
 
 @contextmanager
 def together(place: Place, config: Config, *, name: str, kind: str) -> Iterator[Peers]:
-    """Have all processes of a training there, and let none of them outlive an error of another.
+    """Start all processes of a training, and end all of them if one fails.
 
     Args:
         place: of this process; its port becomes the one where PyTorch's processes meet.
