@@ -89,7 +89,7 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert (arithmetic().batch, arithmetic("cpu").batch) == (1024, 256)
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    with pytest.raises(InputError, match="this GPU does not compute in 16-bit"):
+    with pytest.raises(InputError, match="this GPU has no native 16-bit"):
         arithmetic("cuda", "bf16")
 
 

@@ -104,7 +104,7 @@ def test_runs_that_are_not_there_are_said_before_any_work(
     conditions = load_conditions(tmp_path / "c.yaml")
     with pytest.raises(InputError, match=r"Run 62 of .*in\.root is in no range of the conditions"):
         evaluated(tmp_path, events, asked=Asked(conditions=conditions))
-    with pytest.raises(InputError, match="has no run numbers, which --conditions goes by"):
+    with pytest.raises(InputError, match="has no run numbers, which --conditions needs"):
         evaluated(tmp_path, {k: v for k, v in events.items() if k != "run"}, asked=Asked(conditions=conditions))
     assert not (tmp_path / "out").exists()
 

@@ -229,7 +229,7 @@ REFUSED: list[tuple[str, Callable[[Content], None], str]] = [
     ("inpainter", weight("head_inner.attn_weight.0.weight", 2), "masked attention .head_inner.attn_weight."),
     ("inpainter", weight("head_inner.global_decoder.0.weight", 2), "without local context"),
     ("inpainter", config(sentinel_value=-5.0), "says sentinel_value = -5 and sentinel_time = -1"),
-    ("inpainter", table("inner_idx"), "a table 'inner_idx' of another detector"),
+    ("inpainter", table("inner_idx"), "a table 'inner_idx' that belongs to another detector"),
     ("inpainter", table("head_outer_sensor.gather_indices"), "a table 'head_outer_sensor.gather_indices'"),
     ("cross", table("cross_attn_head.face_ids"), "face_ids has numbers outside 0 to 5"),
     ("cross", weight("cross_attn_head.knn_indices", 4760, 4, value=4760), "knn_indices has numbers outside 0 to 4759"),
