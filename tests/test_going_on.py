@@ -46,7 +46,7 @@ def test_auto_begins_goes_on_and_does_not_train_twice(
         at(patch, Sums, "add", 5, signal.SIGUSR2)  # two calls a step
         first = loop.train(auto, name="run")
     assert first.stopped == "SIGUSR2"
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in capsys.readouterr().out
     second = loop.train(auto, name="run")
     assert second.stopped is None
     assert f"Continuing from {tmp_path}/run/{LAST} at epoch 1, batch 3" in capsys.readouterr().out

@@ -264,7 +264,7 @@ def test_variables_of_the_old_scripts_act_and_it_is_said(monkeypatch: pytest.Mon
         ((*TRAIN, "--mem", "much"), "--mem much: it is no amount of memory"),
         ((*TRAIN, "--account", "a b"), "--account a b: it is no name"),
         ((*TRAIN, "--after", "1:x y"), "--after x y: it is no name"),
-        ((*TRAIN, "--array", "5-1"), "--array 5-1 is no array"),
+        ((*TRAIN, "--array", "5-1"), "--array 5-1 names no tasks"),
         ((*TRAIN, "--name", "a$b"), "SLURM cannot be told of 'a\\$b'"),
         (("predict", "none.pth", "train.root", "--out", "o.root"), "No such model: none.pth"),
         (("predict", "model.pth", "--out", "o.root"), "No files for 'xec predict'"),
@@ -288,7 +288,7 @@ def test_durations_and_arrays() -> None:
     assert array_of("3") == ("0-2", [0, 1, 2])
     assert array_of("0-9:4,11%2") == ("0-9:4,11%2", [0, 4, 8, 11])
     for text in ("0", "", "1,1", "1-", "3%0", "99999", "0-99999", "0-4:0"):
-        with pytest.raises(InputError, match="is no array"):
+        with pytest.raises(InputError, match="names no tasks"):
             array_of(text)
 
 

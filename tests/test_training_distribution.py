@@ -278,7 +278,7 @@ def test_files_of_a_part_of_the_sample_are_like_it(distribution: TrainingDistrib
 def test_few_events_say_nothing_and_no_events_neither(distribution: TrainingDistribution, fresh: Events) -> None:
     comparison = compared(distribution, *first(fresh["npho"][:60], fresh["time"][:60]))
     assert comparison.line() == ""
-    assert "of fewer than 100 nothing is said" in comparison.verdict()
+    assert "a file with fewer than 100 is not judged as a whole" in comparison.verdict()
     nothing = compared(distribution, fresh["npho"][:0], fresh["time"][:0])
     assert nothing.line() == ""
     assert {row["verdict"] for row in nothing.as_dict()["numbers"]} == {"too few"}
