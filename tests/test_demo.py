@@ -59,7 +59,7 @@ def test_the_shipped_weights_are_shown_beside_the_conventional_reconstruction(
 ) -> None:
     """At a small size: all steps are there, and the network knows more than where the target and the detector are."""
     out = tmp_path / "demo"
-    summary = demo_pretrained.run(out, jobs=1, events=250, map_quality="quick")
+    summary = demo_pretrained.run(out, jobs=1, events=250)
     demo_pretrained.show(summary, out)
     assert json.loads((out / "summary.json").read_text()) == summary
     assert summary["events"] == 250

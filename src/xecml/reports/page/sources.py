@@ -67,7 +67,8 @@ def report_on(
         InputError: an input holds no predictions, they are of other events than the first's, or cannot be written.
     """
     path = html_name(out)
-    claim([path], inputs=inputs, force=force)
+    # an earlier page in a folder is no input, though it stands beside what is read
+    claim([path], inputs=[one for one in inputs if not Path(one).is_dir()], force=force)
     if len(inputs) == 1 and (checkpoint := _of_rebuilding(folder := Path(inputs[0]))) is not None:
         material = of_rebuilding(checkpoint, folder, folder.resolve().name)
         write_page(material, path)
