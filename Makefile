@@ -34,8 +34,13 @@ endif
 	rm -f $(VENV)/.installed*
 	touch $@
 
+# trains a network in less than ten minutes; with PRETRAINED=1 shows the weights of the package in about two
 demo: $(STAMP)
+ifeq ($(PRETRAINED),)
 	$(BIN)/python -m xecml.demo --out $(DEMO) --jobs $(JOBS)
+else
+	$(BIN)/python -m xecml.demo_pretrained --out $(DEMO)_pretrained --jobs $(JOBS)
+endif
 
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
@@ -85,4 +90,4 @@ validate: $(STAMP)
 	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)
 
 clean:
-	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) $(DEMO)_pretrained build dist .pytest_cache .mypy_cache .ruff_cache

@@ -315,7 +315,7 @@ def main() -> int:
     device = torch.device(wanted if options.device == "auto" else options.device, 0)
     if device.type == "cpu":
         device = torch.device("cpu")
-        print("Without a GPU: a trial at a tiny size, whose numbers say nothing of a GPU.", flush=True)
+        print("There is no GPU: this is a trial at a tiny size, and its numbers mean nothing for a GPU.", flush=True)
     elif not torch.cuda.is_available():
         print(f"PyTorch {torch.__version__} sees no GPU here; 'xec info --system' says what there is.", file=sys.stderr)
         return 2

@@ -176,7 +176,7 @@ def _trained(config: Config, name: str, job: str) -> loop.Result:
 
 
 def resume(files: Files, out: Path, preset: str, job: str, device: torch.device, *, deterministic: bool) -> dict:
-    """A training that is stopped by a signal and gone on with, beside two that are not, down to the bit.
+    """A training that is stopped by a signal and continued, compared bit by bit with two uninterrupted ones.
 
     Two uninterrupted ones tell whether the device gives the same bits twice at all.
     """

@@ -57,7 +57,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{found['seconds']:.0f} s of at most {found['budget_s']:.0f}.",
     ]
     if machine["small"]:
-        lines += ["", "Without a GPU this is a trial at a tiny size: its numbers say nothing of a GPU."]
+        lines += ["", "There is no GPU: this is a trial at a tiny size, and its numbers mean nothing for a GPU."]
     for title, table in _tables(found):
         if len(table) > 1:
             lines += ["", f"## {title}", "", *_table(table)]
@@ -74,7 +74,7 @@ def _tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
         ("Training: events a second (share of the rate of large products)", _rates(rates)),
         ("Memory of a training, bf16, and the largest batch that fits", _memory(rates)),
         ("Agreement with the processor: relative differences", _agreement(found["agreement"])),
-        ("Stopped and gone on with", _resume(found["resume"])),
+        ("Stopped and continued", _resume(found["resume"])),
         ("The whole loop, from files", _reading(found["reading"])),
         ("Prediction, from arrays to arrays", _prediction(found["prediction"])),
     ]

@@ -75,7 +75,7 @@ def test_a_processor_has_16_bits_by_its_flags(
     if native:
         assert arithmetic("cpu", "bf16") == Arithmetic("cpu", "bf16")
     else:
-        with pytest.raises(InputError, match="processor .* does not compute in 16-bit brain floats natively"):
+        with pytest.raises(InputError, match="processor .* has no native 16-bit brain floats"):
             arithmetic("cpu", "bf16")
 
 
@@ -89,7 +89,7 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert (arithmetic().batch, arithmetic("cpu").batch) == (1024, 256)
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    with pytest.raises(InputError, match="this GPU does not compute in 16-bit"):
+    with pytest.raises(InputError, match="this GPU has no native 16-bit"):
         arithmetic("cuda", "bf16")
 
 

@@ -128,7 +128,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(folder: Path, tmp_path: Pa
         ((test, "--out", out, "--constants", "muon"), "There are no constants 'muon'"),
         ((test, "--out", out, "--constants", tmp_path / "c.json"), "is no file of constants"),
         ((test, "--out", out, "--tasks", "uvwFI enrgy"), "did you mean 'energy'"),
-        ((test, "--out", out, "--calibrate", "--constants", "signal"), "leave one of them out"),
+        ((test, "--out", out, "--calibrate", "--constants", "signal"), "leave one of the two options out"),
         ((test, "--out", out, "--calibrate"), "give 500 or more"),
         ((tmp_path / "data.root", "--out", out, "--calibrate"), "has no uvwTruth"),
         ((tmp_path / "empty.root", "--out", out), "holds no events"),

@@ -248,7 +248,7 @@ def test_biases_that_no_constant_mends_are_called_so() -> None:
     assert warnings_of(fit_ratio(sample(known * 0.9, known), [1.0], "truth")) == []
     rng = np.random.default_rng(1)
     two = [sample(MEV * np.concatenate([rng.normal(16.3, 0.5, 3000), rng.normal(17.9, 0.5, 3000)]))]
-    assert "two.root is not of the form of a line" in warnings_of(fit_lines(two, [17.6], ["two.root"], [1.0]))[0]
+    assert "two.root does not look like a line" in warnings_of(fit_lines(two, [17.6], ["two.root"], [1.0]))[0]
 
 
 def test_lines_have_one_factor_and_say_how_linear_they_are() -> None:
@@ -364,7 +364,7 @@ def test_corrections_are_taken_out_again(model: Path, other: Path, tmp_path: Pat
     n, t = example_events(3)
     for name, values in load_model(report.out).predict(n, t).items():
         np.testing.assert_array_equal(values, load_model(model).predict(n, t)[name])
-    with pytest.raises(InputError, match="no corrections to take out"):
+    with pytest.raises(InputError, match="no corrections to remove"):
         calibrate_files(model, [], Known(), reset=True)
     twice = calibrate_files(calibrated, [other], TRUTH, out=tmp_path / "twice.pth").calibration
     assert "; before: x" not in describe_file(str(calibrated))["calibration"]["energy"]
@@ -545,19 +545,19 @@ def test_bad_input_is_one_sentence(model: Path, other: Path, tmp_path: Path) -> 
         ([empty], TRUTH, {}, "there is no energyTruth in .*bare.root"),
         ([empty], Known(reference="reco"), {}, "there is no energyReco in"),
         ([empty], Known(lines=(52.8,), reference="truth"), {"correct": ["timing", "energy"]}, "no timeTruth in"),
-        ([other], line, {}, "no peak narrower than 20 %, so that no line of 52.8 MeV is seen"),
+        ([other], line, {}, "no peak narrower than 20 %, so that there is no visible line of 52.8 MeV"),
         ([other], line, {"correct": ["energy", "timing"]}, r"timing \(give --reference truth or reco\)"),
-        ([other], line, {"correct": ["timing"]}, "--line tells of 'energy', which --correct leaves out"),
+        ([other], line, {"correct": ["timing"]}, "--line calibrates 'energy', which --correct leaves out"),
         ([other], TRUTH, {"correct": ["energie"]}, "no correction of 'energie' .did you mean 'energy'"),
         ([other], TRUTH, {"correct": ["angle"]}, "no correction of 'angle'"),
-        ([other], Known(), {}, "Say what the events are known by"),
-        ([other], Known(lines=(-5.0,)), {}, "A line of -5 MeV cannot be"),
+        ([other], Known(), {}, "The calibration needs known events; give --line"),
+        ([other], Known(lines=(-5.0,)), {}, "A line cannot be at -5 MeV"),
         ([other], Known(lines=(0.0528,)), {}, "in MeV, between 1 and 1000"),
-        ([other], Known(lines=(float("nan"),)), {}, "A line of nan MeV cannot be"),
+        ([other], Known(lines=(float("nan"),)), {}, "A line cannot be at nan MeV"),
         ([other], Known(lines=(17.6, 52.8)), {}, "2 lines are given for 1 file;"),
         ([other], Known(reference="thruth"), {}, "Unknown reference 'thruth'"),  # type: ignore[arg-type]
-        ([], TRUTH, {}, "Name files of events"),
-        ([], TRUTH, {"reset": True}, "Name files of events that"),
+        ([], TRUTH, {}, "No event files were named to calibrate on"),
+        ([], TRUTH, {"reset": True}, "--line, --reference and --points need event files"),
         ([other], TRUTH, {"out": tmp_path / "x.onnx"}, "must end in .pth"),
         ([tmp_path / "none.root"], TRUTH, {}, "none.root"),
     ]
@@ -592,7 +592,7 @@ def test_models_that_lack_what_is_asked_for_are_refused(other: Path, tmp_path: P
 
 def test_models_of_the_replaced_system_are_refused(other: Path, tmp_path: Path) -> None:
     original.save(tmp_path / "theirs.pth", original.recipe("finegrid"))
-    with pytest.raises(InputError, match="theirs.pth is of the replaced system, whose files have no place"):
+    with pytest.raises(InputError, match="theirs.pth is of the replaced system, whose files cannot store corrections"):
         calibrate_files(tmp_path / "theirs.pth", [other], TRUTH)
 
 

@@ -164,7 +164,7 @@ WARNINGS: list[tuple[str, Illness, str]] = [
     ),
     ("no count", changed("npho", 2, 1e10), "1 of 12 events without any valid count: a model answers NaN."),
     ("no time", changed("time", [0, 3], np.nan), "2 of 12 events without any valid time: a model answers no time."),
-    ("no numbers", without("run"), "Events have no run and event numbers"),
+    ("no numbers", without("run"), "The events have no run and event numbers"),
     ("repeated", changed("event", 3, 4), "1 event repeats the run and event number of another"),
     (
         "relative only",

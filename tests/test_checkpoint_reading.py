@@ -114,7 +114,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("metrics", {"loss": "low"}, "'metrics.loss': input should be a valid number"),
     ("run_id", "' OR 1=1", "'run_id': string should match pattern"),
     ("ema_updates", -1, "'ema_updates': input should be greater than or equal to 0"),
-    ("model_state", "text", "'model_state' holds no weights by name"),
+    ("model_state", "text", "'model_state' does not hold named weights"),
     ("revision", DEEP, "'revision': input should be a valid string"),
 ]
 

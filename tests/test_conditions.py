@@ -144,7 +144,7 @@ def test_all_sensors_dead_and_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("ranges:\n  - runs: 1\n    dead: all.txt\n")
     with pytest.raises(InputError, match="all 4760 sensors are dead"):
         load_conditions(tmp_path / "t.yaml")
-    with pytest.raises(InputError, match=r"give a .yaml or a .root file"):
+    with pytest.raises(InputError, match=r"name does not end in .yaml or .root"):
         load_conditions(tmp_path / "t.csv")
     with pytest.raises(InputError, match="No such"):
         load_conditions(tmp_path / "none.yaml")
@@ -238,9 +238,9 @@ def test_what_cannot_be_corrected_is_refused(table: Path) -> None:
     relative = {"run": chunk["run"], "relative_npho": n, "relative_time": t}
     with pytest.raises(InputError, match="no npho and time"):
         Correction(conditions, ("dead", "gains"))("f.root", relative)
-    with pytest.raises(InputError, match=r"'gain' is nothing .*did you mean 'gains'"):
+    with pytest.raises(InputError, match=r"'gain' is no quantity .*did you mean 'gains'"):
         correction(table, "gain")
-    with pytest.raises(InputError, match="name a table with --conditions"):
+    with pytest.raises(InputError, match="needs a table of conditions; name one with --conditions"):
         correction(None, "gains")
     assert correction(None) is None
 

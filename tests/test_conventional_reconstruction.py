@@ -255,12 +255,12 @@ def test_shipped_constants_are_complete(name: str) -> None:
 
 
 def test_a_calibration_needs_events_and_answers_what_they_tell(events: Arrays) -> None:
-    with pytest.raises(InputError, match="truth and light in 20 events; give 500 or more"):
+    with pytest.raises(InputError, match="Only 20 events have truth and light; give 500 or more"):
         calibration.Calibration(chunks_of({name: values[:20] for name, values in events.items()}))
     with pytest.raises(InputError, match="There are no events"):
         calibration.Calibration(lambda: iter(()))
     less = {name: events[name] for name in ("npho", "time", "uvwTruth", "energyTruth")}
     found = calibration.Calibration(chunks_of(less), with_direction=False).constants()
     assert found.tasks == ("energy", "uvwFI")
-    with pytest.raises(InputError, match=r"know nothing of timing; .* choose among energy, uvwFI"):
+    with pytest.raises(InputError, match=r"were not calibrated for timing; .* choose among energy, uvwFI"):
         Reconstruction(found, ("timing",))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xecml import demo, load_model
+from xecml import demo, demo_pretrained, load_model
 from xecml.demo import CHOICES, MINUTES, PICTURES, Sizes, Speed, choose
 
 
@@ -51,3 +51,43 @@ def test_it_goes_the_whole_way(
     assert "Pictures to open:" in said
     assert "xec predict --pretrained signal" in said
     assert all(str(out / name) in said for name in PICTURES)
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_are_shown_beside_the_conventional_reconstruction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a small size: all steps are there, and the network knows more than where the target and the detector are."""
+    out = tmp_path / "demo"
+    summary = demo_pretrained.run(out, jobs=1, events=250)
+    demo_pretrained.show(summary, out)
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert summary["events"] == 250
+    assert set(summary["seconds"]) == {"simulate", "baseline", "evaluate", "display"}
+    for name in (*demo_pretrained.PICTURES, "data/mono.root", "conventional.root", "evaluation/predictions.root"):
+        assert (out / name).stat().st_size > 0, name
+    rows = {row["quantity"]: row for row in summary["rows"]}
+    assert list(rows) == ["theta", "phi", "energy / truth", "time", "u", "v", "w"]
+    # ten times better than the spread of the sample in position; errors of 250 events are 4 %
+    for quantity, most in {"u": 5, "v": 5, "w": 5, "energy / truth": 5, "time": 80}.items():
+        assert 0 < rows[quantity]["s68"] < most, quantity
+        assert 0 < rows[quantity]["conventional_s68"] < 2 * most, quantity
+        assert rows[quantity]["conventional_s68"] != rows[quantity]["s68"], quantity
+        assert rows[quantity]["published"], quantity
+    assert rows["theta"]["published"] is None
+    said = capsys.readouterr().out
+    assert "conventional s68" in said
+    assert "250 photons of 52.8 MeV, reconstructed by pretrained:signal and conventionally" in said
+    assert all(str(out / name) in said for name in demo_pretrained.PICTURES)
+
+
+def test_wrong_words_of_a_demonstration_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for app in (demo.app, demo_pretrained.app):
+        monkeypatch.setattr("sys.argv", ["demo", "--jbos", "2"])
+        with pytest.raises(SystemExit) as ended:
+            demo.demonstrate(app)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said == "demo: 'demo' has no option --jbos (did you mean '--jobs'?); 'demo --help' lists its options.\n"

@@ -221,6 +221,8 @@ def test_commands_and_options_that_pages_name_exist() -> None:
                     for parameter in known[name].params
                     for option in (*parameter.opts, *parameter.secondary_opts)
                 }
+                if name.startswith("xec tune "):  # a search takes the options of the training that it repeats
+                    options |= {option for parameter in known["xec train"].params for option in parameter.opts}
                 for option in re.findall(r"(?<![\w-])(--[a-z][\w-]*)", words):
                     assert option in options, f"{path.name}: xec {words}"
                     checked += 1

@@ -139,7 +139,7 @@ def test_bad_input_is_one_sentence_and_status_two(tmp_path: Path, xec: Xec, samp
         (("inpaint", "point_source", test, "--out", tmp_path / "i.dat"), "a name that ends in .root"),
         (("simulate", tmp_path / "s.root", "-n", 5, "--vertex", "target"), "vertex"),
         (("info", tmp_path / "missing.txt"), "No such file"),
-        (("info", ROOT / "README.md"), "Cannot tell"),
+        (("info", ROOT / "README.md"), "does not end in .root"),
         (("info",), "Name a file"),
     ):
         out = xec(*command, status=2)

@@ -150,9 +150,9 @@ def test_bad_models_and_inputs_are_one_sentence(trained: Path, exported: Path, t
         model.predict(np.ones((3, 100)), np.ones((3, 100)))
     with pytest.raises(InputError, match=r"time has shape \(2, 4760\)"):
         model.predict(np.ones((3, 4760)), np.ones((2, 4760)))
-    with pytest.raises(InputError, match="exported already"):
+    with pytest.raises(InputError, match="is an exported model; give the checkpoint"):
         export(exported, tmp_path / "x.onnx")
-    with pytest.raises(InputError, match=r"must end in .onnx"):
+    with pytest.raises(InputError, match=r"does not end in .onnx"):
         export(trained, tmp_path / "x.pth")
 
 

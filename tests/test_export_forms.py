@@ -69,14 +69,14 @@ def test_what_cannot_be_exported_is_one_sentence(checkpoint: Path, tmp_path: Pat
     refused(r"Opset 6 cannot be written; choose one from 18 to 22", checkpoint, out, opset=6)
     refused(r"Opset 99 cannot be written", checkpoint, out, opset=99)
     refused(
-        r"What int8 loses is measured on events; name files of them with --sample", checkpoint, out, precision="int8"
+        r"The loss of int8 is measured on events; name event files with --sample", checkpoint, out, precision="int8"
     )
-    refused(r"float32 loses nothing", checkpoint, out, sample=["some.root"])
+    refused(r"--sample measures the loss of a lower precision", checkpoint, out, sample=["some.root"])
     refused(
         r"Unknown precision 'flot16' \(did you mean 'float16'\?\)", checkpoint, out, precision="flot16", sample=["a"]
     )
     refused(
-        r"An encoder answers no task; leave --tasks or --encoder out", checkpoint, out, tasks=["angle"], encoder=True
+        r"An encoder predicts no task; leave --tasks or --encoder out", checkpoint, out, tasks=["angle"], encoder=True
     )
     rootio.write(tmp_path / "empty.root", {k: v[:0] for k, v in point_sources(2).items()})
     refused("holds no events", checkpoint, out, precision="int8", sample=[tmp_path / "empty.root"])

@@ -237,7 +237,7 @@ def test_a_surveyed_table_takes_the_place_of_the_ideal_one(tmp_path: Path) -> No
     ("spoil", "message"),
     [
         (lambda p: p[:-1], "needs 4760 lines"),
-        (lambda p: p * 10, "is it in cm"),
+        (lambda p: p * 10, "give a table in cm for this detector"),
         (lambda p: np.where(np.arange(4760)[:, None] == 7, np.nan, p), "sensor 7"),
     ],
 )

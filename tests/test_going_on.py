@@ -46,10 +46,10 @@ def test_auto_begins_goes_on_and_does_not_train_twice(
         at(patch, Sums, "add", 5, signal.SIGUSR2)  # two calls a step
         first = loop.train(auto, name="run")
     assert first.stopped == "SIGUSR2"
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in capsys.readouterr().out
     second = loop.train(auto, name="run")
     assert second.stopped is None
-    assert f"Going on from {tmp_path}/run/{LAST} at epoch 1, batch 3" in capsys.readouterr().out
+    assert f"Continuing from {tmp_path}/run/{LAST} at epoch 1, batch 3" in capsys.readouterr().out
     parts = ("model_state", "ema_state", "optimizer_state", "random_states", "ema_updates", "best", "epoch")
     one, two = (checkpoint_reading.load(result.folder / LAST) for result in (whole, second))
     for part in parts:
@@ -64,7 +64,7 @@ def test_auto_begins_goes_on_and_does_not_train_twice(
 def test_auto_does_not_go_on_from_another_training(events: Path, tmp_path: Path) -> None:
     loop.train(recipe(events, tmp_path, "training.epochs=1"), name="run", quiet=True)
     other = ("tasks.energy.enabled=true", "tasks.angle.enabled=false")
-    with pytest.raises(InputError, match="is of another training than this one; give this run another --name"):
+    with pytest.raises(InputError, match="belongs to another training; give this run another --name"):
         loop.train(recipe(events, tmp_path, "checkpoint.resume_from=auto", *other), name="run", quiet=True)
 
 
@@ -160,7 +160,7 @@ def test_three_starts_of_a_job_without_a_step_are_the_last(tmp_path: Path, monke
         noted = json.loads((tmp_path / "starts.json").read_text())
         assert (noted["job"], noted["starts"]) == ("17", starts)
     with pytest.raises(
-        InputError, match=r"^3 starts of job 17 made no new step \(epoch 1, batch 4\), so it ends here; look"
+        InputError, match=r"^3 starts of job 17 made no new step \(epoch 1, batch 4\), so it ends here; read"
     ):
         going_on.count_start(tmp_path, 1, 4)
     monkeypatch.setenv("SLURM_JOB_ID", "18")  # submitted anew, it may try again

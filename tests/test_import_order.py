@@ -46,6 +46,7 @@ ROOMS = (
     "tuning",
     "cli",
     "demo",
+    "demo_pretrained",
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names.split()}
 FRONT_DOOR = {"inference.trained_model"}

@@ -126,7 +126,7 @@ def test_what_cannot_be_merged_is_a_sentence() -> None:
     for files, out, message in (
         (["a.root", "wide.root"], "out.root", "wide.root differs from a.root in sigma_energy"),
         (["events.root"], "out.root", "has no tree 'predictions'"),
-        (["a.root"], "a.root", "a.root is the only file named"),
+        (["a.root"], "a.root", "a.root is the only file that was named"),
         (["none_*.root"], "out.root", "No file matches none_"),
         (["a.root"], "out.txt", "give it a name that ends in .root"),
         (["a.root"], "events.root", "was not made by 'xec merge'"),

@@ -159,7 +159,7 @@ def test_a_server_that_is_not_there_stops_nothing(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[0].startswith("MLflow is left out: ")
-    assert said[1].startswith("MLflow has not all artifacts of the run: ")
+    assert said[1].startswith("MLflow did not get all artifacts of the run: ")
     assert tracker.hints() == []
     assert lines(tmp_path) == [{"epoch": 1, "val/loss": 1.0}]
 

@@ -98,13 +98,13 @@ def test_runs_that_are_not_there_are_said_before_any_work(
     events = point_sources(5, seed=62)  # of run 62
     with pytest.raises(InputError, match=r"No event of .*in\.root is of the runs 1-5; its runs are 62\."):
         evaluated(tmp_path, events, asked=Asked(periods=parse_periods("62 1-5")))
-    with pytest.raises(InputError, match=r"in\.root has no run numbers, which --periods goes by; leave --periods out"):
+    with pytest.raises(InputError, match=r"in\.root has no run numbers, which --periods needs; leave --periods out"):
         evaluated(tmp_path, {k: v for k, v in events.items() if k != "run"}, asked=Asked(periods=parse_periods("62")))
     (tmp_path / "c.yaml").write_text("ranges: [{runs: [1, 5], dead: [3]}]\n")
     conditions = load_conditions(tmp_path / "c.yaml")
     with pytest.raises(InputError, match=r"Run 62 of .*in\.root is in no range of the conditions"):
         evaluated(tmp_path, events, asked=Asked(conditions=conditions))
-    with pytest.raises(InputError, match="has no run numbers, which --conditions goes by"):
+    with pytest.raises(InputError, match="has no run numbers, which --conditions needs"):
         evaluated(tmp_path, {k: v for k, v in events.items() if k != "run"}, asked=Asked(conditions=conditions))
     assert not (tmp_path / "out").exists()
 

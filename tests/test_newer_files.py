@@ -183,7 +183,7 @@ def table(name: str) -> Callable[[Content], None]:
 
 
 REFUSED: list[tuple[str, Callable[[Content], None], str]] = [
-    ("regressor", unsaid("npho_scale"), "does not say npho_scale in its config, and nothing is assumed"),
+    ("regressor", unsaid("npho_scale"), "does not say npho_scale in its config; give the values"),
     ("regressor", unsaid("outer_fine_pool"), "does not say outer_fine_pool"),
     ("regressor", unsaid("sentinel_npho"), "does not say sentinel_npho"),
     ("regressor", unsaid("active_tasks"), "does not say active_tasks"),
@@ -214,7 +214,11 @@ REFUSED: list[tuple[str, Callable[[Content], None], str]] = [
     ("regressor", weight("backbone.backbone.stem.0.bias", 1, value=float("inf")), "no finite numbers: backbone"),
     ("regressor", weight("backbone.pos_embed", 1, 6, 33), "33 numbers, which is no multiple of 32"),
     ("regressor", weight("backbone.pos_embed", 1, 5, 32), r"has tokens of shape \(1, 5, 32\)"),
-    ("regressor", table("backbone.hex_edge_index"), "a table 'backbone.hex_edge_index' of another detector"),
+    (
+        "regressor",
+        table("backbone.hex_edge_index"),
+        "a table 'backbone.hex_edge_index' that belongs to another detector",
+    ),
     ("autoencoder", config(decoder_dim=16), "says decoder_dim = 16, and its decoders have 8"),
     ("autoencoder", config(predict_channels=["npho", "time"]), "dec_bot.head.1.bias"),
     ("autoencoder", config(predict_channels=["time"]), "says predict_channels = .*this version knows"),
@@ -225,7 +229,7 @@ REFUSED: list[tuple[str, Callable[[Content], None], str]] = [
     ("inpainter", weight("head_inner.attn_weight.0.weight", 2), "masked attention .head_inner.attn_weight."),
     ("inpainter", weight("head_inner.global_decoder.0.weight", 2), "without local context"),
     ("inpainter", config(sentinel_value=-5.0), "says sentinel_value = -5 and sentinel_time = -1"),
-    ("inpainter", table("inner_idx"), "a table 'inner_idx' of another detector"),
+    ("inpainter", table("inner_idx"), "a table 'inner_idx' that belongs to another detector"),
     ("inpainter", table("head_outer_sensor.gather_indices"), "a table 'head_outer_sensor.gather_indices'"),
     ("cross", table("cross_attn_head.face_ids"), "face_ids has numbers outside 0 to 5"),
     ("cross", weight("cross_attn_head.knn_indices", 4760, 4, value=4760), "knn_indices has numbers outside 0 to 4759"),
@@ -265,7 +269,7 @@ def test_what_a_user_says_is_checked(tmp_path: Path) -> None:
     path = saved(small("regressor"), tmp_path / "a.pth")
     for said, message in (
         ({"npho_threshold": 10.0}, r"says npho_threshold = 100.0, not 10.0; leave the key out"),
-        ({"npho_treshold": 10.0}, "'npho_treshold' says nothing of .*npho_threshold"),
+        ({"npho_treshold": 10.0}, "'npho_treshold' is no property of .*npho_threshold"),
         ({"log_transform": ["angle"]}, "--set: 'log_transform.0'"),
     ):
         with pytest.raises(InputError, match=message):
@@ -275,7 +279,7 @@ def test_what_a_user_says_is_checked(tmp_path: Path) -> None:
         "npho_threshold": 10,
         "log_transform": ["energy", "timing"],
     }
-    with pytest.raises(InputError, match="has no form KEY=VALUE"):
+    with pytest.raises(InputError, match="is not of the form KEY=VALUE"):
         said_of(["npho_threshold"])
 
 
@@ -300,12 +304,12 @@ def test_an_encoder_alone_says_nothing_of_its_inputs(tmp_path: Path) -> None:
     assert recognise(path) == "newer"
     facts = describe_newer(path)
     assert (facts["encoder_dim"], facts["dim_feedforward"], facts["num_fusion_layers"]) == (32, 64, 1)
-    with pytest.raises(InputError, match="an encoder .* alone, which says nothing of its inputs"):
+    with pytest.raises(InputError, match="holds only an encoder .*, without a description of its inputs"):
         xecml.load_model(path)
     ours = recipe("normalization.npho_threshold=7")
     network = build_autoencoder(ours)
     line = start(network, resuming(ours, path), kind="mae", tasks=[]).line
-    assert "which says nothing of its inputs: they are the recipe's; epoch 1" in line
+    assert "which does not describe its inputs; they are taken from the recipe; epoch 1" in line
     encoder: Any = network.encoder
     torch.testing.assert_close(encoder.positions, inner["pos_embed"])
     assert float(encoder.normaliser.npho_threshold) == 7

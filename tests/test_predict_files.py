@@ -187,7 +187,7 @@ def test_inputs_that_would_share_a_file_and_differ_are_refused(folder: Path, tmp
         predict_files(Sums(), files, tmp_path / "p.root")  # type: ignore[arg-type]
     assert len(predict_files(Sums(), files, f"{tmp_path}/out/").outputs) == 2  # type: ignore[arg-type]
     files = [tmp_path / "bare.root", tmp_path / "more" / "bare.root"]
-    with pytest.raises(InputError, match=r"more/bare\.root would both go to .*out/bare\.root"):
+    with pytest.raises(InputError, match=r"more/bare\.root would both be written to .*out/bare\.root"):
         predict_files(Sums(), files, f"{tmp_path}/out/")  # type: ignore[arg-type]
 
 
@@ -273,7 +273,9 @@ def test_branches_that_cannot_be_kept_are_named(folder: Path, tmp_path: Path) ->
         path = (tmp_path if keep == ("hits",) else folder) / ("in.root" if keep == ("hits",) else "a.root")
         with pytest.raises(InputError, match=match):
             predict_files(Sums(), [path], tmp_path / "p.root", keep=keep)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'n_valid' of .* cannot be kept: predictions have a column of that name"):
+    with pytest.raises(
+        InputError, match="'n_valid' of .* cannot be kept, because predictions have a column of that name"
+    ):
         rootio.write(tmp_path / "n.root", point_sources(4) | {"n_valid": np.zeros(4)})
         predict_files(Sums(), [tmp_path / "n.root"], tmp_path / "p.root", keep=("n_valid",))  # type: ignore[arg-type]
     assert not (tmp_path / "p.root").exists()
@@ -285,7 +287,7 @@ def test_shards_are_predicted_and_kept_alike(folder: Path, tmp_path: Path) -> No
     predict_files(Sums(), [tmp_path / "shards"], tmp_path / "q.root", keep=("xyzVTX",))  # type: ignore[arg-type]
     one, two = table(tmp_path / "p.root"), table(tmp_path / "q.root")
     np.testing.assert_array_equal(one["pred_energy"], two["pred_energy"])
-    with pytest.raises(InputError, match="no ROOT file, and has no friends"):
+    with pytest.raises(InputError, match="no ROOT file, so it cannot have a friend tree"):
         predict_files(Sums(), [tmp_path / "shards"], f"{tmp_path}/f/", friend=True)  # type: ignore[arg-type]
 
 
@@ -366,12 +368,12 @@ def test_an_error_in_any_stage_leaves_nothing(
     ("out", "options", "match"),
     [
         ("p.txt", {}, r"p\.txt would be a ROOT file; give it a name that ends in \.root, \.parquet or \.csv"),
-        (None, {}, "Say where predictions go"),
-        ("p.csv", {"ntuple": True}, "--rntuple is a form of ROOT files"),
+        (None, {}, "There is no output for the predictions; give --out"),
+        ("p.csv", {"ntuple": True}, "--rntuple is for ROOT files"),
         ("*_*.root", {}, r"has several '\*'"),
-        ("p.root", {"friend": True}, "A friend is of one file, and .*p.root would be of 3"),
-        ("*.csv", {"friend": True}, "A friend is a TTree"),
-        ("*.root", {"friend": True, "chunk": 10}, "no pieces; leave --chunk or --friend out"),
+        ("p.root", {"friend": True}, "A friend tree belongs to one file, but .*p.root would belong to 3"),
+        ("*.csv", {"friend": True}, "A friend tree is a TTree"),
+        ("*.root", {"friend": True, "chunk": 10}, "cannot be written in pieces; leave --chunk or --friend out"),
     ],
 )
 def test_outputs_that_cannot_be_are_refused(

@@ -198,7 +198,7 @@ def test_a_damaged_or_empty_file_of_a_range_is_one_line_too(xec: Xec, tmp_path: 
         ([], "No rec file was named; give files, or a range of runs: --dir FOLDER --runs 430000:100."),
         (["{rec}"], "There is no file to write to; give --out OUT.root."),
         (["{rec}", "--out", "o.txt"], "give it a name that ends in .root"),
-        (["{rec}", "--runs", "1:2"], "Rec files and --runs exclude one another"),
+        (["{rec}", "--runs", "1:2"], "Rec files and --runs cannot both be given"),
         (["--runs", "1:2"], "--runs needs to know where the rec files are; give --dir FOLDER."),
         (["--dir", "{dir}", "--runs", "430000"], "'430000' is no range of runs; give the first run and how many"),
         (["--dir", "{dir}", "--runs", "430000:0"], "'430000:0' is no range of runs"),
@@ -207,7 +207,10 @@ def test_a_damaged_or_empty_file_of_a_range_is_one_line_too(xec: Xec, tmp_path: 
         (["--dir", "{dir}", "--runs", "1:2", "--suffix", ".txt"], "The suffix '.txt' must end in .root"),
         (["--dir", "{dir}/no", "--runs", "1:2"], "There is no folder"),
         (["{rec}", "--out", "o.root", "--dir", "{dir}"], "--dir and --suffix are for ranges of runs"),
-        (["{rec}", "--out", "o.root", "--energy", "52.8"], "'52.8' of --energy is no range; give MeV, such as 35:65"),
+        (
+            ["{rec}", "--out", "o.root", "--energy", "52.8"],
+            "'52.8' of --energy is no range; give one in MeV, such as 35:65",
+        ),
         (["{rec}", "--out", "o.root", "--energy", "60:50"], "the range of energies must rise"),
         (["{rec}", "--out", "o.root", "--trigger", "none"], "'none' of --trigger is no list of numbers"),
         (["{rec}", "--out", "o.root", "--photons", "all", "--one-photon"], "exclude one another; switch the cut off"),
@@ -314,7 +317,10 @@ def test_damage_inside_is_a_sentence_and_leaves_nothing(xec: Xec, rec: Path, tmp
 
 def test_no_event_that_passes_is_said_with_the_cut(xec: Xec, rec: Path, tmp_path: Path) -> None:
     said = refused(rec, tmp_path, xec, "--no-cuts", "--trigger", "0", "--energy", "100:200")
-    assert "is left, so nothing was written: events read 12, trigger 0 10, a photon 10, energy 100 to 200 MeV 0" in said
+    assert (
+        "passes the cuts, so nothing was written: events read 12, trigger 0 10, a photon 10, energy 100 to 200 MeV 0"
+        in said
+    )
     assert "switch 'energy 100 to 200 MeV' off or change it" in said
 
 
@@ -343,7 +349,7 @@ def test_all_sensors_dead_are_refused_or_cut(xec: Xec, rec: Path, tmp_path: Path
     said = refused(path, tmp_path, xec, "--map", tmp_path / "m.yaml", "--no-cuts", "--measured")
     assert "a count and a time 0" in said
     said = refused(rec, tmp_path, xec, "--no-cuts", "--find-dead")
-    assert "100 events that pass the cuts are needed to see which sensors are bad, and there are fewer" in said
+    assert "100 events that pass the cuts are needed to find bad sensors, and there are fewer" in said
 
 
 def test_an_input_is_never_written(xec: Xec, rec: Path, tmp_path: Path) -> None:
@@ -406,7 +412,7 @@ def test_a_file_is_closed_after_the_threads_that_read_it(
         ("branches:\n  npho: {branch: npho, faktor: 2.0}", "npho.faktor' in {0}, line 2 (did you mean 'factor'?)"),
         ("selection:\n  fidutial: true", "Unknown key 'selection.fidutial' in {0}, line 2 (did you mean 'fiducial'?)"),
         ("photons: some", "Wrong value 'some' of photons in {0}, line 1: input should be 'highest' or 'all'."),
-        ("branches:\n  npho: null", "{0}, line 1: npho names no branch; counts and times are what event files are"),
+        ("branches:\n  npho: null", "{0}, line 1: npho names no branch, but event files need counts and times"),
         ("branches:\n  time: {branch: t, factor: 0}", "value 0 of branches.time.factor in {0}, line 2: a factor of 0"),
         ("branches:\n  run: {branch: r, factor: 2}", "run is a number without a unit; leave its factor and limit out"),
         ("branches:\n  energyReco: {parts: [a, b, c]}", "energyReco is one number, and has no parts; name its branch"),
@@ -451,7 +457,7 @@ def test_the_run_in_a_name(name: str, run: int) -> None:
 
 @pytest.mark.parametrize("name", ["a.root", "x12.root", "1234_5678.root", "rec99999999999.root", "rec1_rec2.root"])
 def test_a_name_that_tells_no_run(name: str) -> None:
-    with pytest.raises(InputError, match="its name tells none for certain"):
+    with pytest.raises(InputError, match="none can be taken from its name"):
         run_of_name(name)
 
 

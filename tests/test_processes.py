@@ -296,7 +296,9 @@ def test_a_killed_process_ends_the_others(files: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(launch, "_start", starting)
     monkeypatch.setattr(Watch, "step", killing)
-    with pytest.raises(InputError, match=r"Process 1 of 2 ended without a word; it was killed.* this one ends too\."):
+    with pytest.raises(
+        InputError, match=r"Process 1 of 2 ended without a word; it was killed.* this process ends too\."
+    ):
         loop.train(recipe(files, tmp_path, "training.epochs=100"), name="run", quiet=True)
     assert children[0].returncode == -signal.SIGKILL
     assert not torch.distributed.is_initialized()

@@ -170,10 +170,10 @@ def test_periods_are_read() -> None:
 @pytest.mark.parametrize(
     ("lines", "edges", "said"),
     [
-        ((float("nan"),), (), "A line or an edge of nan MeV cannot be"),
+        ((float("nan"),), (), "A line or an edge cannot be at nan MeV"),
         ((0.0529,), (), "give its energy in MeV, between 1 and 1000"),
         ((54.9,), (52.83,), "edge at 52.83 MeV and the line of 54.9 MeV cannot be told apart"),
-        ((52.8, 54.9), (), "evaluate the files of each by themselves"),
+        ((52.8, 54.9), (), "evaluate the files of each one separately"),
     ],
 )
 def test_features_that_cannot_be_are_refused(lines: tuple[float, ...], edges: tuple[float, ...], said: str) -> None:

@@ -91,7 +91,7 @@ def test_a_task_that_nothing_is_measured_for_is_refused(
         with pytest.raises(InputError, match=message):
             fit_targets(network, [Batch(n, t, valid, timed, truth, number, number)])
     n, t, valid, timed = (x[:1] for x in inputs(events["npho"], events["time"]))
-    with pytest.raises(InputError, match="a single training event"):
+    with pytest.raises(InputError, match="only one training event"):
         fit_targets(network, [Batch(n, t, valid, timed, {k: y[:1] for k, y in truth.items()}, number[:1], number[:1])])
 
 

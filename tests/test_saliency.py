@@ -125,7 +125,7 @@ def test_the_time_moves_with_all_times(real: tuple[TorchModel, dict[str, Any]]) 
 
 def test_no_events_and_no_numbers_are_refused(real: tuple[TorchModel, dict[str, Any]]) -> None:
     model, events = real
-    with pytest.raises(InputError, match="need events"):
+    with pytest.raises(InputError, match="computed at events, of which there is none"):
         found.saliency(model, events["npho"][:0], events["time"][:0])
     network = Known()
     network.a[300] = float("inf")

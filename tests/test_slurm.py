@@ -132,7 +132,7 @@ def test_the_time_limit_is_not_an_end(place: Path, whole: Path) -> None:
     assert "start 1, on node" in said
     assert "start 2, on node" in said
     assert "Stopped (SIGUSR1)" in said
-    assert "Going on from artifacts/limited/checkpoint_last.pth" in said
+    assert "Continuing from artifacts/limited/checkpoint_last.pth" in said
     assert_ended_as(whole, run)
 
 
@@ -195,7 +195,7 @@ def test_an_array_of_predictions_is_as_one(place: Path, whole: Path) -> None:
     submit(*words)
     assert [job["job"].rpartition("_")[2] for job in ended("predictions/all.root")] == ["0", "1", "2", "3", "2"]
     assert {i: Path(f"predictions/all_{i}.root").stat().st_mtime_ns for i in made} == made
-    assert "All that is asked for of 4 parts is there; join them with: xec merge" in submit(*words)
+    assert "All requested parts (4 parts) exist; join them with: xec merge" in submit(*words)
     report = merge_files(["predictions/all_*.root"], "predictions/all.root")
     assert (report.events, report.inputs) == (46, 4)
     with uproot.open("predictions/all.root:predictions") as tree:

@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
         at(patch, Sums, "add", 5, signal.SIGINT)  # two calls a step
         result = loop.train(recipe(events, tmp_path), name="run")
     assert (result.stopped, result.validated, result.best.name) == ("SIGINT", False, "checkpoint_last.pth")
-    assert f"Stopped (SIGINT); go on with --resume_from {result.best}." in capsys.readouterr().out
+    assert f"Stopped (SIGINT); continue with --resume_from {result.best}." in capsys.readouterr().out
     content = checkpoint_reading.load(result.best)
     assert (content["epoch"], content["batch_in_epoch"]) == (1, 3)
     again = loop.train(recipe(events, tmp_path, f"checkpoint.resume_from={result.best}"), name="run", quiet=True)
@@ -202,7 +202,7 @@ def test_a_warning_before_or_after_the_steps_ends_with_75(
     monkeypatch.setattr(where, lambda *_, **__: send(number))
     done = CliRunner().invoke(app, ["train", "regress"])
     assert (done.exit_code, handlers) == (75, [])
-    assert f"stopped ({signal.Signals(number).name}) outside of the steps" in done.stderr
+    assert f"stopped ({signal.Signals(number).name}) before or after the training steps" in done.stderr
     send(number)  # the handler of before is back
     assert handlers == [number]
 

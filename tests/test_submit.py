@@ -210,7 +210,7 @@ def test_tasks_of_an_array_have_their_own_files(place: Path) -> None:
         "0": ["in_0.root"], "1": ["in_1.root"], "2": ["in_2.root", "in_3.root", "in_4.root"],
     }  # fmt: skip
     _, notices = said(*words[:4], "9", *words[5:], "--dry-run")
-    assert "There are 5 files, so the array has so many tasks." in notices
+    assert "There are 5 files, so the array has as many tasks." in notices
 
 
 def test_tasks_of_an_array_may_write_a_file_for_each_of_theirs(place: Path) -> None:
@@ -264,7 +264,7 @@ def test_variables_of_the_old_scripts_act_and_it_is_said(monkeypatch: pytest.Mon
         ((*TRAIN, "--mem", "much"), "--mem much: it is no amount of memory"),
         ((*TRAIN, "--account", "a b"), "--account a b: it is no name"),
         ((*TRAIN, "--after", "1:x y"), "--after x y: it is no name"),
-        ((*TRAIN, "--array", "5-1"), "--array 5-1 is no array"),
+        ((*TRAIN, "--array", "5-1"), "--array 5-1 names no tasks"),
         ((*TRAIN, "--name", "a$b"), "SLURM cannot be told of 'a\\$b'"),
         (("predict", "none.pth", "train.root", "--out", "o.root"), "No such model: none.pth"),
         (("predict", "model.pth", "--out", "o.root"), "No files for 'xec predict'"),
@@ -288,7 +288,7 @@ def test_durations_and_arrays() -> None:
     assert array_of("3") == ("0-2", [0, 1, 2])
     assert array_of("0-9:4,11%2") == ("0-9:4,11%2", [0, 4, 8, 11])
     for text in ("0", "", "1,1", "1-", "3%0", "99999", "0-99999", "0-4:0"):
-        with pytest.raises(InputError, match="is no array"):
+        with pytest.raises(InputError, match="names no tasks"):
             array_of(text)
 
 

@@ -86,8 +86,8 @@ def test_every_call_names_the_cluster(clusters: Path, monkeypatch: pytest.Monkey
         ("12|CANCELLED|None|1:02|gpu001|12", "75", "stopped before its end (cancelled)", True),
         ("12|NODE_FAIL|None|1:02|gpu001|12", None, "node fail", True),
         ("12|PENDING|BeginTime|0:00||12", "requeued", "pending (BeginTime)", False),
-        ("", "requeued", "put back to the queue, and no longer there", True),
-        ("", None, "ended without a word: killed, or its node was lost", True),
+        ("", "requeued", "requeued, but no longer in the queue", True),
+        ("", None, "ended without an exit status: it was killed, or its node failed", True),
     ],
 )
 def test_states(clusters: Path, queue: str, left: str | None, state: str, failed: bool) -> None:

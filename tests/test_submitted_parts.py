@@ -68,11 +68,11 @@ def test_parts_that_are_there_are_not_made_again(files: Path) -> None:
     out, notices = said(*predict("--array", "50%4", "--dry-run"))
     assert header(out) == "0,2%4"
     assert "1 file more than when it was first submitted, such as in_9.root" in notices
-    assert "1 of 3 parts are there; the other 2 are submitted." in notices
+    assert "1 of 3 parts exist; the other 2 are submitted." in notices
     Path("in_2.root").write_bytes(b"other")
     out, notices = said(*predict("--array", "50", "--dry-run"))
     assert header(out) == "0-2"
-    assert "Made anew, since their files have changed: 1 part." in notices
+    assert "Made again, because their files have changed: 1 part." in notices
     Path("in_2.root").write_bytes(b"x" * 1000)
     # only those that are asked for
     out, _ = said(*predict("--array", "1-2", "--dry-run"))
@@ -82,9 +82,7 @@ def test_parts_that_are_there_are_not_made_again(files: Path) -> None:
     finish(0, 2)
     calls(files)
     out, _ = said(*predict("--array", "50"))
-    assert out == (
-        "All that is asked for of 3 parts is there; join them with: xec merge out/all_*.root --out out/all.root\n"
-    )
+    assert out == ("All requested parts (3 parts) exist; join them with: xec merge out/all_*.root --out out/all.root\n")
     assert not any(line.startswith("sbatch") for line in calls(files))
 
 
@@ -96,7 +94,7 @@ def test_tasks_that_still_run_are_left_to_their_job(files: Path) -> None:
     assert tasks == [[0, 1, 2], [0, 2]]
     (files / "queue").write_text("12_[0-2]|PENDING|Priority|0:00||12\n")
     out, _ = said(*predict("--array", "3"))
-    assert out == "All parts that are not there yet are the work of job 12, which goes on.\n"
+    assert out == "All missing parts are being made by job 12, which still runs.\n"
 
 
 def test_parts_of_another_command_are_not_mixed(files: Path) -> None:
@@ -249,7 +247,7 @@ def test_the_server_is_started_with_a_token_that_nobody_else_sees(place: Path, m
     assert f"--ServerApp.port={session.port}" in words
     assert stat.S_IMODE((place / "session.json").stat().st_mode) == 0o600
     monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="JupyterLab is not installed in this environment: pip install"):
+    with pytest.raises(InputError, match="JupyterLab is not installed in this environment; install it with: pip"):
         notebooks.serve(place / "session.json")
     (place / "session.json").write_text("{")
     assert notebooks.read(place / "session.json") is None

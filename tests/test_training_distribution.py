@@ -278,7 +278,7 @@ def test_files_of_a_part_of_the_sample_are_like_it(distribution: TrainingDistrib
 def test_few_events_say_nothing_and_no_events_neither(distribution: TrainingDistribution, fresh: Events) -> None:
     comparison = compared(distribution, *first(fresh["npho"][:60], fresh["time"][:60]))
     assert comparison.line() == ""
-    assert "of fewer than 100 nothing is said" in comparison.verdict()
+    assert "a file with fewer than 100 is not judged as a whole" in comparison.verdict()
     nothing = compared(distribution, fresh["npho"][:0], fresh["time"][:0])
     assert nothing.line() == ""
     assert {row["verdict"] for row in nothing.as_dict()["numbers"]} == {"too few"}
@@ -315,7 +315,8 @@ def test_events_of_several_photons_are_said_to_be_so_and_do_not_blame_the_detect
     line = compared(distribution, both, time).line()
     assert line.startswith("The file is unlike the training: in ")
     assert line.endswith(
-        "% of the events the light is not that of one photon as in training, and the others are too few to tell of the "
+        "% of the events the light is not that of a single photon, unlike in training, and the others are too few to "
+        "judge the "
         "detector."
     )
 

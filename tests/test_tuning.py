@@ -318,7 +318,7 @@ def test_a_recipe_that_cannot_be_trained_ends_the_search_and_can_be_mended(tmp_p
         ("training.lr: {low: 0.1, high: never}", "line 1: training.lr: high: "),
         ("training.lr: 3", "line 1: training.lr has no range and no list of values"),
         ("training.lr: []", "line 1: training.lr has no range and no list"),
-        ("{}", "names nothing to search"),
+        ("{}", "names no key to search"),
         ("training.lr: {low: 0.1, high: 0.01}", "training.lr: .*; mend its range"),
         ("training.lr: {low: 0.01, high: 0.1}", "the recipe's own 0.001, which is trial 0, lies outside of the range"),
         ("training.lr: {low: 0, high: 0.1, log: true}", "training.lr: .*; mend its range"),
@@ -352,7 +352,7 @@ def test_values_that_do_not_go_together_fail_their_trial(tmp_path: Path) -> None
     opened = begun(tmp_path / "odd", frozen(space=space, sampler="grid"))
     report = search.work(opened, quiet=True, train_one=quick)
     assert report.finished == {0: "complete", 1: "failed"}
-    assert "do not go together: training.lr_min = 0.5 is above" in opened.trials[1].user_attrs["why"]
+    assert "cannot be combined: training.lr_min = 0.5 is above" in opened.trials[1].user_attrs["why"]
 
 
 @pytest.mark.parametrize(

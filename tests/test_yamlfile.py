@@ -66,7 +66,7 @@ _CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1
         ("a: !!bool abc\n", "line 1: abc cannot be read"),
         ('a: "\\U00110000"\n', "is not valid YAML"),
         ("a: 1\n---\nb: 2\n", "line 2 is not valid YAML: but found another document"),
-        ("a: 1\nb: 'x\0'\n", "line 2 is not valid YAML: it holds a character that text does not have"),
+        ("a: 1\nb: 'x\0'\n", "line 2 is not valid YAML: it holds a character that is not allowed in text"),
         (b"a: 1\nb: \xe9\n", "line 2 is not text in UTF-8; save the recipe as UTF-8"),
         ("a: 1\n".encode("utf-16"), "line 1 is not text in UTF-8"),
         ("- a\n", "must hold sections such as 'data:'"),

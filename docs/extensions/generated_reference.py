@@ -30,6 +30,7 @@ PAGES = {
     "examples/cpp/README.md": "examples-cpp.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
+    "SECURITY.md": "security.md",
     "README.md": "index.md",
 }
 """Texts of the repository outside of this folder that are pages of the site."""

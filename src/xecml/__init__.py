@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from xecml.inference.trained_model import Model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load_model"]
 
 

@@ -30,7 +30,7 @@ _LISTED = 6
 
 
 class Quantity(NamedTuple):
-    """A number of each sensor that conditions may hold: its bounds, its value where it is not given, what it is."""
+    """A quantity of each sensor that conditions may hold: its bounds, its default and its meaning."""
 
     low: float
     high: float
@@ -202,7 +202,7 @@ def _runs_are(runs: Ints, where: str) -> str:
 
 
 def parse_corrections(text: str) -> tuple[str, ...]:
-    """Read what is to be corrected for, such as `dead gains time_offsets`; dead sensors are among it in any case.
+    """Read which corrections to apply, such as `dead gains time_offsets`; dead sensors are always included.
 
     Raises:
         InputError: a name is none.
@@ -211,7 +211,7 @@ def parse_corrections(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in CORRECTIONS:
             raise InputError(
-                f"'{name[:40]}' is nothing that conditions correct for{nearest(name, CORRECTIONS)}; give some of "
+                f"'{name[:40]}' is no quantity that conditions correct{nearest(name, CORRECTIONS)}; give some of "
                 f"{', '.join(CORRECTIONS)}."
             )
     return tuple(name for name in CORRECTIONS if name in {"dead", *names})
@@ -256,7 +256,7 @@ class Correction:
         if self.changes_live_sensors and not absolute:
             asked = " and ".join(name for name in self.what if name != "dead")
             raise InputError(
-                f"{path} has no npho and time, of which alone {asked} can be corrected; leave them out of --apply."
+                f"{path} has no npho and time, which are needed to correct {asked}; leave these out of --apply."
             )
         factors = self.conditions.factors(runs, self.what, path)
         masks, of = self.conditions.masks(runs, path)

@@ -128,7 +128,10 @@ def load_conditions(path: str | Path) -> Conditions:
     if path.suffix == ".root":
         return _from_root(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{path} is no table of conditions by its name; give a .yaml or a .root file.")
+        raise InputError(
+            f"{path} cannot be a table of conditions, because its name does not end in .yaml or .root; give such a "
+            "file."
+        )
     content, lines = read_yaml(path, "table of conditions", _EXAMPLE)
     try:
         table = _Table.model_validate(content)
@@ -232,7 +235,9 @@ def _checked(
     for row, (first, last) in enumerate(runs.tolist()):
         where = f"{path}, runs {run_range(first, last)}"
         if dead[row].all():
-            raise InputError(f"{where}: all {N_SENSORS} sensors are dead; leave the range out, or some of them.")
+            raise InputError(
+                f"{where}: all {N_SENSORS} sensors are dead; leave out the range, or list fewer dead sensors."
+            )
         for name, quantity in QUANTITIES.items():
             numbers = values[name][row]
             slack = 1e-6 * max(abs(quantity.low), abs(quantity.high))  # of single precision
@@ -284,13 +289,13 @@ def correction(path: str | Path | None, apply: str = "") -> Correction | None:
     """
     if path is None:
         if apply:
-            raise InputError("--apply says what of --conditions is applied; name a table with --conditions.")
+            raise InputError("--apply needs a table of conditions; name one with --conditions.")
         return None
     return Correction(load_conditions(path), parse_corrections(apply))
 
 
 def earlier(path: str | Path) -> list[dict[str, Any]]:
-    """What conditions were applied to a file, as its metadata say; nothing of files that say nothing."""
+    """Conditions that were applied to a file before, from its metadata; empty if there are none."""
     text = rootio.read_text(path, TREE) if Path(str(path)).suffix == ".root" else None
     try:
         found = json.loads(text) if text else []
@@ -309,7 +314,7 @@ def earlier_of(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def refuse_twice(paths: Sequence[str | Path], what: Collection[str]) -> None:
-    """Make sure that nothing is corrected for that was corrected for before; dead sensors may be.
+    """Make sure that no correction is applied twice; dead sensors may be.
 
     Raises:
         InputError: names the file, what, and by which command and table.

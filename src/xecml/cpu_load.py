@@ -1,4 +1,4 @@
-"""As many threads as other processes leave cores: what computes beside busy neighbours must not wait for theirs.
+"""Use as many threads as other processes leave cores free, since threads that share a core wait for each other.
 
 PyTorch's threads meet hundreds of times in a training step, and wait for one another without giving their core away.
 With as many threads as cores, one busy neighbour makes all of them wait for the one that it has displaced; no setting
@@ -88,7 +88,7 @@ class ThreadsByLoad:
         self._wanted_before = wanted
 
     def go_on_with(self, threads: int) -> None:
-        """Take the number of the run that is gone on with, so that its sums are rounded alike."""
+        """Take the number of threads of the run that continues, so that its sums are rounded alike."""
         import torch
 
         self._most = self._most or torch.get_num_threads()
@@ -140,7 +140,7 @@ def threads_for_libraries() -> int | None:
 
 
 def go_on_with(threads: int) -> None:
-    """Of a run that is gone on with: its number of threads, where it is followed."""
+    """The number of threads of a run that is continued, if it is followed."""
     if _following is not None:
         _following.go_on_with(threads)
 

@@ -1,4 +1,4 @@
-"""The whole way in one command: simulate, train, evaluate, export, predict, draw, and one table at the end.
+"""All steps in one command: simulate, train, evaluate, export, predict, draw, and print a table.
 
 It measures the machine in its first seconds, on the test sample, and chooses how many events to train on and how often,
 so that all of it ends within the minutes that it is given.
@@ -141,8 +141,8 @@ def run(
     steps.next("measure", "Simulating a sample at 52.8 MeV, and measuring this machine with it")
     with tempfile.TemporaryDirectory() as folder:
         print("Compiling what simulates, which takes longest the first time", flush=True)
-        _simulate(Path(folder), "mono", 64, jobs, map_quality, said=False)
-    simulated = _simulate(data, "mono", (sizes or CHOICES[0]).test, jobs, map_quality)
+        simulate_sample(Path(folder), "mono", 64, jobs, map_quality, said=False)
+    simulated = simulate_sample(data, "mono", (sizes or CHOICES[0]).test, jobs, map_quality)
     if sizes is None:
         speed = Speed(simulated, _trained_in_a_second(recipe, data / "mono.root"))
         chosen = choose(speed, minutes - steps.minutes())
@@ -157,7 +157,7 @@ def run(
         chosen = sizes
     steps.next("simulate", "Simulating photons from the target, 15 to 60 MeV")
     for name, events in (("train", chosen.train), ("val", chosen.val), ("test", chosen.test)):
-        _simulate(data, name, events, jobs, map_quality)
+        simulate_sample(data, name, events, jobs, map_quality)
     steps.next("train", "Training one network for angle, energy, time and position")
     paths = {"data.train_path": str(data / "train.root"), "data.val_path": str(data / "val.root")}
     flags = paths | {"checkpoint.save_dir": str(out.parent), "training.epochs": chosen.epochs}
@@ -189,7 +189,7 @@ SEEDS = {"train": 1, "val": 2, "test": 3, "mono": 4}
 """Samples by name; at 52.8 MeV the last, over the range of energies the others."""
 
 
-def _simulate(data: Path, name: str, events: int, jobs: int, map_quality: str, *, said: bool = True) -> float:
+def simulate_sample(data: Path, name: str, events: int, jobs: int, map_quality: str, *, said: bool = True) -> float:
     """Simulate a sample; returns events per second, without what is compiled first."""
     from xecml.simulation.generate import simulate
     from xecml.simulation.settings import make_settings
@@ -336,7 +336,7 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     print(
         "This network knows one simulated detector and is not good for data, whose times, gains and optics differ.\n"
         "For data use one that was trained on many: xec predict --pretrained signal FILE --out OUT.root "
-        "(docs/robustness.md)."
+        "(docs/robustness.md); make demo PRETRAINED=1 shows it."
     )
 
 
@@ -347,6 +347,10 @@ def _cell(beside: dict[str, float] | None) -> str:
     return f"{beside['s68']:.3g}" if beside["s68"] > 0 else f"off by {beside['rms_about_truth']:.3g}"
 
 
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demonstration.")] = Path("artifacts/demo"),
     recipe: Annotated[Path, typer.Option("--config", help="Recipe to train.")] = Path("demo"),
@@ -355,15 +359,22 @@ def main(
 ) -> None:
     """Simulate, train, evaluate, export, predict and draw."""
     if shutil.disk_usage(out.parent if out.parent.exists() else Path()).free < 3e9:
-        raise InputError("The demonstration needs 3 GB of free disk space.")
+        raise InputError("The demonstration needs 3 GB of free disk space; make room, or name another folder by --out.")
     cpu_load.follow()
     if not run(out, recipe, jobs=jobs, minutes=minutes):
         sys.exit(1)
 
 
-if __name__ == "__main__":
+def demonstrate(command: typer.Typer) -> None:
+    """Run a demonstration from the words of the command line; bad input is one sentence and status 2."""
+    from xecml.cli import usage_errors
+
     try:
-        typer.run(main)
+        usage_errors.run(command, "demo")
     except InputError as error:
         print(f"demo: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    demonstrate(app)

@@ -1,4 +1,4 @@
-"""The one exception that users meet: something in their input that they can mend."""
+"""The exception for wrong input, which users can correct."""
 
 from __future__ import annotations
 

@@ -202,20 +202,22 @@ def _read_survey(path: Path) -> Floats:
     try:
         table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the sensor table {path}: {error}") from error
+        raise InputError(
+            f"Cannot read the sensor table {path} ({error}); check the path and its lines 'id x y z'."
+        ) from error
     if table.shape != (N_SENSORS, 4):
         raise InputError(f"{path} has shape {table.shape}; it needs {N_SENSORS} lines of 'id x y z'.")
     ids = table[:, 0]
     if not np.array_equal(np.sort(ids), np.arange(N_SENSORS)):
-        raise InputError(f"{path} must hold each sensor id from 0 to {N_SENSORS - 1} exactly once.")
+        raise InputError(f"{path} must hold each sensor id from 0 to {N_SENSORS - 1} exactly once; correct the table.")
     xyz = np.empty((N_SENSORS, 3))
     xyz[ids.astype(np.int64)] = table[:, 1:]
     off = np.linalg.norm(xyz - _ideal_positions(), axis=1)
     if not np.all(off < 2.0):
         worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
         raise InputError(
-            f"{path} places sensor {worst} {off[worst]:.1f} cm from its ideal position; "
-            "is it in cm and for this detector?"
+            f"{path} places sensor {worst} {off[worst]:.1f} cm from its ideal position; give a table in cm for this "
+            "detector."
         )
     return _fixed(xyz)
 
@@ -304,7 +306,10 @@ def pool_fine_grid(
     """
     rows, columns = FINE_SHAPE
     if rows % pool[0] or columns % pool[1]:
-        raise InputError(f"outer_fine_pool {list(pool)} does not divide the fine grid {list(FINE_SHAPE)}.")
+        raise InputError(
+            f"outer_fine_pool {list(pool)} does not divide the fine grid {list(FINE_SHAPE)}; choose divisors, such as "
+            "[3, 3]."
+        )
     split = (*counts.shape[:-2], rows // pool[0], pool[0], columns // pool[1], pool[1])
     cells = valid.reshape(split).sum((-3, -1))
     time_sum = np.where(valid, times, 0.0).reshape(split).sum((-3, -1))

@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: tables of HTML that follow its colours."""
+"""Display of results in notebooks: HTML tables in the notebook's colours."""
 
 from __future__ import annotations
 

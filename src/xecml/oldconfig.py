@@ -1,7 +1,7 @@
-"""Recipes of the replaced system, put into today's words before they are checked.
+"""Recipes of the replaced system, translated to the present keys before they are checked.
 
 Nearly all of their keys are still keys. The few that are not are taken out, and one line says what replaces each.
-Their files say nothing of branches, because there was one choice: relative counts and times.
+Their files do not name branches, because there was only one choice: relative counts and times.
 """
 
 from __future__ import annotations

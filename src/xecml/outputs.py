@@ -1,4 +1,4 @@
-"""What commands may write: never over their inputs, and over a file that stands there only where they made it.
+"""Which files commands may write: never their inputs, and existing files only if the same command made them.
 
 Every product carries a mark, `made by 'xec COMMAND'`: the title of a tree, the metadata of an ONNX file, the creator of
 a PDF, a key of JSON. It is looked for in the first and last bytes of a file, so that asking costs nothing.

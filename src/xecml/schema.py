@@ -1,4 +1,4 @@
-"""What files say of themselves, checked by models of pydantic before anything uses it; errors name the key."""
+"""Metadata of files, checked by pydantic models before they are used; errors name the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar of selections: what of Python's syntax has a meaning in one, and what is said of the rest."""
+"""The grammar of selections: which parts of Python's syntax are allowed, and the error messages for the others."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Selection:
         return list(dict.fromkeys(needed))
 
     def masks(self, chunk: Mapping[str, NDArray[Any]], events: int) -> list[NDArray[np.bool_]]:
-        """Masks (N,) of the events that meet its steps up to each, of which the last is that of the selection.
+        """Masks (N,) of the events that pass the steps up to each one; the last mask is that of the whole selection.
 
         Args:
             chunk: the branches of `branches`, (N, ...).

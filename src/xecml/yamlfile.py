@@ -1,4 +1,4 @@
-"""One reader of YAML for recipes and settings: bounded in size, depth and aliases, with the line of every key.
+"""The YAML reader for recipes and settings: limits size, depth and aliases, and keeps the line of every key.
 
 Plain values mean what users mean by them: 010 is ten and not eight, and 1:30 and 2024-05-01 are text, not numbers to
 the base of sixty and days.
@@ -102,7 +102,9 @@ def _parse(text: str, where: str, *, with_lines: bool = True) -> tuple[Any, dict
         return (None if node is None else loader.construct_document(node)), lines
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
-        raise InputError(f"{place(line)} is not valid YAML: it holds a character that text does not have.") from error
+        raise InputError(
+            f"{place(line)} is not valid YAML: it holds a character that is not allowed in text."
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context).split())

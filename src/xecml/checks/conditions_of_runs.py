@@ -1,4 +1,4 @@
-"""Whether conditions by run are true of events: sensors that they call dead have no light, others have."""
+"""Whether conditions by run agree with events: sensors that they call dead have no light, others have some."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xecml.geometry import N_SENSORS
 
 
 class ByRun:
-    """What the sensors did in each range of runs, beside what conditions say of them.
+    """Light of the sensors in each range of runs, to compare with the conditions.
 
     Args:
         correction: the table, and what is corrected for before anything is looked at.

@@ -1,4 +1,4 @@
-"""Which sensors of a file are dead: by a list, by the file's own flags, or found by sight."""
+"""Which sensors of a file are dead: from a list, from flags in the file, or found in its data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class DeadSensors:
         flagged = self.origin in ("branch", "conditions") and DEAD in chunk
         dead: NDArray[Any] = chunk[DEAD] if flagged else self.by_file.get(path, np.zeros(N_SENSORS, bool))
         if dead.shape[-1:] != (N_SENSORS,):
-            raise InputError(f"{path}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags.")
+            raise InputError(
+                f"{path}: '{DEAD}' has shape {dead.shape[1:]} an event; it must be {N_SENSORS} flags; write the "
+                "branch anew."
+            )
         known = np.broadcast_to(dead.astype(bool), (events, N_SENSORS))
         if self.by_run is None:
             return known
@@ -68,7 +71,7 @@ def dead_sensors(
     chunk_events: int = 500,
     conditions: Conditions | None = None,
 ) -> DeadSensors | None:
-    """Dead sensors of conditions or of a list; without one those that the files flag; else those found by sight.
+    """Dead sensors of conditions or of a list; without one those that the files flag; else those found in the data.
 
     By sight dead are sensors never lit, or hot or always lit unlike their neighbours, file by file, for runs differ;
     files of fewer than 100 events are looked at with all the others together. None if all are too few together.

@@ -324,7 +324,7 @@ class _Scan:
         if partial:
             found.append(Finding("warning", tree, f"Only some of the files have {listing(partial)}."))
         if any(not self.files_with[b] for b in ID_BRANCHES):
-            found.append(Finding("warning", tree, "Events have no run and event numbers to tell them apart."))
+            found.append(Finding("warning", tree, "The events have no run and event numbers."))
         return found
 
     def _values(self) -> list[Finding]:

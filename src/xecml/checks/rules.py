@@ -1,4 +1,4 @@
-"""What the values of an event file must look like: units, ranges and agreement of its branches, as a table.
+"""Rules for the values of an event file: units, ranges and agreement of its branches, as a table.
 
 Each rule names the branches that it looks at and marks values that break it. What was not measured takes no
 part. A rule is broken when more than a given share of values is marked; the sentence says what is wrong.

@@ -1,4 +1,4 @@
-"""What each sensor did over a sample: occupancy, mean counts, and the dead and hot sensors among them."""
+"""Each sensor over a sample: occupancy, mean counts, and which sensors are dead or hot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of a command line as values of a command's parameters, and back again."""
+"""Convert the words of a command line to the values of a command's parameters, and back."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from xecml import __version__, cpu_load
+from xecml.cli import usage_errors
 from xecml.cli.baseline import baseline
 from xecml.cli.calibrate import calibrate
 from xecml.cli.diff import diff
@@ -74,7 +75,7 @@ def main() -> None:
 def _command() -> None:
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):
         raise InputError("An argument is empty, as an unset variable of a shell is; give it a value, or leave it out.")
-    app()
+    usage_errors.run(app, "xec")
 
 
 def _say_version(asked: bool) -> None:

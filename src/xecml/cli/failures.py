@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: one sentence, a status, no half-written file, a traceback only where it helps.
+"""How a failing command ends: one sentence, an exit status, no incomplete file, a traceback only if it helps.
 
 status  1  the answer is no, or a training met numbers that are not finite
 status  2  bad input: a sentence says what, where, what to do

@@ -32,7 +32,9 @@ def describe_file(path: str) -> dict[str, Any]:
         return _onnx(path)
     if suffix == ".root" or is_url(path):
         return _root(path)
-    raise InputError(f"Cannot tell what {path} is by its name; give a .root, .pth or .onnx file.")
+    raise InputError(
+        f"The name of {path} does not end in .root, .pth or .onnx; name a ROOT file, a checkpoint or an ONNX file."
+    )
 
 
 def _root(path: str) -> dict[str, Any]:

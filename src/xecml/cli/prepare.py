@@ -151,7 +151,7 @@ def _inputs(
             raise InputError("There is no file to write to; give --out OUT.root.")
         return files, out, []
     if files:
-        raise InputError("Rec files and --runs exclude one another; give one of them.")
+        raise InputError("Rec files and --runs cannot both be given; give one of them.")
     if folder is None:
         raise InputError("--runs needs to know where the rec files are; give --dir FOLDER.")
     found = files_of_runs(folder, *parse_runs(runs), suffix if suffix is not None else DEFAULT_SUFFIX)
@@ -169,7 +169,8 @@ def _numbers(name: str, text: str) -> list[int] | None:
         return None
     if not re.fullmatch(r"\s*-?\d{1,10}(\s*,\s*-?\d{1,10})*\s*", text):
         raise InputError(
-            f"'{printable(text, _LONGEST_SHOWN)}' of --{name} is no list of numbers; give such as 0 or 50,51, or any."
+            f"'{printable(text, _LONGEST_SHOWN)}' of --{name} is no list of numbers; give numbers such as 0 or 50,51, "
+            "or the word any."
         )
     return [int(part) for part in text.split(",")]
 
@@ -181,6 +182,7 @@ def _energies(text: str) -> list[float] | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*:\s*(\d+(?:\.\d*)?)\s*", text)
     if not found:
         raise InputError(
-            f"'{printable(text, _LONGEST_SHOWN)}' of --energy is no range; give MeV, such as 35:65, or any."
+            f"'{printable(text, _LONGEST_SHOWN)}' of --energy is no range; give one in MeV, such as 35:65, or the "
+            "word any."
         )
     return [float(found[1]), float(found[2])]

@@ -1,4 +1,4 @@
-"""The command `xec report`: one page of a model for a browser, with others beside it."""
+"""The command `xec report`: one page about a model for a browser, compared with other models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def report(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a page of a model: numbers, plots, what it is; several on the same events are compared in pairs."""
+    """Write a page about a model: numbers, plots, facts; several models are compared in pairs on the same events."""
     from xecml.evaluation.metrics import further_lines, summary
     from xecml.reports.page.sources import report_on
 

@@ -1,4 +1,4 @@
-"""The commands `xec submit ...`: an ordinary command as a job of a batch system, and what became of it."""
+"""The commands `xec submit ...`: an ordinary command as a job of a batch system, and its status."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def status(
 
 @submit_app.command("cancel")
 def cancel(run: Run, as_json: Json = False, debug: Debug = False) -> None:
-    """Cancel the jobs of a run or output file that wait or run; what a training has saved stays."""
+    """Cancel the waiting and running jobs of a run or output file; checkpoints that a training has saved are kept."""
     from xecml.cluster import job_records
     from xecml.cluster.status import cancel as end
 

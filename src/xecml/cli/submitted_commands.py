@@ -30,7 +30,7 @@ _LAST = "checkpoint_last.pth"
 def ordinary(
     command: str, words: Sequence[str], *, name: str | None, array: str | None, least_mb: int = LEAST_MB
 ) -> Ordinary:
-    """Read an ordinary command, refuse what it would refuse at once, and make it one for a job.
+    """Read an ordinary command, refuse wrong input at once, and prepare the command for a job.
 
     Args:
         command: `train`, `predict`, `inpaint`, `tune` or `jupyter`.
@@ -146,6 +146,6 @@ def _server(words: Sequence[str], name: str | None, array: str | None, notices: 
 
 
 def say(notices: Sequence[str]) -> None:
-    """Print what was understood, where results do not go."""
+    """Print notices about how the command was understood to standard error."""
     for notice in notices:
         print(f"xec submit: {notice}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Commands that read files and write one, as jobs: their files shared out among tasks, once and for all."""
+"""Commands that read many files, as jobs: the files are divided among tasks once, when the job is submitted."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _file_by_file(asked: _Asked, array: str, notices: list[str]) -> Ordinary:
     """Tasks that write a file for each of theirs; finished files of `xec predict --chunk` are kept by itself."""
     numbers, tasks = array_of(array)
     if len(asked.files) < len(tasks):
-        notices.append(f"There are {number_of(len(asked.files), 'file')}, so the array has so many tasks.")
+        notices.append(f"There are {number_of(len(asked.files), 'file')}, so the array has as many tasks.")
         numbers, tasks = array_of(str(len(asked.files)) + "".join(array.partition("%")[1:]))
     files = shares(asked.files, tasks)
     return Ordinary(asked.words, asked.name, asked.folder, array=numbers, tasks=tasks, files=files, notices=notices)
@@ -89,8 +89,8 @@ def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
         return ordinary
     jobs = " and ".join(sorted({one.record.id for one in open_ones if one.open}))
     if not left:
-        return replace(ordinary, done=f"All parts that are not there yet are the work of job {jobs}, which goes on.")
-    notice = f"{number_of(len(ordinary.tasks) - len(left), 'part')} are left to job {jobs}, which goes on."
+        return replace(ordinary, done=f"All missing parts are being made by job {jobs}, which still runs.")
+    notice = f"{number_of(len(ordinary.tasks) - len(left), 'part')} are left to job {jobs}, which still runs."
     return _of_tasks(ordinary, left, [notice])
 
 
@@ -134,7 +134,7 @@ def _shared_out(asked: _Asked, array: str, least_mb: int, notices: list[str]) ->
     _, tasks = array_of(array)
     most = len(asked.files)
     if most < len(tasks):
-        notices.append(f"There are {number_of(most, 'file')}, so the array has so many tasks.")
+        notices.append(f"There are {number_of(most, 'file')}, so the array has as many tasks.")
     total = sum(map(_size, asked.files))
     if least_mb and not any(map(is_url, asked.files)) and (worth := max(int(total / 1e6 / least_mb), 1)) < most:
         most = worth
@@ -188,7 +188,7 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
         )
     progress = output_parts.progress_of(asked.folder, there)
     if progress.changed:
-        notices.append(f"Made anew, since their files have changed: {number_of(len(progress.changed), 'part')}.")
+        notices.append(f"Made again, because their files have changed: {number_of(len(progress.changed), 'part')}.")
     left = [task for task in ordinary.tasks if task not in progress.finished]
     chosen = set(array_of(array)[1])
     if not array.partition("%")[0].isdecimal():  # numbers of tasks, and not how many
@@ -197,8 +197,8 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
     of = number_of(len(there.parts), "part")
     if not left:
         merged = f"xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
-        return replace(ordinary, done=f"All that is asked for of {of} is there; join them with: {merged}")
-    done = f"{len(progress.finished)} of {of} are there; the other {len(left)} are submitted."
+        return replace(ordinary, done=f"All requested parts ({of}) exist; join them with: {merged}")
+    done = f"{len(progress.finished)} of {of} exist; the other {len(left)} are submitted."
     return replace(ordinary, notices=[*ordinary.notices, done])
 
 

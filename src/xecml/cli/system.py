@@ -65,7 +65,7 @@ def gpus() -> list[str]:
 
 
 def memory_gb() -> tuple[float | None, float | None]:
-    """Memory of the machine and what is free of it, in 1e9 bytes; none where the system does not tell."""
+    """Total and free memory of the machine in 1e9 bytes; nothing if the system does not say."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError):
@@ -103,7 +103,7 @@ def cpp_library(maps: str = "/proc/self/maps") -> str:
 
 
 def tracking_address() -> str:
-    """Where trainings are logged, without a password; what is wrong with it where it is no address."""
+    """The address where trainings are logged, without a password, or what is wrong with it."""
     from xecml.training.metrics_logging import tracking_uri
 
     try:

@@ -1,4 +1,4 @@
-"""The command `xec train`: its flags laid over a recipe."""
+"""The command `xec train`: a recipe, with values from the command line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xecml.cli.printing import Debug, Force, Json, show
+from xecml.errors import InputError
 
 if TYPE_CHECKING:
     from xecml.config import Config
@@ -55,7 +56,11 @@ def warned() -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
-    print(f"xec: stopped ({name}) outside of the steps; --resume_from auto goes on.", file=sys.stderr, flush=True)
+    print(
+        f"xec: stopped ({name}) before or after the training steps; --resume_from auto continues the training.",
+        file=sys.stderr,
+        flush=True,
+    )
     raise SystemExit(STOPPED)
 
 
@@ -69,7 +74,9 @@ class Job(StrEnum):
 
 def train(
     context: typer.Context,
-    job: Annotated[Job | None, typer.Argument(help="What to train.", show_default=False)] = None,
+    job: Annotated[
+        Job | None, typer.Argument(metavar="JOB", help="What to train: regress, mae or inpaint.", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe: a YAML file, or a name that 'xec recipes' lists.")
     ] = None,
@@ -124,7 +131,7 @@ def train(
         _print_keys(job)
         return
     if job is None:
-        raise typer.BadParameter(f"name one of {', '.join(Job)}.", param_hint="job")
+        raise InputError(f"'xec train' needs to know what to train; name {', '.join(list(Job)[:-1])} or {Job.inpaint}.")
     with warned():
         _train(context.params, job.value, as_json=as_json, force=force)
 

@@ -1,4 +1,4 @@
-"""The commands `xec tune ...`: search hyper-parameters of a recipe, and report what came out."""
+"""The commands `xec tune ...`: search hyper-parameters of a recipe, and report the results."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _work(
 def frozen_for(
     job: str, space: Path | None, trials: int | None, given: Mapping[str, Any], words: list[str]
 ) -> Frozen | None:
-    """What a command line says that a study is; none where it only joins one.
+    """The definition of a study from a command line; None if the command only joins one.
 
     Raises:
         InputError: recipe or search space are unusable.
@@ -175,7 +175,7 @@ def report(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a study: trials, what mattered, the best recipe; also of one that still runs."""
+    """Show a study: its trials, the importance of each key, the best recipe; also while it runs."""
     _tuning()
     from xecml.tuning.report import write_page
     from xecml.tuning.study import open_study
@@ -202,7 +202,9 @@ def _tuning() -> Any:
     try:
         import optuna  # noqa: F401 - looked for, so that its absence is a sentence
     except ImportError:
-        raise InputError("Searches need optuna, which is not installed: pip install 'xecml[tune]'") from None
+        raise InputError(
+            "Searches need optuna, which is not installed; install it with: pip install 'xecml[tune]'"
+        ) from None
     from types import SimpleNamespace
 
     from xecml.tuning import space, study

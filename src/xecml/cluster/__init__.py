@@ -1,1 +1,1 @@
-"""Batch systems: sites, scripts of jobs, their records and what became of them."""
+"""Batch systems: sites, scripts of jobs, their records and status."""

@@ -1,4 +1,4 @@
-"""The script of a job: a header that says what it demands, the search for its environment, the command, its end."""
+"""The script of a job: a header with the requested resources, the choice of the environment, the command, its end."""
 
 from __future__ import annotations
 

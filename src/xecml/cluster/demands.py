@@ -1,4 +1,4 @@
-"""What a job demands of a site: what was asked for, filled up from the site's profile and held against its limits."""
+"""The resources of a job: what the user requests, completed from the site's profile and checked against its limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AMOUNT = re.compile(r"(\d+)([KMGT]?)")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user asks for; nothing where the site's profile is to say it.
+    """The resources that a user requests; None where the site's profile decides.
 
     Attributes:
         partition: of the site.
@@ -93,7 +93,9 @@ def demands(site: Site, wanted: Wanted, *, several: bool) -> Demands:
         _checked("--partition", name, word)
     time = wanted.time or site.time or partition.limit
     if time is None:
-        raise InputError("The site has no usual time; say with --time how long the job may take, such as 1-00:00:00.")
+        raise InputError(
+            "The site has no default time limit; say with --time how long the job may take, such as 1-00:00:00."
+        )
     seconds = _checked("--time", time, seconds_of)
     if wanted.time is None and site.time and partition.limit and seconds > seconds_of(partition.limit):
         time, seconds = partition.limit, seconds_of(partition.limit)
@@ -143,7 +145,7 @@ def array_of(text: str) -> tuple[str, list[int]]:
     """
     numbers, percent, at_once = text.partition("%")
     wrong = InputError(
-        f"--array {text} is no array; give a number of tasks, or their numbers such as 0-9, 1,5 or 0-99%4."
+        f"--array {text} names no tasks; give a number of tasks, or their numbers such as 0-9, 1,5 or 0-99%4."
     )
     if not _ARRAY.fullmatch(numbers) or (percent and not re.fullmatch(r"[1-9]\d{0,4}", at_once)):
         raise wrong

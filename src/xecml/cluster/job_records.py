@@ -51,7 +51,7 @@ class Record(BaseModel):
 
 
 def folder_of(named: str | Path) -> Path:
-    """Folder with the records of what a user names: a run's folder, or an output file.
+    """Folder with the job records of a run's folder or an output file.
 
     Raises:
         InputError: no job was submitted for it.
@@ -82,7 +82,9 @@ def read(folder: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}); move it away, and look with squeue.") from error
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); move it away, and use squeue to see the jobs."
+        ) from error
 
 
 def add(folder: Path, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""JupyterLab on a compute node: started with a token, waited for until it answers, reached by a tunnel."""
+"""JupyterLab on a compute node: start it with a token, wait until it answers, and print the tunnel to it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def serve(file: Path) -> NoReturn:
         InputError: it is not installed, or the file cannot be written.
     """
     if importlib.util.find_spec("jupyterlab") is None:
-        raise InputError("JupyterLab is not installed in this environment: pip install 'xecml[notebook]'")
+        raise InputError(
+            "JupyterLab is not installed in this environment; install it with: pip install 'xecml[notebook]'"
+        )
     host = platform.node()
     try:
         address = socket.gethostbyname(host)
@@ -94,7 +96,7 @@ def serve(file: Path) -> NoReturn:
 
 
 def read(file: Path) -> Session | None:
-    """The session that a file tells of; none where it tells of none yet."""
+    """The session that is recorded in a file; None if there is none yet."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return Session(str(values["host"]), int(values["port"]), str(values["token"]))

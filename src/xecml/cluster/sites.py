@@ -1,4 +1,4 @@
-"""Sites of batch systems: what each wants to be asked, from YAML, the user's laid over the shipped."""
+"""Profiles of sites with batch systems, from YAML; entries of the user's file override the shipped ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SLURM's commands: sbatch, squeue, scancel; each told of the cluster it is about, where a site has several."""
+"""SLURM's commands sbatch, squeue and scancel, with the name of the cluster if a site has several."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ def _call(command: list[str], environment: dict[str, str] | None = None) -> str:
             f"{command[0]} did not answer within {_SECONDS} s; try again when SLURM is less busy."
         ) from None
     except OSError as error:
-        raise InputError(f"{command[0]} cannot be run: {error.strerror}; ask who runs the cluster.") from error
+        raise InputError(
+            f"{command[0]} cannot be run: {error.strerror}; ask the administrators of the cluster."
+        ) from error
     if done.returncode:
         why = printable(" ".join(done.stderr.split()), 400).rstrip(".") or f"it ended with status {done.returncode}"
         raise InputError(f"{command[0]} refused: {why}; change what it names and try again.")

@@ -1,4 +1,4 @@
-"""What became of submitted jobs, by squeue, by the status that each script leaves, and by what a training logs."""
+"""Status of submitted jobs: from squeue, from the exit status that each script leaves, and from a training's log."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def cancel(folder: Path) -> list[Record]:
 
 
 def tail(log: Path, lines: int) -> list[str]:
-    """The last lines of a log; of a line that was drawn over itself what was drawn last."""
+    """The last lines of a log; of a line that was overwritten, as progress bars are, the last state."""
     return [printable(line.rpartition("\r")[2].rstrip(), _LONGEST_LINE) for line in _last_lines(log, lines)]
 
 
@@ -152,8 +152,8 @@ def _state(own: Queued | None, left: str) -> tuple[str, bool, bool]:
     if ended:
         return ended, False, True
     if left == "requeued":
-        return "put back to the queue, and no longer there", False, True
-    return "ended without a word: killed, or its node was lost", False, True
+        return "requeued, but no longer in the queue", False, True
+    return "ended without an exit status: it was killed, or its node failed", False, True
 
 
 def _text(path: Path) -> str:

@@ -62,12 +62,12 @@ class Calibration:
             known &= measured(values).all(1) & ((values > 0).all(1) if name == "energyTruth" else True)
         if known.sum() < FEWEST:
             raise InputError(
-                f"There is truth and light in {number_of(int(known.sum()))}; give {FEWEST} or more to calibrate on."
+                f"Only {number_of(int(known.sum()))} have truth and light; give {FEWEST} or more to calibrate on."
             )
         self.known: Marks = known
 
     def constants(self, files: Sequence[str] = ()) -> Constants:
-        """Calibrate quantity after quantity, each with what was found before."""
+        """Calibrate one quantity after the other, using the constants that were found before."""
         ok, truth = self.known, self.truth
         uvw_true = truth["uvwTruth"].astype(np.float64)
         windows = position.best_windows(self.seen.fits[ok], uvw_true[ok])
@@ -154,7 +154,7 @@ class Calibration:
         means = np.concatenate(parts)
         timed = ok & np.isfinite(means[:, 0])
         if timed.sum() < FEWEST:
-            raise InputError(f"{number_of(int(timed.sum()))} of the sample have times; give {FEWEST} or more.")
+            raise InputError(f"Only {number_of(int(timed.sum()))} of the sample have times; give {FEWEST} or more.")
         x = timing.columns(uvw, means[:, 2], light, sums)
         correction = timing.calibrate_correction(means[timed], _chosen(x, timed), truth[timed])
         found = TimingConstants(velocity=velocity, walk=walk.tolist(), correction=correction)

@@ -1,4 +1,4 @@
-"""The energy: sums of the faces, weighted, corrected for where the light is.
+"""The energy: weighted sums of the faces, corrected for the position of the light.
 
 E = exp(c + P(u, v, w)) sum over faces g of (W_g + W'_g s) N_g, with s = ln(1 + w) - 1.5 and P linear in powers of the
 position. Fitted to ln E with Cauchy's weights, it is a fit of the peak: showers that leak do not pull it. In the

@@ -85,8 +85,8 @@ class Reconstruction:
     def __post_init__(self) -> None:
         if missing := [task for task in self.tasks if task not in self.constants.tasks]:
             raise InputError(
-                f"The constants know nothing of {', '.join(missing)}; calibrate them on files with its truth, or "
-                f"choose among {', '.join(self.constants.tasks)}."
+                f"The constants were not calibrated for {', '.join(missing)}; calibrate them on files with this "
+                f"truth, or choose among {', '.join(self.constants.tasks)}."
             )
 
     def answers(

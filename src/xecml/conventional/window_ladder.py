@@ -1,4 +1,4 @@
-"""Points of light in windows of growing size about the brightest spot: what the position is made of. cm.
+"""Points of light in windows of growing size around the brightest sensor, from which the position is made. cm.
 
 In a small window the light of a photon's first interaction rules, in larger ones that of the whole shower; so the fits
 to one event differ, and their differences point along the shower.

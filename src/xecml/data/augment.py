@@ -1,4 +1,4 @@
-"""Changes of events in training that leave their physics right: dead sensors, jitter, pile-up, mirrors.
+"""Changes of training events that keep their physics correct: dead sensors, jitter, pile-up, mirrors.
 
 Everything works on whole batches and draws from a given generator. Batches are not changed in place: they are views
 of memory that others share.
@@ -73,7 +73,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.relative and self.pileup:
-            raise InputError("Pile-up cannot be added to relative counts; use npho and time, or set it to 0.")
+            raise InputError(
+                "Pile-up cannot be added to relative counts; read npho and time instead, or set pile-up to 0."
+            )
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Apply what is switched on; the generator is on the batch's device."""

@@ -1,4 +1,4 @@
-"""What a network is fed: events as tensors."""
+"""The input of a network: events as tensors."""
 
 from __future__ import annotations
 

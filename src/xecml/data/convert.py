@@ -1,4 +1,4 @@
-"""From ROOT files to shards, in a stream; a conversion that was stopped goes on where it was."""
+"""Convert ROOT files to shards in a stream; an interrupted conversion continues where it stopped."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _plan(
             name = path if is_url(path) else str(Path(path).resolve())
             sources.append({"path": name, "events": reader.n_events, **_state(path)})
     if not sum(s["events"] for s in sources):
-        raise InputError(f"{paths[0]} holds no events; nothing to convert.")
+        raise InputError(f"{paths[0]} holds no events, so there is nothing to convert; name files with events.")
     chosen = [b for b in BRANCHES if b in kept and (branches is not None or not _derivable(b, kept))]
     if not any(set(pair) <= set(chosen) for pair in _SENSOR_PAIRS):
         raise InputError(f"{paths[0]} has no pair of counts and times to convert; name its branches.")

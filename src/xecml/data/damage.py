@@ -1,4 +1,4 @@
-"""Damage on purpose: which sensors of undamaged events are taken for dead, to see what a repair is worth.
+"""Artificial damage: which sensors of undamaged events are treated as dead, to measure a repair.
 
 The mask of an event depends on the seed and the event's number alone, not on how events are read; with a larger
 fraction the dead sensors of the smaller one are dead too, so that fractions compare on nearly equal terms.

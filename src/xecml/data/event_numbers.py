@@ -1,4 +1,4 @@
-"""What is looked at to tell whether a file is like a training sample: some forty numbers of an event, in words.
+"""About forty numbers of an event by which a file is compared with a training sample, and their descriptions.
 
 Each number says something about the detector (times of a face, light of a face, sensors that have a count) or about
 the photons (how the light lies about the hot spot). A detector that differs from that of the training makes a model

@@ -1,4 +1,4 @@
-"""What folders of shards and shards say of themselves, checked before anything uses it."""
+"""Metadata of shards and of folders of shards, checked before they are used."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def shard_of(folder: str | Path) -> ShardManifest:
     """
     found = read_manifest(folder)
     if not isinstance(found, ShardManifest):
-        raise InputError(f"{folder} is a folder of shards, where one shard is expected; name it as it is.")
+        raise InputError(f"{folder} is a folder of shards, but one shard is expected; name a shard in it.")
     return found
 
 
@@ -187,12 +187,12 @@ def inside(folder: str | Path, name: str) -> Path:
     """
     path = Path(folder) / name
     if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
-        raise InputError(f"{path} is a link that leads out of {folder}; put what it stands for in its place.")
+        raise InputError(f"{path} is a link that leads out of {folder}; replace the link by the file that it leads to.")
     return path
 
 
 def facts(folder: str | Path) -> dict[str, Any]:
-    """What `xec info` says of a shard or folder of shards."""
+    """Facts about a shard or folder of shards, for `xec info`."""
     content = read_manifest(folder)
     named = ("version", "geometry_hash", "form", "events")
     values: dict[str, Any] = {name: getattr(content, name) for name in named}

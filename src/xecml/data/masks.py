@@ -1,4 +1,4 @@
-"""Which sensors are hidden from a network that learns to rebuild them: exact numbers, patterns like a detector's.
+"""Which sensors are hidden from a network that learns to reconstruct them: exact numbers, realistic patterns.
 
 A pattern is drawn for each event. Every pattern hides exactly floor(ratio x valid) sensors of its event, never an
 invalid one:
@@ -86,7 +86,9 @@ class Masking:
         if min(self.patterns.values()) < 0 or sum(self.patterns.values()) <= 0:
             raise InputError("Shares of mask patterns must be 0 or more, and one of them above 0.")
         if not 0 < self.ratio < 1:
-            raise InputError(f"The masked share must be between 0 and 1, not {self.ratio}.")
+            raise InputError(
+                f"The masked share is {self.ratio}, but must be between 0 and 1; set model.mask_ratio to such a number."
+            )
 
     def ratio_at(self, epoch: float) -> float:
         """Share hidden at a fractional epoch, 0 at the start of the training."""

@@ -1,4 +1,4 @@
-"""The runs that files hold, and whether conditions cover them: looked at before any work."""
+"""The runs in files, and whether conditions cover them; checked before any computation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def runs_in(path: str, tree: str, names: Mapping[str, str] | None = None, *, nee
     found = np.empty(0, np.int64)
     with source.open_events(path, tree, source.names_here(path, tree, names)) as reader:
         if not reader.has("run"):
-            raise InputError(f"{path} has no run numbers, which {needs} goes by; leave {needs} out.")
+            raise InputError(f"{path} has no run numbers, which {needs} needs; leave {needs} out.")
         for start in range(0, reader.n_events, _AT_ONCE):
             stop = min(start + _AT_ONCE, reader.n_events)
             found = np.union1d(found, reader.arrays(["run"], start, stop)["run"].astype(np.int64))

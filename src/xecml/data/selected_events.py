@@ -1,4 +1,4 @@
-"""Files of which only some events are taken: a share of each file, and those of it that meet a selection.
+"""Files from which only some events are used: a share of each file, and the events in it that meet a selection.
 
 A file is looked at once, for which only the branches of the selection are read, in chunks of bounded memory; what is
 kept of it is a bit an event. After that it is read as if it held no other events.
@@ -61,7 +61,7 @@ class Cut:
         return first, last
 
     def named(self) -> str:
-        """What it is, in words; empty where it takes everything."""
+        """The cut in words; empty if it takes all events."""
         share = f"share {self.share[0]:g} to {self.share[1]:g} of each file" if self.share != WHOLE else ""
         text = self.selection.text if self.selection is not None else ""
         return ", ".join(filter(None, [share, text]))

@@ -1,4 +1,4 @@
-"""Event files whatever they are: ROOT files and shards behind one interface."""
+"""One interface for ROOT files and shards."""
 
 from __future__ import annotations
 

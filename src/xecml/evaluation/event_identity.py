@@ -1,4 +1,4 @@
-"""Whether tables are of the same events: matched by run and event, refused by name where they are not."""
+"""Whether tables hold the same events, matched by run and event number; events that differ are named in the error."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _refuse_repeated(name: str, ids: Ids, other: str) -> None:
     values, numbers = np.unique(ids, return_counts=True)
     if (repeated := values[numbers > 1]).size:
         raise InputError(
-            f"'{name}' has {named(repeated)} more than once, in another order than '{other}', so that nobody can tell "
-            "which is which; compare files whose events have numbers of their own."
+            f"'{name}' has {named(repeated)} more than once, in another order than '{other}', so that the events "
+            "cannot be matched; compare files whose events have numbers of their own."
         )
 
 

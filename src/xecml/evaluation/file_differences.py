@@ -159,8 +159,8 @@ def _matched(
     for name, numbers in ((first, ids), (second, others)):
         if len(np.unique(numbers)) < len(numbers):
             raise InputError(
-                f"{name} repeats run and event numbers, and the files differ in their events; nobody can tell which "
-                "is which. Compare predictions of the same files."
+                f"{name} repeats run and event numbers, and the files differ in their events, so that the events "
+                "cannot be matched; compare predictions of the same files."
             )
     common, rows, other_rows = np.intersect1d(ids, others, assume_unique=True, return_indices=True)
     if not len(common):
@@ -178,7 +178,8 @@ def _changed(
 ) -> Changed | None:
     if one.shape != other.shape:
         raise InputError(
-            f"'{name}' has {one.shape[1:]} numbers an event in one file and {other.shape[1:]} in the other."
+            f"'{name}' has {one.shape[1:]} numbers per event in one file and {other.shape[1:]} in the other; compare "
+            "files of the same version."
         )
     a, b = (values.astype(np.float64).reshape(n_events({name: values}), -1) for values in (one, other))
     here, there = measured(a), measured(b)

@@ -1,4 +1,4 @@
-"""What each event does to a figure of merit: standard errors, and errors of differences on the same events.
+"""The influence of each event on a figure of merit: standard errors, and errors of differences on the same events.
 
 A figure of n events changes by about influence / n when one more such event comes, so that its variance is that of the
 influences over n; figures of the same events share their fluctuations, and so do the influences (Hampel 1974). That of

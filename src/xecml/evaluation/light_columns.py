@@ -1,4 +1,4 @@
-"""What an event's light was like, as columns of a table: by it the opening angle is sliced."""
+"""Columns of a table that describe the light of an event; the opening angle is given in bins of them."""
 
 from __future__ import annotations
 

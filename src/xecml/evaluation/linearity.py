@@ -1,4 +1,4 @@
-"""Whether an answer goes with the truth: the slope of its mean, and by how much a spectrum's edge is shifted.
+"""Linearity of a prediction: the slope of its mean against the truth, and the resulting shift of a spectrum's edge.
 
 A regression that knows little shrinks its answers towards the mean of its training: the slope is below 1, the edge of a
 spectrum moves inwards, and no width tells of it.

@@ -219,7 +219,7 @@ def has_signal_vertices(table: Table) -> bool:
 
 
 def further_lines(model: Evaluation) -> list[str]:
-    """What one number a quantity does not say, a sentence each: line, linearity, background, limits."""
+    """Sentences on the energy line, the linearity, the background and the photon statistics."""
     said = []
     if (line := model.line) is not None:
         core, upper = with_error(line.line.sigma, line.line.sigma_error), with_error(line.upper, line.upper_error)

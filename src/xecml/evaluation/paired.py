@@ -1,4 +1,4 @@
-"""Predictors on the same events: differences of their figures with the errors of differences, and what they mean.
+"""Predictors on the same events: differences of their figures of merit, the errors of these differences, and sentences.
 
 Both see the same light, so that their errors go together and a difference is known better than either figure. Its error
 is that of the difference of influences, event by event (`xecml.evaluation.influence`).
@@ -87,7 +87,9 @@ class Difference:
         said = f"{by}{f' {self.unit}' if self.unit else ''} ({of:.2g} %, {values})"
         if self.more_than_chance:
             return f"{head} {better} is better than {worse} by {said}, {abs(self.sigmas):.1f} standard errors."
-        return f"{head} no more than chance: {better} is lower by {said}, {abs(self.sigmas):.1f} standard errors."
+        return (
+            f"{head} the difference may be chance: {better} is lower by {said}, {abs(self.sigmas):.1f} standard errors."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON."""

@@ -1,4 +1,4 @@
-"""What the statistics of the photons alone leave of each width: Cramer-Rao limits of a point of light.
+"""The resolution that the number of photons alone would allow: Cramer-Rao limits of a point of light.
 
 A shower is no point: it fluctuates, and its first interaction is not where its light is. The limit says how far a
 quantity is from being one of photon statistics, not what a network could reach.

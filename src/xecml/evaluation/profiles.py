@@ -1,4 +1,4 @@
-"""How figures of merit go with something: bias and width against the truth, and what else an event is like."""
+"""Figures of merit in bins: bias and width against the truth and against other quantities of an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is looked for where nobody knows the truth: drift, patterns on the detector, scale and resolution by lines.
+"""Measurements of data without truth: drift, patterns on the detector, energy scale and resolution from lines.
 
 One call, `measure`, makes numbers of prediction tables; `xecml.figures.real_data_pages` draws them.
 """

@@ -1,4 +1,4 @@
-"""What repairs of dead sensors are worth: errors of counts and times, and what is left of the resolutions.
+"""Errors of repairs of dead sensors: of the filled counts and times, and of the resolutions after the repair.
 
 Sensors of undamaged events are taken for dead in patterns of `xecml.data.damage`, filled by each repair, and compared
 with the expected count that the simulation stores, so that the sensor's own Poisson noise does not drown the

@@ -1,4 +1,4 @@
-"""What a selection by what a prediction says of itself is worth: resolution against the share of events kept."""
+"""Selections on predicted widths and outlier values: resolution against the share of events that are kept."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Feature:
 
     @property
     def reach(self) -> float:
-        """How far from it answers may be, MeV."""
+        """Largest distance of a prediction from the energy, MeV."""
         return REACH[self.kind] * self.energy
 
     def near(self, energies: Floats) -> NDArray[np.bool_]:
@@ -143,7 +143,7 @@ def features(lines: Sequence[float], edges: Sequence[float]) -> tuple[Feature, .
     for energy in (*lines, *edges):
         if not (math.isfinite(energy) and _BOUNDS_MEV[0] <= energy <= _BOUNDS_MEV[1]):
             raise InputError(
-                f"A line or an edge of {energy:g} MeV cannot be; give its energy in MeV, between {_BOUNDS_MEV[0]:g} "
+                f"A line or an edge cannot be at {energy:g} MeV; give its energy in MeV, between {_BOUNDS_MEV[0]:g} "
                 f"and {_BOUNDS_MEV[1]:g}."
             )
     found = [*(Feature("line", e) for e in lines), *(Feature("edge", e) for e in edges)]
@@ -152,7 +152,7 @@ def features(lines: Sequence[float], edges: Sequence[float]) -> tuple[Feature, .
         if two.energy - two.reach < one.energy:
             raise InputError(
                 f"The {one.label} and the {two.label} cannot be told apart in one spectrum; evaluate the files of "
-                "each by themselves."
+                "each one separately."
             )
     return tuple(found)
 

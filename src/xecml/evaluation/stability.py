@@ -72,7 +72,7 @@ class Trend:
 
 
 def for_json(value: Any) -> Any:
-    """Arrays as lists, and None for what is no number."""
+    """Arrays as lists, with None in place of NaN."""
     if isinstance(value, np.ndarray):
         return for_json(value.tolist())
     if isinstance(value, list | tuple):

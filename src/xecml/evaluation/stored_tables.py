@@ -1,4 +1,4 @@
-"""Prediction files as tables that lie on disk: a column is read when it is asked for, and only some are kept."""
+"""Prediction files as tables on disk: a column is read when it is needed, and only some columns stay in memory."""
 
 from __future__ import annotations
 

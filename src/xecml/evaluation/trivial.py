@@ -1,4 +1,4 @@
-"""Predictors that know next to nothing, to stand beside a network: the mean of the truth, the centroid of the light."""
+"""Trivial predictors, to compare a network with: the mean of the truth, the centroid of the light."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def fit_linear(centroid: ArrayLike, truth: ArrayLike) -> Floats:
     x, y = np.asarray(centroid, np.float64), np.asarray(truth, np.float64)[:, :2]
     good = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     if good.sum() < 10:
-        raise InputError(f"Only {number_of(int(good.sum()))} with light and truth to calibrate the centroid; give ten.")
+        raise InputError(
+            f"Only {number_of(int(good.sum()))} have light and truth to calibrate the light centroid; give at least "
+            "ten."
+        )
     return np.asarray(np.linalg.lstsq(_with_one(x[good]), y[good], rcond=None)[0])
 
 

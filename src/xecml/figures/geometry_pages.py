@@ -32,7 +32,7 @@ def write_geometry(out: str | Path, *, force: bool = False) -> int:
     """
     suffix = Path(out).suffix.lower()
     if suffix not in (".pdf", ".html"):
-        raise InputError(f"Cannot write pictures of the geometry as {out}; choose a name that ends in .pdf or .html.")
+        raise InputError(f"Cannot write figures of the geometry as {out}; choose a name that ends in .pdf or .html.")
     claim([out], force=force)
     if suffix == ".pdf":
         return save_pages((draw() for draw in PICTURES.values()), out)

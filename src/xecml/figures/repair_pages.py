@@ -134,7 +134,7 @@ def _effect(axes: Axes, report: RepairReport, cases: list[Case], quantity: str) 
 def draw_repaired_event(
     npho: ArrayLike, dead: ArrayLike, filled: Mapping[str, NDArray[Any]], *, title: str = ""
 ) -> Figure:
-    """Draw an event: what was there, what was left, and for each repair what came out and its error in sigma.
+    """Draw an event: true values, values after the damage, and for each repair its result and its error in sigma.
 
     Args:
         npho: what was there, expected or drawn photons (4760,).
@@ -148,7 +148,7 @@ def draw_repaired_event(
     truth, where = np.asarray(npho, np.float64), np.asarray(dead, bool)
     for name, values in {"npho": truth, "dead": where, **filled}.items():
         if np.shape(values) != (N_SENSORS,):
-            raise InputError(f"'{name}' has shape {np.shape(values)}; give one event's {N_SENSORS} values.")
+            raise InputError(f"'{name}' has shape {np.shape(values)}; give the {N_SENSORS} values of one event.")
     lit = valid_counts(truth)
     high = float(truth[lit].max(initial=10.0))
     scale = LogNorm(max(high * 1e-4, 0.5), high, clip=True)

@@ -53,7 +53,7 @@ def draw_energy_line(lines: Mapping[str, EnergyLine]) -> Figure:
 
 
 def draw_slices(slices: Mapping[str, Slices]) -> Figure:
-    """The 68 % opening angle by what events are like, a part of the picture for each condition."""
+    """The 68 % opening angle in bins of quantities of the event, one panel for each quantity."""
     rows = -(-len(slices) // 3)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.8 + 3.0 * rows))

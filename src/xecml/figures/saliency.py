@@ -80,7 +80,9 @@ def saliency(model: TorchModel, npho: ArrayLike, time: ArrayLike) -> Saliency:
     """
     n, t = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (npho, time))
     if not len(n):
-        raise InputError("The derivatives of a model need events to be taken at; give at least one.")
+        raise InputError(
+            "The derivatives of a model are computed at events, of which there is none; give at least one."
+        )
     outputs = [(task, i) for task in model.tasks for i in range(TASKS[task].size)]
     sums = torch.zeros(2, len(outputs), N_SENSORS, dtype=torch.float64)
     for start in range(0, len(n), _BATCH):

@@ -43,7 +43,7 @@ class ShownTrial:
 
 
 def importances_figure(importances: Mapping[str, float]) -> Figure:
-    """Bars: the share of each key in what separates the best trials from the others."""
+    """Bars: the importance of each key for the difference between the best trials and the others."""
     names = list(importances)[::-1]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 0.8 + 0.32 * len(names)))

@@ -61,7 +61,7 @@ _METADATA = {".pdf": "Creator", ".png": "Software"}
 
 
 def metadata(suffix: str = ".pdf") -> dict[str, Any]:
-    """What a picture says of itself: what made it. Without a date, equal numbers give equal bytes."""
+    """Metadata of a picture: what made it, without a date, so that equal numbers give equal files."""
     return {_METADATA[suffix]: mark()} | ({"CreationDate": None} if suffix == ".pdf" else {})
 
 

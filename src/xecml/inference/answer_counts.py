@@ -67,7 +67,7 @@ class Answered:
             self.comparison.add(compared, outlier)
 
     def line(self) -> str:
-        """What a user must know, in one line; nothing where every event was answered on all that it should have.
+        """One line about events with missing answers or missing input; empty if there are none.
 
         What the comparison with the training says of sensors without a count or a time is not said twice.
         """

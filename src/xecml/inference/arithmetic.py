@@ -77,7 +77,7 @@ def arithmetic(device: str = "auto", precision: str = "float32") -> Arithmetic:
     if device == "cuda" and not gpu:
         raise InputError(
             "--device cuda: PyTorch sees no GPU on this machine"
-            f"{'' if torch.version.cuda else ' and is a build for processors alone'}; use --device cpu or auto."
+            f"{'' if torch.version.cuda else ', as its build is for processors only'}; use --device cpu or auto."
         )
     chosen = "cuda" if gpu and device != "cpu" else "cpu"
     if chosen == "cuda":
@@ -87,8 +87,8 @@ def arithmetic(device: str = "auto", precision: str = "float32") -> Arithmetic:
     if precision == "bf16" and not native_bf16(chosen):
         what = "GPU" if chosen == "cuda" else f"processor ({platform.machine()})"
         raise InputError(
-            f"--precision bf16: this {what} does not compute in 16-bit brain floats natively, so that it would only "
-            "lose precision; use --precision float32."
+            f"--precision bf16: this {what} has no native 16-bit brain floats, so that they would lose precision and "
+            "save no time; use --precision float32."
         )
     return Arithmetic(chosen, precision)
 

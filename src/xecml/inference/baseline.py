@@ -153,7 +153,9 @@ def baseline_files(
     """
     named_root(out)
     if calibrate and constants:
-        raise InputError("Constants are either given by --constants or found by --calibrate; leave one of them out.")
+        raise InputError(
+            "--constants names constants and --calibrate determines new ones; leave one of the two options out."
+        )
     made = Path(out).with_suffix(".constants.json") if calibrate else None
     paths = source.expand(files)
     given = None if calibrate or str(constants) in ("", *shipped_names()) else constants
@@ -263,9 +265,7 @@ def _calibrated(events: _Events, threads: int, tasks: Sequence[str], names: list
     for path in events.paths:
         with source.open_events(path, events.tree) as reader:
             if not reader.has("uvwTruth"):
-                raise InputError(
-                    f"{path} has no uvwTruth, by which the constants are found; calibrate on simulated events."
-                )
+                raise InputError(f"{path} has no uvwTruth, which the calibration needs; calibrate on simulated events.")
 
     def chunks() -> Iterator[tuple[Chunk, Marks | None]]:
         left = MOST

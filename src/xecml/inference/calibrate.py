@@ -71,9 +71,11 @@ class Report:
         """What the tables do not say."""
         said = [text for one in self.fitted if (text := linearity(one))]
         if any(s < SIGNIFICANT for one in self.fitted for s in one.significance):
-            said.append(f"What is not significant (below {SIGNIFICANT:g} errors) is corrected all the same.")
+            said.append(
+                f"Corrections that are not significant (below {SIGNIFICANT:g} standard errors) are applied as well."
+            )
         if self.removed:
-            said.append(f"Taken out before: {'; '.join(calibration_record.facts(self.removed).values())}.")
+            said.append(f"Removed before: {'; '.join(calibration_record.facts(self.removed).values())}.")
         said += [*self.left_out, self.answered.line(), *self.warnings()]
         return [sentence for sentence in said if sentence]
 
@@ -174,12 +176,12 @@ def _opened(
         return model, {}
     if "format" not in model.content:
         raise InputError(
-            f"{path} is of the replaced system, whose files have no place for corrections; train it further with "
+            f"{path} is of the replaced system, whose files cannot store corrections; train it further with "
             "--resume_from and calibrate the result."
         )
     removed = {task: one for task, one in model.calibration.items() if reset and task in (correct or CORRECTABLE)}
     if reset and not removed and not with_files:
-        raise InputError(f"{path} has no corrections to take out{' of ' + ', '.join(correct) if correct else ''}.")
+        raise InputError(f"{path} has no corrections to remove{' of ' + ', '.join(correct) if correct else ''}.")
     if not removed:
         return model, {}
     kept = {task: one for task, one in model.calibration.items() if task not in removed}

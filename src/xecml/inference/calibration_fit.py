@@ -167,8 +167,8 @@ def line_rows(fitted: Fitted) -> list[list[str]]:
 def warnings_of(fitted: Fitted) -> list[str]:
     """Sentences on lines of another form, and on a bias that is too large for a constant to mend."""
     odd = [
-        f"Warning: the spectrum of {x.file} is not of the form of a line (chi2 {x.chi2:.1f} per degree of freedom); "
-        "look at it for a second line or other events, which move the peak by more than its error."
+        f"Warning: the spectrum of {x.file} does not look like a line (chi2 {x.chi2:.1f} per degree of freedom); "
+        "check it for a second line or other events, which would shift the peak by more than its error."
         for x in fitted.lines
         if x.chi2 > _WORST_FIT
     ]
@@ -181,14 +181,15 @@ def _suspicion(fitted: Fitted) -> str:
     if max(map(abs, fitted.before)) <= most:
         return ""
     return (
-        f"Warning: the {what} is off by more than {limit}, which neither light yield nor survey explains. Either these "
-        "events are of another kind than those of the training, and a correction from them is wrong for others, or the "
-        "detector is, and a constant does not mend that: train on events that are like these."
+        f"Warning: the {what} is off by more than {limit}, which neither the light yield nor a survey explains. "
+        "Either these events are of another kind than the training events, and a correction from them is wrong for "
+        "other events; or the detector differs from that of the training, which a constant cannot correct: train on "
+        "events like these."
     )
 
 
 def linearity(fitted: Fitted) -> str:
-    """How well one factor serves all lines, in a sentence; nothing for fewer than two lines."""
+    """How well one common factor describes all lines, as a sentence; empty for fewer than two lines."""
     if fitted.chi2 is None:
         return ""
     away, free = [100 * x.after for x in fitted.lines], len(fitted.lines) - 1
@@ -249,8 +250,8 @@ def fit_ratio(answered_known: Sample, stood: Sequence[float], against: Against) 
     ratio, error = median(ratios)
     if not 1 / _LARGEST_RATIO <= ratio <= _LARGEST_RATIO:
         raise InputError(
-            f"The answered energies are {ratio:.3g} times the known ones in the median, which no calibration explains; "
-            f"see that {said_against(against, [])} is in GeV, and that the model is one for these files."
+            f"The answered energies are {ratio:.3g} times the known ones in the median, which is too far off for a "
+            f"calibration; check that {said_against(against, [])} is in GeV, and that the model fits these files."
         )
     after = median(ratios / ratio)[0] - 1
     return _factor(ratio, error, after, answered_known.events, stood, against)
@@ -296,14 +297,15 @@ def _line(spectrum: Sample, energy: float, file: str) -> tuple[float, float, flo
     found = fit_line(1e3 * spectrum.rows[:, 0])
     if found is None:
         raise InputError(
-            f"The answered energies of {file} have no peak narrower than {100 * WIDEST:g} %, so that no line of "
-            f"{energy:g} MeV is seen in it; select events of one energy, or calibrate with --reference."
+            f"The answered energies of {file} have no peak narrower than {100 * WIDEST:g} %, so that there is no "
+            f"visible line of {energy:g} MeV; select events of one energy, or calibrate with --reference."
         )
     away = found.peak / energy - 1
     if abs(away) > FARTHEST:
         raise InputError(
             f"The line of {energy:g} MeV is not in {file}: its peak is at {with_error(found.peak, found.error)} MeV, "
-            f"{100 * away:+.0f} % off (allowed {100 * FARTHEST:g} %); give the energy of its own line or another "
+            f"{100 * away:+.0f} % off (allowed {100 * FARTHEST:g} %); give the energy of a line that is in it or "
+            "another "
             "file, or calibrate with --reference."
         )
     return found.peak, found.error, found.sigma, found.chi2

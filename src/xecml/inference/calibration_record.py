@@ -1,4 +1,4 @@
-"""What a calibrated model says of its corrections: their values, their errors, and what they were measured on.
+"""The record of a model's corrections: their values, their errors, and the events that they were measured on.
 
 The corrections themselves are buffers of the network (`xecml.models.corrections`). Beside them a checkpoint, and an
 exported file in its metadata, has a record by task. The two must agree: a file with one and not the other is damaged.
@@ -116,7 +116,7 @@ def facts(calibration: Mapping[str, Correction]) -> dict[str, str]:
 
 
 def line(calibration: Mapping[str, Correction]) -> str:
-    """That a model is calibrated, and how, in one line; nothing for a model that is not."""
+    """One line on how a model is calibrated; empty if it is not."""
     by_source: dict[str, list[str]] = {}
     for task, one in calibration.items():
         by_source.setdefault(one.source(), []).extend(corrections_in_words(task, one.values, one.errors))

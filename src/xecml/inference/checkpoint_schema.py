@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, checked before anything uses it."""
+"""Metadata of a checkpoint, checked before they are used."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class _Run(Content):
 
 
 def understood(content: Any, path: str | Path) -> dict[str, Any]:
-    """The content of a file, if it is a checkpoint of this package and says of itself what it must.
+    """The content of a file, if it is a checkpoint of this package with all required metadata.
 
     Raises:
         InputError: something else, damaged, of a newer format, or of another geometry.

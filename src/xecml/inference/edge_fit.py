@@ -81,7 +81,7 @@ class Edge:
 
 
 def fit_edge(energies: Floats, energy: float) -> Edge | None:
-    """Fit the end of a spectrum; none where there is none near `energy`, or too few events.
+    """Fit the end of a spectrum; None if there is no end near `energy`, or too few events.
 
     Args:
         energies: finite numbers (N,).

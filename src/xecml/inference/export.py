@@ -141,15 +141,17 @@ def export(
 
 def _check(path: str | Path, out: str | Path, precision: str, sample: Sequence[str | Path], tree: str) -> None:
     if Path(out).suffix != ".onnx":
-        raise InputError(f"The output {out} must end in .onnx.")
+        raise InputError(f"The output {out} does not end in .onnx; give it such a name.")
     if Path(path).suffix == ".onnx":
-        raise InputError(f"{path} is exported already; give a checkpoint.")
+        raise InputError(f"{path} is an exported model; give the checkpoint that it was made from.")
     if precision not in PRECISIONS:
         raise InputError(f"Unknown precision '{precision}'{nearest(precision, PRECISIONS)}; choose {_or(PRECISIONS)}.")
     if precision != "float32" and not sample:
-        raise InputError(f"What {precision} loses is measured on events; name files of them with --sample.")
+        raise InputError(f"The loss of {precision} is measured on events; name event files with --sample.")
     if precision == "float32" and sample:
-        raise InputError("float32 loses nothing that a sample could show; leave --sample out, or set --precision.")
+        raise InputError(
+            "--sample measures the loss of a lower precision than float32; leave it out, or set --precision."
+        )
     if sample and not source.count_events(sample, tree):
         raise InputError(f"{sample[0]} holds no events to measure a loss on; name others with --sample.")
 
@@ -223,7 +225,7 @@ class _Branches:
 def _encoder(path: str | Path, tasks: Sequence[str], said: Said, *, packed: bool) -> _Origin:
     """The encoder of any checkpoint, of the replaced system too."""
     if tasks:
-        raise InputError("An encoder answers no task; leave --tasks or --encoder out.")
+        raise InputError("An encoder predicts no task; leave --tasks or --encoder out.")
     content = read(path)
     kind = recognise(content)
     if kind == "newer":

@@ -116,7 +116,7 @@ def _int8(proto: Any, layers: tuple[str, ...], out: Path) -> Any:
     )
     changed = onnx.load(str(out))
     if not any(node.op_type == "MatMulInteger" for node in changed.graph.node):
-        raise InputError("No matrix of this model can be brought to 8 bits; export it in float32 or float16.")
+        raise InputError("No matrix of this model can be converted to 8 bits; export it in float32 or float16.")
     return changed
 
 

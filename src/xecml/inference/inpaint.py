@@ -134,7 +134,7 @@ def inpaint_files(
     A network that knows its training also gives `outlier`: how far each event lies from it by its live sensors.
 
     Dead are the sensors of the list; without one those that the files flag in a branch `dead`, event by event; without
-    either those found by sight, file by file. Live sensors pass bit for bit, in the types of `xecml.events.BRANCHES`.
+    either those found in the data of each file. Live sensors pass bit for bit, in the types of `xecml.events.BRANCHES`.
     An event that is dead as a whole stays as it is. `relative_npho`, `relative_time` and `nphe` follow where the input
     has them: of a live sensor they change only where a filled one becomes the event's largest or earliest (a repair
     that takes relative times leaves them on the clock of the live sensors).

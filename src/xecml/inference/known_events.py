@@ -1,4 +1,4 @@
-"""Events that are known: by what, which of a model's tasks that tells of, and their answers beside what is known."""
+"""Events for a calibration: their reference, the tasks that it calibrates, and predictions beside the reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LINES_MEV = (1.0, 1000.0)
 
 @dataclass(frozen=True)
 class Known:
-    """By what the events are known.
+    """The reference that makes events known: lines, a branch, or points.
 
     Attributes:
         lines: energies in MeV: one for all files, or one for each; empty for none.
@@ -44,7 +44,7 @@ class Known:
     points: Floats | None = None
 
     def against(self, task: str) -> Against | None:
-        """What a task is measured against; none where nothing tells of it."""
+        """The reference for a task; None if there is none."""
         if task == "energy" and self.lines:
             return "line"
         return "points" if task == "uvwFI" and self.points is not None else self.reference
@@ -71,7 +71,7 @@ def read_points(path: str | Path) -> Floats:
 
 
 def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str], *, reset: bool) -> None:
-    """Refuse what makes no sense, before anything is opened.
+    """Check the options before any file is opened.
 
     Raises:
         InputError: says what to give.
@@ -84,15 +84,17 @@ def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str
             )
     if not files:
         if not reset:
-            raise InputError("Name files of events to calibrate on, or ask for --reset alone to take corrections out.")
+            raise InputError(
+                "No event files were named to calibrate on; name some, or give --reset alone to remove corrections."
+            )
         if known.lines or known.reference or known.points is not None:
             raise InputError(
-                "Name files of events that --line, --reference or --points tell of; --reset alone needs none."
+                "--line, --reference and --points need event files; name them, or give --reset alone, which needs none."
             )
         return
     if not known.lines and known.reference is None and known.points is None:
         raise InputError(
-            "Say what the events are known by: --line ENERGY, --reference truth or reco, or --points LIST."
+            "The calibration needs known events; give --line ENERGY, --reference truth or reco, or --points LIST."
         )
     for given, option, task in (
         (bool(known.lines), "--line", "energy"),
@@ -100,14 +102,14 @@ def check_asked(files: Sequence[str | Path], known: Known, correct: Sequence[str
     ):
         if given and correct and task not in correct:
             raise InputError(
-                f"{option} tells of '{task}', which --correct leaves out; name it there, or leave {option} out."
+                f"{option} calibrates '{task}', which --correct leaves out; name it there, or leave {option} out."
             )
     if known.reference is not None and known.reference not in _PREFIX:
         raise InputError(f"Unknown reference '{known.reference}'; choose truth or reco.")
     for energy in known.lines:
         if not (math.isfinite(energy) and _LINES_MEV[0] <= energy <= _LINES_MEV[1]):
             raise InputError(
-                f"A line of {energy:g} MeV cannot be; give its energy in MeV, between {_LINES_MEV[0]:g} and "
+                f"A line cannot be at {energy:g} MeV; give its energy in MeV, between {_LINES_MEV[0]:g} and "
                 f"{_LINES_MEV[1]:g}."
             )
     if len(known.lines) > 1 and len(known.lines) != len(files):

@@ -74,7 +74,7 @@ class Line:
 
 
 def fit_line(energies: Floats) -> Line | None:
-    """Fit the highest peak of a spectrum; none where there is no peak, or one wider than `WIDEST`.
+    """Fit the highest peak of a spectrum; None if there is no peak, or only one wider than `WIDEST`.
 
     Args:
         energies: finite numbers (N,).

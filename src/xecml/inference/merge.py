@@ -71,13 +71,13 @@ def merge_files(
     named_root(out)
     found = [path for path in expand(files) if not _is(path, out)]
     if not found:
-        raise InputError(f"{out} is the only file named; name the parts that are to be merged.")
+        raise InputError(f"{out} is the only file that was named; name the output and the parts to merge.")
     claim([out], inputs=[*found, *inputs], force=force)
     manifest = output_parts.beside([Path(path) for path in found])
     if manifest is not None:
         found = _in_order(found, manifest)
     elif len({Path(path).resolve() for path in found}) < len(found):
-        raise InputError("A part is named twice; name each once.")
+        raise InputError("A part is named twice; name each part once.")
     keys = [_keys(path, PREDICTION_TREE) for path in found]
     whole = np.concatenate(keys)
     checked = 0

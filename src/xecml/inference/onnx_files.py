@@ -1,4 +1,4 @@
-"""Exported models as ONNX Runtime runs them: what a file says of itself, takes and gives is checked first."""
+"""Exported models in ONNX Runtime; the metadata, inputs and outputs of a file are checked first."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Session:
         *,
         channels: tuple[int, ...] = (),
     ) -> None:
-        """See that the graph takes and gives what it should, for any number of events.
+        """Check the inputs and outputs of the graph, for any number of events.
 
         Args:
             inputs: name -> type of the runtime, each (B, 4760, *channels).
@@ -252,7 +252,7 @@ Said = PredictionMetadata | RepairMetadata | EncoderMetadata
 def open_onnx(
     path: str | Path, device: str = "cpu", precision: str = "float32", threads: int | None = None
 ) -> tuple[Session, Said]:
-    """A file that this package exported, ready to run, and what it says of itself.
+    """Open a file that this package exported: the session that runs it, and its metadata.
 
     Args:
         path: of the file.

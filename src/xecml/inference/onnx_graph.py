@@ -1,4 +1,4 @@
-"""What stands in an ONNX file, found without running it: operators, weights, and what leads out of it.
+"""The content of an ONNX file, read without running it: operators, weights, and references to other files.
 
 An ONNX file is one message of protocol buffers: fields of a number, a kind and a value. Only the few fields that matter
 are looked at (onnx.proto of ONNX 1.23), so a file of weights costs one reading of these and no copy.

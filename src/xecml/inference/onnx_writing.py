@@ -137,7 +137,7 @@ def _plain(proto: Any) -> None:
 
 
 def save(proto: Any, metadata: Mapping[str, str], out: Path) -> None:
-    """Write a graph with what it says of itself, all in one file."""
+    """Write a graph and its metadata to one file."""
     import onnx
 
     onnx.helper.set_model_props(proto, dict(metadata))

@@ -1,4 +1,4 @@
-"""An output in parts: which files each part is of, frozen when work is shared out; which parts are there already."""
+"""An output in parts: the input files of each part, fixed when the work is divided, and the parts that exist."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def manifest_of(
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest in a folder; none where there is none.
+    """The manifest in a folder; None if there is none.
 
     Raises:
         InputError: it is damaged.

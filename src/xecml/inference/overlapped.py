@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time: each in threads of its own, in order, with little in between."""
+"""Reading, computing and writing at the same time, each in separate threads, in order, with short queues."""
 
 from __future__ import annotations
 

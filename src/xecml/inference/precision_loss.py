@@ -1,4 +1,4 @@
-"""What 16-bit arithmetic loses, measured on the events at hand: answers in it beside those in 32 bits."""
+"""The loss of 16-bit arithmetic, measured on the first events by comparison with 32 bits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PrecisionLoss:
         said = ", ".join(f"{name} {self.within[name]:.2g} ({self.largest[name]:.2g})" for name in self.within)
         return (
             f"{self.precision} against float32 on the first {number_of(self.events)}, in widths of the targets: 68 % "
-            f"differ by less than (the largest by): {said}."
+            f"of the differences are below (largest difference): {said}."
         )
 
 

@@ -96,7 +96,10 @@ def predict_files(
     started = time.monotonic()
     paths = source.expand(files)
     if friend and chunk is not None:
-        raise InputError("A friend has an entry for each of its file's, and no pieces; leave --chunk or --friend out.")
+        raise InputError(
+            "A friend tree has one entry for each entry of its file and cannot be written in pieces; leave --chunk or "
+            "--friend out."
+        )
     if chunk is not None and model_path is None:
         raise ValueError("pieces are recognised by their model's file: give model_path")
     named = named_outputs(out, paths, friend=friend, ntuple=ntuple)

@@ -55,7 +55,7 @@ def true_columns(chunk: Mapping[str, NDArray[Any]], tasks: Sequence[str]) -> Chu
 
 
 class Answer(NamedTuple):
-    """A chunk and what a model says of it.
+    """A chunk of events and the predictions of a model for it.
 
     Attributes:
         read: the chunk.
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
 
 def reconstructed_columns(chunk: Mapping[str, NDArray[Any]]) -> Chunk:
-    """Columns `reco_...` of what a chunk has of a reconstruction.
+    """Columns `reco_...` from the reconstructed quantities in a chunk.
 
     The direction is that of the line from the vertex to the reconstructed first interaction.
     """
@@ -158,7 +158,10 @@ def _passed_on(read: Read, columns: Chunk) -> Chunk:
     """
     for name in read.kept:
         if name in columns and name not in PASSED_THROUGH:
-            raise InputError(f"'{name}' of {read.path} cannot be kept: predictions have a column of that name.")
+            raise InputError(
+                f"'{name}' of {read.path} cannot be kept, because predictions have a column of that name; leave it "
+                "out of --keep."
+            )
     return read.kept
 
 

@@ -42,7 +42,7 @@ class Output:
 def named_outputs(
     out: str | Path | None, paths: Sequence[str], *, friend: bool = False, ntuple: bool = False
 ) -> list[tuple[Path, list[str]]]:
-    """Files to write by what a user said, and the inputs of each.
+    """The output files that `--out` means, and the inputs of each.
 
     Args:
         out: a file for all; a folder (there, or ending with a slash) or a name with one `*`, which stands for the name
@@ -57,7 +57,10 @@ def named_outputs(
     text = "" if out is None else str(out)
     if not text:
         if not friend:
-            raise InputError("Say where predictions go: --out OUT.root, .parquet or .csv, or a folder.")
+            raise InputError(
+                "There is no output for the predictions; give --out with a name that ends in .root, .parquet or .csv, "
+                "or with a folder."
+            )
         found = [(_beside(path), [path]) for path in paths]
     elif text.endswith("/") or (not is_url(text) and "*" not in text and is_folder(text)):
         found = [(Path(text) / f"{_stem(path)}.root", [path]) for path in paths]
@@ -77,11 +80,15 @@ def named_outputs(
 
 def _check_friend(path: Path, of: Sequence[str], *, ntuple: bool) -> None:
     if len(of) > 1:
-        raise InputError(f"A friend is of one file, and {path} would be of {len(of)}; give a folder with --out.")
+        raise InputError(
+            f"A friend tree belongs to one file, but {path} would belong to {len(of)}; give a folder with --out."
+        )
     if path.suffix != ".root" or ntuple:
-        raise InputError(f"A friend is a TTree, and {path} would be none; end its name in .root, without --rntuple.")
+        raise InputError(
+            f"A friend tree is a TTree, but {path} would not be one; end its name in .root, and leave --rntuple out."
+        )
     if source.is_shard(of[0]):
-        raise InputError(f"{of[0]} is no ROOT file, and has no friends; leave --friend out.")
+        raise InputError(f"{of[0]} is no ROOT file, so it cannot have a friend tree; leave --friend out.")
 
 
 def _beside(path: str) -> Path:
@@ -98,7 +105,9 @@ def _check_distinct(found: Sequence[tuple[Path, list[str]]]) -> None:
     taken: dict[Path, str] = {}
     for path, of in found:
         if path in taken:
-            raise InputError(f"{taken[path]} and {of[0]} would both go to {path}; predict them apart, or rename one.")
+            raise InputError(
+                f"{taken[path]} and {of[0]} would both be written to {path}; predict them separately, or rename one."
+            )
         taken[path] = of[0]
 
 

@@ -1,4 +1,4 @@
-"""How a prediction file was made, as it says itself: by it a repeated command knows the pieces that are done."""
+"""The record of how a prediction file was made, by which a repeated command recognises complete pieces."""
 
 from __future__ import annotations
 

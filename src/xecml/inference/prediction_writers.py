@@ -47,7 +47,7 @@ def described_in(path: Path) -> list[Path]:
 
 
 def check_ending(path: Path, *, ntuple: bool = False) -> None:
-    """Make sure that a name says in what form a file is to be written, and that this can be done here.
+    """Make sure that the ending of a name is a known file type, and that its library is installed.
 
     Raises:
         InputError: it does not, or a library is missing.
@@ -57,9 +57,7 @@ def check_ending(path: Path, *, ntuple: bool = False) -> None:
             f"The output {path} would be a ROOT file; give it a name that ends in .root, .parquet or .csv, or a folder."
         )
     if ntuple and path.suffix != ".root":
-        raise InputError(
-            f"--rntuple is a form of ROOT files, and {path} is none; leave it out, or end the name in .root."
-        )
+        raise InputError(f"--rntuple is for ROOT files, but {path} is none; leave it out, or end the name in .root.")
     if path.suffix == ".parquet":
         _parquet(path)
 
@@ -118,7 +116,7 @@ class PredictionFile:
 
 
 def said_of(path: Path, name: str) -> str | None:
-    """What a prediction file says of itself under a name; None if it says nothing, or is no such file."""
+    """A text in the metadata of a prediction file; None if there is none, or if the file is no such file."""
     try:
         if path.suffix == ".root":
             return rootio.read_text(path, name)

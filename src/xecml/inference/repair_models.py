@@ -50,11 +50,11 @@ class Repair(Protocol):
 
 @runtime_checkable
 class Knowing(Protocol):
-    """A repair that may know what the events were like that it was trained on."""
+    """A repair that may have a description of its training events."""
 
     @property
     def training(self) -> Training | None:
-        """What the training sample was like; none where it is not known."""
+        """The distribution of the training events; None if it is not known."""
 
     def compare(
         self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None
@@ -108,7 +108,7 @@ class NetworkRepair:
 
     @property
     def training(self) -> Training | None:
-        """What the training sample was like; none where it is not known."""
+        """The distribution of the training events; None if it is not known."""
         return None if isinstance(self.network, NewerRepair) else training_of(self.network.training_distribution)
 
     def compare(
@@ -214,7 +214,7 @@ def load_repair(
         check(device, precision)
         if device == "cuda" or precision != "float32":
             raise InputError(
-                f"'{name}' is no network, and is computed on the processor in 32 bits; leave --device and "
+                f"'{name}' is no network and is always computed on the processor in 32 bits; leave --device and "
                 "--precision out."
             )
         return ConventionalRepair(str(name))

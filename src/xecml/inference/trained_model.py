@@ -70,7 +70,7 @@ class Model(Protocol):
 
     @property
     def training(self) -> Training | None:
-        """What the training sample was like, as far as files are compared with it; none where it is not known."""
+        """The distribution of the training events, for comparison with files; None if it is not known."""
 
     def judge(self, npho: ArrayLike, time: ArrayLike) -> tuple[dict[str, NDArray[Any]], Compared | None]:
         """Answers as `predict` gives them, and how the events compare with the training sample where that is known."""
@@ -119,7 +119,7 @@ class TorchModel:
         return TorchModel(self.network, self.content, replace(self.computing, precision="float32"))
 
     def widths(self) -> dict[str, NDArray[Any]]:
-        """Widths of the targets by task, in its units: what answers are compared in."""
+        """Widths of the training targets by task, in the units of the task, in which differences are given."""
         return {task: as_array(self.network.get_buffer(f"{task}_width")) for task in self.tasks}
 
     @property
@@ -275,7 +275,7 @@ def load_model(
     regular_file(path, "model")
     if Path(path).suffix == ".onnx":
         if said:
-            raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
+            raise InputError(f"{path} already says all that is needed; leave {', '.join(said)} out.")
         return OnnxModel(path, device, precision, threads)
     computing = arithmetic(device, precision)
     cpu.keep_memory()
@@ -284,7 +284,7 @@ def load_model(
     if kind == "newer":
         return _newer(file, path, said, computing)
     if said:
-        raise InputError(f"{path} says all of itself; leave {', '.join(said)} out.")
+        raise InputError(f"{path} already says all that is needed; leave {', '.join(said)} out.")
     if kind is not None:
         return _original(file, path, computing)
     content = understood(file, path)

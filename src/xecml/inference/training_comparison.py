@@ -27,8 +27,9 @@ from xecml.events import number_of
 Floats = NDArray[np.float64]
 
 UNKNOWN = (
-    "The model does not say what its training events were like, as it was made before this was kept or of too few: "
-    "there is no 'outlier', and files are not compared with them; train it anew for these."
+    "The model does not say what its training events were like, because it is of an older version or was trained on "
+    "too "
+    "few events, so there is no 'outlier' and no comparison with the training; train it anew to have both."
 )
 """What is said of such a model."""
 ENOUGH = 100
@@ -246,13 +247,13 @@ class Comparison:
         )
 
     def line(self) -> str:
-        """What a user must know, in one sentence; nothing where the file is like the training."""
+        """One sentence on how the file differs from the training; empty if it does not."""
         if self.events < ENOUGH:
             return ""
         share = self.others / self.events
-        several = f"in {100 * share:.2g} % of the events the light is not that of one photon as in training"
+        several = f"in {100 * share:.2g} % of the events the light is not that of a single photon, unlike in training"
         if share > _MOST:
-            return f"The file is unlike the training: {several}, and the others are too few to tell of the detector."
+            return f"The file is unlike the training: {several}, and the others are too few to judge the detector."
         rows = self.differences()
         # what follows from others comes after them
         differing = sorted(
@@ -270,9 +271,9 @@ class Comparison:
         return f"The file is unlike the training: {'; '.join(told[:_SAID])}{rest}."
 
     def verdict(self) -> str:
-        """The line, or that there is nothing to say; with how many events are outliers."""
+        """The line, or that the file is like the training; with the number of outliers."""
         if self.events < ENOUGH:
-            return f"{number_of(self.events)} with light; of fewer than {ENOUGH} nothing is said as a whole."
+            return f"{number_of(self.events)} with light; a file with fewer than {ENOUGH} is not judged as a whole."
         share = f"{100 * self.beyond / self.events:.3g} % of the events have an 'outlier' above 1, in training 1 %"
         if unlike := self.line():
             return f"Warning: {unlike} {share[0].upper()}{share[1:]}."

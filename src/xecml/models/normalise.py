@@ -60,7 +60,9 @@ class Normaliser(nn.Module):
         if scheme not in COUNT_SCHEMES:
             raise InputError(f"Unknown count scheme '{scheme}'; choose one of {', '.join(COUNT_SCHEMES)}.")
         if min(npho_scale, npho_scale2, time_scale) <= 0:
-            raise InputError("npho_scale, npho_scale2 and time_scale must be above zero.")
+            raise InputError(
+                "npho_scale, npho_scale2 and time_scale must be above zero; correct the section 'normalization'."
+            )
         self.scheme = scheme
         constants = (npho_scale, npho_scale2, time_scale, time_shift, sentinel)
         names = ("npho_scale", "npho_scale2", "time_scale", "time_shift", "sentinel")

@@ -86,7 +86,7 @@ class Encoder(Protocol):
         """Standardise the anchor's numbers."""
 
     def first_guess(self, task: str, features: Tensor) -> Tensor | None:
-        """What the anchor's numbers say of a task without any fit (B, size); None where they say nothing.
+        """A first guess of a task from the anchor's numbers without any fit (B, size); None if there is none.
 
         In the task's units; of a `ratio` task proportional to it.
         """
@@ -137,7 +137,9 @@ class Regressor(nn.Module):
         if unknown or not tasks:
             raise InputError(f"Cannot predict {unknown or 'nothing'}; choose tasks among {', '.join(TASKS)}.")
         if classes := [t for t in with_sigma if TASKS[t].is_class]:
-            raise InputError(f"{classes[0]} has probabilities, not a width; choose cross_entropy for it.")
+            raise InputError(
+                f"{classes[0]} is a class with probabilities and has no width; choose cross_entropy for it."
+            )
         self.encoder: Encoder = cast(Encoder, encoder)
         self.tasks, self.with_sigma = tuple(tasks), frozenset(with_sigma)
         # tasks whose heads were trained under other means and widths; fitting these anew keeps their answers

@@ -1,4 +1,4 @@
-"""Least squares from an encoder's numbers and code: what a linear function of them already says of a target."""
+"""Least-squares fits of targets by linear functions of an encoder's numbers and code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the events of a training sample were like, kept with the model that was trained on it.
+"""The distribution of the training events, stored with the model that was trained on them.
 
 An event is described by the numbers of `xecml.data.event_numbers`. What each number should be depends on where the
 light is, how deep and how much of it there is; its expectation and its width are smooth functions of these, fitted to

@@ -1,4 +1,4 @@
-"""Files of weights as torch writes them: read without running anything in them, every tensor looked at.
+"""Weight files of torch: read without executing code in them, with a check of every tensor.
 
 Also what bounds a network that is built to take such weights.
 """
@@ -37,7 +37,7 @@ _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.
 
 
 def read(path: str | Path) -> Any:
-    """What a file that torch wrote holds, on the CPU; nothing in it is run.
+    """Read the content of a file that torch wrote, on the CPU, without executing code in it.
 
     Raises:
         InputError: no such file, damaged, or something else.
@@ -51,7 +51,7 @@ def read(path: str | Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged files
         raise InputError(
-            f"{path} cannot be read as a checkpoint; it is damaged or something else ({_reason(file, error)})."
+            f"{path} cannot be read as a checkpoint; it is damaged or another kind of file ({_reason(file, error)})."
         ) from error
 
 
@@ -93,7 +93,7 @@ def check_weights(state: Any, path: str | Path, key: str) -> dict[str, Tensor]:
         InputError: names the first that is something else.
     """
     if not isinstance(state, Mapping):
-        raise InputError(f"{path} is damaged: '{key}' holds no weights by name; use another checkpoint.")
+        raise InputError(f"{path} is damaged: '{key}' does not hold named weights; use another checkpoint.")
     for name, value in state.items():
         if not isinstance(name, str) or (wrong := _wrong(value)):
             what = wrong if isinstance(name, str) else "has no name"

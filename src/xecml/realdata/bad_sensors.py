@@ -1,4 +1,4 @@
-"""Bad sensors of rec files: of a list, flagged by the file, found by sight."""
+"""Bad sensors of rec files: from a list, flagged in the file, or found in its data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BadSensors:
 
     Attributes:
         listed: mask (4760,) of a list; none bad without one.
-        found: masks (4760,) by path, found by sight.
+        found: masks (4760,) by path, of sensors found bad in the data.
         by_run: conditions, whose ranges of runs have dead sensors of their own.
     """
 
@@ -67,12 +67,14 @@ def listed(path: str | Path | None) -> Marks:
     if path is not None:
         bad[list(read_dead_list(path))] = True
         if bad.all():
-            raise InputError(f"{path} lists all {N_SENSORS} sensors as bad; nothing would be left of any event.")
+            raise InputError(
+                f"{path} lists all {N_SENSORS} sensors as bad, so that no event would have any light; correct the list."
+            )
     return bad
 
 
 def seen(chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str]) -> dict[str, Marks]:
-    """Masks of sensors that are bad by sight, by file, as `xecml.checks.dead_sensors` finds them.
+    """Masks of sensors that are bad in the data of each file, as `xecml.checks.dead_sensors` finds them.
 
     Args:
         chunks: files and counts and times of their events.
@@ -84,7 +86,7 @@ def seen(chunks: Iterable[tuple[str, Chunk]], paths: Sequence[str]) -> dict[str,
     found = found_by_sight(chunks, paths)
     if found is None:
         raise InputError(
-            f"{MIN_EVENTS_SENSOR} events that pass the cuts are needed to see which sensors are bad, and there are "
-            "fewer; give more, or name the sensors in a list (--dead-list)."
+            f"{MIN_EVENTS_SENSOR} events that pass the cuts are needed to find bad sensors, and there are fewer; give "
+            "more, or name the sensors in a list (--dead-list)."
         )
     return found

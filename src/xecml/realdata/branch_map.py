@@ -1,4 +1,4 @@
-"""What a rec file calls the quantities of an event, their units, and which events are kept: a YAML file."""
+"""The branch map: a YAML file with the names and units of the quantities in a rec file, and the selection of events."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Branches(_Section):
     def _consistent(self) -> Branches:
         for name in ("npho", "time"):
             if not getattr(self, name).given:
-                raise ValueError(f"{name} names no branch; counts and times are what event files are made of")
+                raise ValueError(f"{name} names no branch, but event files need counts and times")
         if self.pair_photon.given != self.pair_vertex.given:
             raise ValueError("pair_photon and pair_vertex belong together; name both, or neither")
         for name, entry in self:
@@ -161,11 +161,11 @@ class BadSensors(_Section):
     list: FilePath | None = None
     """text file, one id a line, # for comments"""
     find: bool = False
-    """by sight, file by file"""
+    """whether to find bad sensors in the data of each file"""
 
 
 class RecMap(_Section):
-    """All that decides what becomes of rec files."""
+    """The branch map: all settings of `xec prepare`."""
 
     tree: Text = "rec"
     """name of the tree"""

@@ -211,8 +211,8 @@ def _stream(worker: _Preparer, paths: Sequence[str], out: Path, total: int, chun
             flow = ", ".join(f"{cut} {left}" for cut, left in worker.flow.left.items())
             where = paths[0] if len(paths) == 1 else f"{len(paths)} files"
             raise InputError(
-                f"No event of {where} is left, so nothing was written: "
-                f"{flow}; switch '{worker.flow.costliest()}' off or change it."
+                f"No event of {where} passes the cuts, so nothing was written: {flow}; switch "
+                f"'{worker.flow.costliest()}' off or change it."
             )
 
 

@@ -232,7 +232,7 @@ def run_of_name(path: str | Path) -> int:
     numbers = {int(text[:20]) for text in found}
     if len(numbers) != 1 or max(numbers) > LARGEST_INT32:
         raise InputError(
-            f"{path} has no run numbers, and its name tells none for certain; name their branch in a map "
+            f"{path} has no run numbers, and none can be taken from its name; name their branch in a map "
             "(xec recipes copy prepare), or call the file rec012345.root."
         )
     return numbers.pop()

@@ -1,4 +1,4 @@
-"""Rec files by run number: `430000:100` are the files of a hundred runs, as far as they are there."""
+"""Rec files by run number: `430000:100` means the existing files of a hundred runs."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ class Selector:
             energy = light.photons.get("energyReco")
             if energy is None and (present.sum(1) > 1).any():
                 raise InputError(
-                    f"{path} has events of several photons and the map no energyReco, by which the highest is found; "
-                    "name its branch, or write 'photons: all'."
+                    f"{path} has events of several photons but the map has no energyReco, which is needed to find the "
+                    "highest energy; name its branch, or write 'photons: all'."
                 )
             event = np.flatnonzero(present.any(1))
             choice = present.astype(np.float64) if energy is None else np.where(present, energy, -1.0)

@@ -1,4 +1,4 @@
-"""From numbers in whatever lists a branch has them to arrays: one number an event, a photon, or a sensor."""
+"""Convert the nested lists of a branch to arrays with one number per event, photon or sensor."""
 
 from __future__ import annotations
 

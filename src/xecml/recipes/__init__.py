@@ -1,4 +1,4 @@
-"""Recipes: a YAML file over the defaults of a job, settings over the file, checked at once; errors say where.
+"""Recipes: defaults of a job, overridden by a YAML file, overridden by settings; errors say where a value is wrong.
 
 The file is on disk, or one of those that are shipped, by its name.
 """
@@ -74,7 +74,9 @@ def load_config(
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {cut(setting)} is not of the form section.key=value.")
+            raise InputError(
+                f"--set {cut(setting)} is not of the form section.key=value; write it as in --set training.epochs=5."
+            )
         _lay(tree, key.strip(), parse_value(value, f"--set {cut(setting)}"))
         where[key.strip()] = f"--set {cut(setting)}"
     for key, value in (flags or {}).items():
@@ -117,7 +119,7 @@ def _notices(config: Config, job: str, given: Sequence[str]) -> Iterator[str]:
         jobs, colon, _ = meanings.get(key, "").partition(": ")
         wanted = [name.strip() for name in jobs.split(",")] if colon else []
         if wanted and set(wanted) <= set(JOBS) and job not in wanted:
-            yield f"{key} is for {' and '.join(wanted)}, and nothing to {job}."
+            yield f"{key} is for {' and '.join(wanted)}, and has no effect on {job}."
     relative = config.data.npho_branch in RELATIVE_BRANCHES
     if relative and job != "regress" and config.masking.time_threshold >= 1:
         yield (

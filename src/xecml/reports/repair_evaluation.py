@@ -84,11 +84,13 @@ def evaluate_repairs(
         elif model is None:
             model = load_model(other, **own)
         else:
-            raise InputError(f"{other} is a second regression; give one, whose resolutions are looked at.")
+            raise InputError(f"{other} is a second regression; name only one whose resolutions are to be compared.")
     names: dict[str, str] = getattr(repairs[Path(checkpoint).stem], "names", {})
     for name, repair in repairs.items():
         if getattr(repair, "branches", ("npho",))[0] in RELATIVE_BRANCHES:
-            raise InputError(f"{name} fills relative counts, which say nothing in photons; train one on npho and time.")
+            raise InputError(
+                f"{name} fills relative counts, which cannot be compared in photons; train one on npho and time."
+            )
     paths = source.expand(files)
     flagged = any(_has(path, tree, names, DEAD) for path in paths)
     dead = dead_sensors(paths, dead_list=dead_list, flagged=flagged, tree=tree, names=names)

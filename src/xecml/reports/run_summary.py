@@ -1,4 +1,4 @@
-"""A run as it stands, from its folder: how far it is, its curves, the numbers of its best and its last epoch."""
+"""The present state of a run, from its folder: progress, curves, metrics of its best and its last epoch."""
 
 from __future__ import annotations
 

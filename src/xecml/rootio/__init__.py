@@ -1,4 +1,4 @@
-"""ROOT files in and out. Nothing but this and the modules it stands on knows uproot.
+"""Reading and writing of ROOT files. No other part of the package uses uproot.
 
 Reads TTrees and RNTuples by path, glob, directory, list or URL, in chunks of bounded memory; writes TTrees
 atomically. Branches come out in the types and shapes of `xecml.events`, whatever the file's own.
@@ -42,7 +42,7 @@ def identity(path: str | Path) -> str:
 
 
 def read_text(path: str | Path, name: str) -> str | None:
-    """The text that stands under a name in a file beside its trees, as `TreeWriter.add_text` writes it; None if none.
+    """The text under a name in a file beside its trees, as `TreeWriter.add_text` writes it; None if there is none.
 
     Raises:
         InputError: no such file, or no ROOT file.

@@ -1,4 +1,4 @@
-"""ROOT files opened, local or at an address: what is wrong with one is a sentence, and nothing waits for ever."""
+"""Opening of ROOT files, local or by address; problems become one sentence, and reading has a time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 60.0
 
 @contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn whatever uproot raises on a file that is not what it should be into one sentence."""
+    """Turn errors of uproot about a damaged or wrong file into one sentence."""
     try:
         yield
     except InputError:

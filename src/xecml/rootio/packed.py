@@ -1,4 +1,4 @@
-"""Float16_t and Double32_t: how ROOT packs them, which uproot is told here, for of arrays it guesses wrongly.
+"""Float16_t and Double32_t: how ROOT packs them; for arrays of these, uproot's own guess is wrong.
 
 ROOT writes the packing into a title: `npho[4760]/[0,100,12]` of a leaf, `f[0,100,12]` in older versions, or the comment
 of a class's member. A range [low, high, bits] is stored as integers of 4 bytes; [0, 0, bits] as an exponent and

@@ -1,4 +1,4 @@
-"""A record beside the numbered files of a run: what it is, so that a broken run can go on and another one cannot."""
+"""A record beside the numbered files of a run, by which an interrupted run is recognised and continued."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def broken_run(out: Path, manifest: dict[str, Any]) -> bool:
     """Whether files of the same run, not finished, stand there.
 
     Raises:
-        InputError: there is a record that is damaged, so that nobody knows what the files are.
+        InputError: the record is damaged, so that it is unknown what the files contain.
     """
     path = manifest_path(out)
     if not os.path.lexists(path):

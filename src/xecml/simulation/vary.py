@@ -1,4 +1,4 @@
-"""Constants that differ from detector to detector: the section `vary` of the settings, and the draws.
+"""Constants that differ from detector to detector: the section `vary` of the settings, and their random values.
 
 Each run of a few hundred events has a detector of its own. Some of the detectors stay as the settings are, and in the
 others some of the constants do: the nominal detector is a point of the sample, and what a network shows of one constant

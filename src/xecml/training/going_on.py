@@ -1,4 +1,4 @@
-"""How a training in a batch job goes on by itself: its last checkpoint, timely savings, starts that lead nowhere."""
+"""How a training in a batch job continues by itself: last checkpoint, regular saving, starts without progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAVE_S = 14 * 60.0
 
 
 def resolved(config: Config, folder: Path, fabric: Fabric) -> Config:
-    """A recipe with the checkpoint that `auto` means: the run's own, gone on with in every respect, or none.
+    """A recipe with the checkpoint that `auto` means: the run's own last one, to continue exactly, or none.
 
     Args:
         config: the recipe.
@@ -66,7 +66,7 @@ def count_start(folder: Path, epoch: int, batch: int) -> None:
     if starts >= _MOST_STARTS:
         raise InputError(
             f"{number_of(starts, 'start')} of job {job} made no new step (epoch {epoch}, batch {batch}), so it ends "
-            f"here; look at its log, give it more time or memory, and submit it again to go on in {folder}."
+            f"here; read its log, give it more time or memory, and submit it again to go on in {folder}."
         )
     with atomic_path(folder / STARTS) as temporary:
         temporary.write_text(json.dumps({"made": mark(), **here, "starts": starts + 1}) + "\n", encoding="utf-8")

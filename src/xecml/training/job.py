@@ -1,4 +1,4 @@
-"""What the training loop needs of a job: `regress`, `mae` and `inpaint` are the three there are."""
+"""The interface between the training loop and its jobs `regress`, `mae` and `inpaint`."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Job(Protocol):
         """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
 
     def remember(self, batches: Iterable[Batch]) -> None:
-        """Have the model remember what the training sample is like, and keep all its other constants."""
+        """Store the distribution of the training events in the model, and keep all its other constants."""
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
-        """Do to an augmented batch what must be drawn anew in every step.
+        """Apply to an augmented batch the random changes that every step needs.
 
         It is the same for the same seed and the same number `first` of the batch's first event among those of all
         processes.
@@ -63,4 +63,4 @@ class Job(Protocol):
         """The physics of an epoch in one line."""
 
     def save_examples(self, model: nn.Module, batches: Iterable[Batch], folder: Path, epoch: int) -> Path | None:
-        """Write a file of what the model answers, for people to look at; none for a job that has no such file."""
+        """Write a file with predictions for people to look at; None for a job without such a file."""

@@ -148,7 +148,7 @@ def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None)
             try:
                 with run.spent.part("validation"):
                     valued = run.job.validate(run.average.module, stop.during(run.validation.epoch(0)), run.fabric)
-            except Stopped:  # the epoch's steps are kept, its validation comes when it is gone on with
+            except Stopped:  # the epoch's steps are kept; it is validated when the run continues
                 run.stopped = stop.requested
                 run.save(run.last_path)
                 break
@@ -258,7 +258,7 @@ def judge(run: Run, found: dict[str, Any], valued: dict[str, float]) -> bool:
 def finish(run: Run, peers: Peers, ended: str) -> None:
     """Say how a run ended, close what it logs to, and leave the other processes."""
     if run.stopped:
-        run.say(f"Stopped ({run.stopped}); go on with --resume_from {run.last_path}.")
+        run.say(f"Stopped ({run.stopped}); continue with --resume_from {run.last_path}.")
     elif ended:
         run.say(f"Ended early ({ended}).")
     if run.tracker:

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: JSON lines beside the checkpoints always, TensorBoard and MLflow where wanted.
+"""Logging of a run's metrics: always as JSON lines beside the checkpoints, optionally to TensorBoard and MLflow.
 
 The file is complete on its own. The others may be missing, or their server may vanish: the run goes on, and says so.
 """
@@ -98,7 +98,7 @@ class Tracker:
 
     Args:
         folder: of the run.
-        first_epoch: 1, or the epoch a resumed run goes on with.
+        first_epoch: 1, or the first epoch of a resumed run.
         run_name: shown by MLflow and TensorBoard.
         experiment: MLflow's experiment; none for no MLflow.
         tensorboard: folder of TensorBoard's files; none for no TensorBoard.
@@ -225,7 +225,7 @@ class Tracker:
 
     def _give_up(self, what: str, why: str) -> None:
         self._failed.add(what)
-        print(f"{what} is left out: {why}; metrics.jsonl has everything.", file=sys.stderr, flush=True)
+        print(f"{what} is left out: {why}; metrics.jsonl has all metrics.", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -252,7 +252,11 @@ def add_artifacts(run_id: str, paths: Sequence[Path]) -> None:
             client.log_artifact(run_id, str(path))
     except Exception as error:  # a server's client raises what it likes
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"MLflow has not all artifacts of the run: {why}; its folder has.", file=sys.stderr, flush=True)
+        print(
+            f"MLflow did not get all artifacts of the run: {why}; they are in the folder of the run.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def tracking_uri() -> str:

@@ -153,7 +153,7 @@ def network(model: nn.Module) -> Network:
 
 
 def answer_and_truth(model: nn.Module, batch: Batch) -> tuple[Rebuilt, Truth]:
-    """What a model rebuilds for the hidden sensors of a batch, and what they measured."""
+    """Reconstructed values of the hidden sensors of a batch, and their measured values."""
     answer, light_time = model(*batch.inputs(), batch.hidden)
     return answer, network(model).ground.truth(batch, light_time, batch.hidden)
 

@@ -134,7 +134,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         if not bool((timed if TASKS[task].needs == "time" else some).any()):
             raise InputError(f"No training event has {_needed(task)}, so that '{task}' cannot be learnt; {_MEND}.")
     if int(some.sum()) < 2:
-        raise InputError("There is a single training event, of which nothing can be learnt; name files with more.")
+        raise InputError("There is only one training event, which is too few to learn from; name files with more.")
     model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
     gathered.fit()
     model.fit_targets(

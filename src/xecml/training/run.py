@@ -1,4 +1,4 @@
-"""A training run: what it is made of, where it stands, and how that is saved and taken up again."""
+"""A training run: its parts, its position, and how both are saved and restored."""
 
 from __future__ import annotations
 

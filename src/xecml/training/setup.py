@@ -1,4 +1,4 @@
-"""What a training is made of, from its recipe: data, network, optimizer, and the checkpoint that it goes on from."""
+"""The parts of a training, made from its recipe: data, network, optimizer, and the checkpoint that it continues."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def begin(
     given = start(job.model, config, kind=kind, tasks=job.tasks)
     if auto and config.checkpoint.resume_from and given.resumed is None:
         raise InputError(
-            f"{config.checkpoint.resume_from} is of another training than this one; give this run another --name, or "
-            "name what it is to start from with --resume_from."
+            f"{config.checkpoint.resume_from} belongs to another training; give this run another --name, or name the "
+            "checkpoint to start from with --resume_from."
         )
     if kind == "inpaint" and config.model.freeze_encoder and not given.encoder_given:
         raise InputError(
@@ -168,7 +168,7 @@ def validation_cut(config: Config) -> Cut:
 
 
 def reweighting_of(config: Config) -> Reweighting | None:
-    """Weights of the training sample, fitted to it; none where no quantity is reweighted."""
+    """Weights of the training sample, fitted to it; None if no quantity is reweighted."""
     wanted = {task: options for task, options in config.reweighting if options.enabled}
     if not wanted:
         return None
@@ -220,7 +220,7 @@ def score_of(metrics: dict[str, float], name: str) -> float:
 def announcement(
     config: Config, job: Job, training: EventStream, validation: EventStream, folder: Path, fabric: Fabric
 ) -> str:
-    """The first line: what is learnt by which network from what."""
+    """The first line of a training: its aim, its network and its data."""
     parameters = sum(p.numel() for p in job.model.parameters())
     several = f" x {fabric.world_size}" if fabric.world_size > 1 else ""
     arithmetic = devices.precision(config.training.amp, config.training.accelerator)
@@ -235,7 +235,7 @@ def announcement(
 
 
 def _claim(config: Config, read: Sequence[str | Path | None], folder: Path, *, resumed: bool, force: bool) -> None:
-    """Make sure that a run's files replace neither what it reads nor files of others; of its own it goes on with."""
+    """Make sure that a run's files replace neither its inputs nor files that it did not make."""
     start_from = [
         None if path is None else model_file(path)
         for path in (config.training.mae_checkpoint, None if resumed else config.checkpoint.resume_from)

@@ -49,9 +49,9 @@ class Start:
 
 
 def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> Start:
-    """Load into a model what the checkpoint that its recipe names has for it.
+    """Load the weights of the checkpoint that a recipe names into a model.
 
-    Of `checkpoint.resume_from`, the same job with the same tasks is gone on with, or gives its weights alone; of
+    Of `checkpoint.resume_from`, the same job with the same tasks is continued, or gives only its weights; of
     anything else, and of `training.mae_checkpoint`, the encoder is taken, exactly or not at all. A model of the
     original layout gives its encoder, and its trained heads where the job has them too; fitting the targets then keeps
     their answers. The corrections of a calibration are left behind, and the line says so.
@@ -82,7 +82,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         return Start(
             content,
             True,
-            f"Going on from {path} at {at}: weights, {average}, optimizer, schedule, random state.{dropped}",
+            f"Continuing from {path} at {at}: weights, {average}, optimizer, schedule, random state.{dropped}",
             True,
         )
     weights = averaged_weights(content)
@@ -210,7 +210,7 @@ def _from_newer(model: nn.Module, config: Config, content: Mapping[str, Any], pa
     open_ = threshold is not None and "npho_threshold" not in (content.get("config") or ())
     other, form = load_encoder(path, content, encoder, said={"npho_threshold": threshold} if open_ else None)
     if form is None:
-        line = f"Took the encoder of {path}, which says nothing of its inputs: they are the recipe's"
+        line = f"Took the encoder of {path}, which does not describe its inputs; they are taken from the recipe"
         return Start(None, True, f"{line}; epoch 1, a new optimizer{_scratch(model, [])}.")
     _check_newer_recipe(config, form, path, heads=isinstance(model, Regressor))
     load_exactly(encoder, other.state_dict(), path, "the configured encoder")

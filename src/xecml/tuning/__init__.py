@@ -1,1 +1,1 @@
-"""Searches of hyper-parameters: what is searched, who works on it, what came out."""
+"""Searches of hyper-parameters: search space, workers, results."""

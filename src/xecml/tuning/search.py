@@ -1,4 +1,4 @@
-"""A worker of a study: takes trials that a dead worker left, then new ones, trains each, and tells what came out."""
+"""A worker of a study: continues trials of lost workers, then takes new ones, trains each, and records the result."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def work(study: Study, *, quiet: bool = False, train_one: Callable[..., Result] 
 
 
 def take(study: Study) -> Taken | None:
-    """A trial for this process: one whose worker is gone, else a new one; none where nothing is left to begin."""
+    """A trial for this process: one whose worker is lost, otherwise a new one; None if none is left."""
     with study.alone():
         # what another worker has told meanwhile is read here
         for one in study.trials:
@@ -149,7 +149,7 @@ def suggested(study: Study, trial: Trial) -> dict[str, object]:
 
 
 def best_of(study: Study) -> tuple[int | None, float | None]:
-    """Number and score of the best trial that came to its end; none where none did."""
+    """Number and score of the best completed trial; None if there is none."""
     complete = [one for one in study.trials if one.state == TrialState.COMPLETE and one.value is not None]
     if not complete:
         return None, None

@@ -68,7 +68,7 @@ class Dimension:
     log: bool = False
 
     def value(self, drawn: Scalar) -> Any:
-        """What the recipe is given for what was drawn."""
+        """The value of the recipe's key for a value that was drawn."""
         listed = isinstance(self.distribution, CategoricalDistribution) and isinstance(drawn, str)
         return json.loads(drawn) if listed and isinstance(drawn, str) and drawn[:1] in "[{" else drawn
 
@@ -115,7 +115,7 @@ def read_space(path: str | Path) -> dict[str, Any]:
     tree, lines = read_yaml(path, "search space", _EXAMPLE)
     found = dict(_leaves(tree, ""))
     if not found:
-        raise InputError(f"{path} names nothing to search; write {_EXAMPLE}.")
+        raise InputError(f"{path} names no key to search; write {_EXAMPLE}.")
     for key, given in found.items():
         at = f"{path}, line {lines[key]}" if key in lines else str(path)
         if isinstance(given, dict):
@@ -207,7 +207,7 @@ def _listed(key: str, values: list[Any], own: Any) -> Dimension:
 def _ranged(key: str, given: Mapping[str, Any], whole: bool) -> Dimension:
     one = _Range.model_validate(given)
     if whole and any(value is not None and value != int(value) for value in (one.low, one.high, one.step)):
-        raise InputError(f"{key} is a whole number; give its range whole ends and a whole step.")
+        raise InputError(f"{key} is a whole number; give its range whole numbers as ends and step.")
     if one.log and one.step:
         raise InputError(f"{key} has a logarithmic range and steps; give one of them, or list the values.")
     try:

@@ -119,7 +119,7 @@ class Study:
             return Config.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-            raise InputError(f"The values of trial {number} do not go together: {first}.") from None
+            raise InputError(f"The values of trial {number} cannot be combined: {first}.") from None
 
     def hours_spent(self) -> float:
         """Hours of training, all trials together."""
@@ -164,7 +164,7 @@ def begin(folder: Path, given: Frozen) -> bool:
 
 
 def frozen_of(folder: Path) -> Frozen | None:
-    """What a study is; none where there is none.
+    """The definition of a study; None if there is none.
 
     Raises:
         InputError: its file is damaged.

@@ -1,4 +1,4 @@
-"""What came out of a study so far, as plain values: trials, importances, the best one beside the recipe."""
+"""Results of a study so far, as plain values: trials, importances, the best trial beside the recipe."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def summary_of(study: Study) -> Summary:
 
 
 def importances_of(study: Study) -> dict[str, float]:
-    """Share of each key in what separates the best trials from the others (PED-ANOVA), the largest first.
+    """Importance of each key for the difference between the best trials and the others (PED-ANOVA), largest first.
 
     Empty where there are too few trials, or all are alike.
     """

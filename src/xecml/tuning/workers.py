@@ -1,4 +1,4 @@
-"""Who works on a trial: a file that only one process can make, touched while it works, and whether it still does.
+"""The worker of a trial: a file that only one process can create, updated while it works, shows whether it still runs.
 
 A journal of optuna has no heartbeat: a trial whose process was killed would be running in it for ever. So each start of
 a trial has a file `start_<n>.json` in the folder of the trial, which says by whom and where.
@@ -57,7 +57,7 @@ class Start:
 
 
 def claim(folder: Path, checkpoint: Path) -> Start | None:
-    """Take a trial for this process; none where another one has taken it meanwhile.
+    """Take a trial for this process; None if another process has taken it meanwhile.
 
     Args:
         folder: of the trial's files.
@@ -119,7 +119,7 @@ def at_work(folder: Path, start: Start) -> Iterator[None]:
 
 
 def last_start(folder: Path) -> Start | None:
-    """The last start of a trial; none where it was never started."""
+    """The last start of a trial; None if it was never started."""
     found = starts(folder)
     return found[-1] if found else None
 

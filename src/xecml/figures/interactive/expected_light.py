@@ -1,4 +1,4 @@
-"""What counts and times something expects of every sensor of an event, measured or not."""
+"""Counts and times that a repair expects at every sensor of an event, measured or not."""
 
 from __future__ import annotations
 

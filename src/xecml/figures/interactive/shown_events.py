@@ -180,7 +180,7 @@ def _pair(file: str, chunk: Chunk, helpers: Helpers) -> tuple[str, str]:
         return pair_to_draw(file, chunk)
     lacking = [branch for branch in wanted if branch not in chunk]
     if lacking:
-        raise InputError(f"{file} has no branch '{lacking[0]}', which {helpers.name} takes; give files that have it.")
+        raise InputError(f"{file} has no branch '{lacking[0]}', which {helpers.name} needs; give files that have it.")
     return wanted[0], wanted[1]
 
 
@@ -198,7 +198,7 @@ def _answers(chunk: Chunk, model: Model | None) -> Chunk:
         return {}
     lacking = [branch for branch in model.branches if branch not in chunk]
     if lacking:
-        raise InputError(f"The file has no branch '{lacking[0]}', which the model takes; give files that have it.")
+        raise InputError(f"The file has no branch '{lacking[0]}', which the model needs; give files that have it.")
     return table_columns(model.predict(*(chunk[branch] for branch in model.branches)))
 
 

@@ -34,7 +34,7 @@ class Glance(NamedTuple):
 
     @property
     def event_time(self) -> Tensor:
-        """(B,) seconds: what times of events refer to."""
+        """(B,) seconds: the reference time of each event."""
         return self.light_time
 
 

@@ -50,7 +50,10 @@ def fine_grid_members(ids: np.ndarray, pool: tuple[int, int]) -> tuple[Tensor, T
     """
     (rows, columns), (p, q) = ids.shape, pool
     if rows % p or columns % q:
-        raise InputError(f"model.outer_fine_pool {list(pool)} does not divide the fine grid {list(ids.shape)}.")
+        raise InputError(
+            f"model.outer_fine_pool {list(pool)} does not divide the fine grid {list(ids.shape)}; choose divisors, "
+            "such as [3, 3]."
+        )
     cells = ids.reshape(rows // p, p, columns // q, q).swapaxes(1, 2).reshape(-1, p * q)
     members = [np.unique(cell, return_counts=True) for cell in cells]
     most = max(len(sensors) for sensors, _ in members)

@@ -46,14 +46,16 @@ class _Content(Described):
 
 
 def is_encoder_alone(content: Any, path: str | Path) -> bool:
-    """Whether a file of the newest version has an encoder and nothing else, not even words on its inputs.
+    """Whether a file of the newest version holds only an encoder, without a description of its inputs.
 
     Raises:
         InputError: it has such words beside an encoder, which no file has.
     """
     alone = any(name == "pos_embed" or name.startswith("fusion_transformer.") for name in names_of(content))
     if alone and content.get("config") is not None:
-        raise InputError(f"{path} has a config beside an encoder alone, a form that is not known; use another file.")
+        raise InputError(
+            f"{path} holds only an encoder but also a config, which no known version writes; use another file."
+        )
     return alone
 
 
@@ -61,12 +63,12 @@ def kind_of(content: Any, path: str | Path) -> Kind:
     """What a file of the newest version is.
 
     Raises:
-        InputError: it is an encoder alone, which says nothing of its inputs.
+        InputError: it holds only an encoder, without a description of its inputs.
     """
     names = names_of(content)
     if is_encoder_alone(content, path):
         raise InputError(
-            f"{path} has an encoder of the newest version of the replaced system alone, which says nothing of its "
+            f"{path} holds only an encoder of the newest version of the replaced system, without a description of its "
             "inputs; start a training from it with --resume_from and model.layout=newer, whose recipe says them."
         )
     if any(name.startswith("backbone.") for name in names):
@@ -140,7 +142,7 @@ def load_encoder(
 
 
 def form_of_any(path: str | Path, content: Any) -> Form | None:
-    """What a file says of its form; none of an encoder alone.
+    """What a file says of its network; None if it holds only an encoder.
 
     Raises:
         InputError: see `form_of`.
@@ -151,7 +153,7 @@ def form_of_any(path: str | Path, content: Any) -> Form | None:
 
 
 def describe_newer(path: str | Path, content: Any = None) -> dict[str, Any]:
-    """Facts about a file of the newest version: all that it says, and what stands for what it does not.
+    """Facts about a file of the newest version: its settings, and the values used for those that it lacks.
 
     Raises:
         InputError: see `load_newer`; an encoder alone is described by its sizes.
@@ -243,8 +245,9 @@ def _regressor(encoder: NewerEncoder, form: Form, weights: Weights, path: str | 
 def _repair(encoder: NewerEncoder, kind: Kind, form: Form, weights: Weights, path: str | Path) -> NewerRepair:
     if "encoder_dim" not in form.said:
         raise InputError(
-            f"{path} does not say encoder_dim: it is older than the newest version, and how its encoder took hidden "
-            "sensors is not known; train an inpainter from its encoder with --mae_checkpoint and model.layout=newer."
+            f"{path} does not say encoder_dim: it is older than the newest version, and it is not known how its "
+            "encoder treated hidden sensors; train an inpainter from its encoder with --mae_checkpoint and "
+            "model.layout=newer."
         )
     head, own = (_decoders if kind == "autoencoder" else _inpainting_head)(encoder, form, weights, path)
     own |= file_names(encoder, "encoder.")

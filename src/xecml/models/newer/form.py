@@ -161,7 +161,7 @@ def form_of(kind: Kind, config: Any, said: Mapping[str, Any], path: str | Path) 
             name = one_line(str(key))
             raise InputError(
                 f"{path} says '{name}' in its config, which is no key of a{_n(kind)} {kind} that this version "
-                f"knows{nearest(name, known)}; its form may be another: use it with the system that wrote it."
+                f"knows{nearest(name, known)}; it may be of another version: use it with the system that wrote it."
             )
     where, advice = f"{path} is damaged", "use another checkpoint"
     settings = checked(_File, {"config": dict(config)}, where, advice).config
@@ -174,7 +174,7 @@ def form_of(kind: Kind, config: Any, said: Mapping[str, Any], path: str | Path) 
     needed += [key for key in _NEEDED if key in there and key != "outer_fine_pool" and getattr(settings, key) is None]
     if needed:
         raise InputError(
-            f"{path} does not say {', '.join(needed)} in its config, and nothing is assumed; say it: "
+            f"{path} does not say {', '.join(needed)} in its config; give the values: "
             f"{' '.join(f'--set {key}=...' for key in needed)}."
         )
     _check(settings, kind, path)
@@ -197,7 +197,7 @@ def _with(settings: Settings, there: frozenset[str], said: Mapping[str, Any], pa
     """
     for key in said:
         if key not in Settings.model_fields:
-            raise InputError(f"'{key}' says nothing of {path}{nearest(key, KEYS_IN_ORDER)}; leave it out.")
+            raise InputError(f"'{key}' is no property of {path}{nearest(key, KEYS_IN_ORDER)}; leave it out.")
     given = checked(Settings, {key: value for key, value in said.items() if value is not None}, "--set", "correct it")
     for key in said:
         if key in there and getattr(given, key) != getattr(settings, key):
@@ -237,7 +237,7 @@ def said_of(settings: Sequence[str]) -> dict[str, Any]:
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {text} has no form KEY=VALUE; for example --set npho_threshold=10.")
+            raise InputError(f"--set {text} is not of the form KEY=VALUE; write it as in --set npho_threshold=10.")
         tasks = key in ("log_transform", "active_tasks", "nll_tasks", "predict_channels") and not value.startswith("[")
         said[key] = value.replace(",", " ").split() if tasks else parse_value(value, f"--set {key}")
     return said

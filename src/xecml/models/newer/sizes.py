@@ -124,7 +124,7 @@ def token_faces(tokens: Sequence[str]) -> list[int]:
 
 
 def cross_tables(weights: Mapping[str, Tensor], token_face: Tensor, path: str | Path) -> dict[str, Tensor]:
-    """Buffers of a `CrossAttentionHead`; what the file says nothing of (zeros) as this package has it.
+    """Buffers of a `CrossAttentionHead`; entries that the file does not have (zeros) are those of this package.
 
     Raises:
         InputError: one has another shape, or names sensors or faces that do not exist.

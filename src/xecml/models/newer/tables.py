@@ -57,7 +57,8 @@ def check_tables(weights: Mapping[str, Tensor], encoder: NewerEncoder, path: str
 
 def _other(path: str | Path, name: str) -> InputError:
     return InputError(
-        f"{path} has a table '{name}' of another detector or network than this version knows; use it with the system "
+        f"{path} has a table '{name}' that belongs to another detector or network than this version knows; use it "
+        "with the system "
         "that wrote it."
     )
 

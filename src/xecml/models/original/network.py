@@ -63,7 +63,9 @@ class OriginalViews(FaceViews):
         p, q = outer_fine_pool or (1, 1)
         self.grid = (ids.shape[0] // p, ids.shape[1] // q)
         if not all(self.grid):
-            raise InputError(f"model.outer_fine_pool {[p, q]} is larger than the fine grid {list(ids.shape)}.")
+            raise InputError(
+                f"model.outer_fine_pool {[p, q]} is larger than the fine grid {list(ids.shape)}; choose a smaller one."
+            )
         # what is left over at the end is not seen: of 45 rows pooled by 2 the last
         seen = slice(self.grid[0] * p), slice(self.grid[1] * q)
         ids, share = ids[seen], share[seen]

@@ -182,7 +182,7 @@ class Ground(nn.Module):
             if events >= _FIT_EVENTS:
                 break
         if not plain.n[0].sum():
-            raise InputError("No sensor of the training sample has a valid count; look at it with 'xec check'.")
+            raise InputError("No sensor of the training sample has a valid count; check the files with 'xec check'.")
         gathered.fit()
         if not keep_features:
             encoder.fit_features(torch.cat(features))

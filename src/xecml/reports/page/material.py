@@ -1,4 +1,4 @@
-"""What a report page is made of, gathered by whoever knows it; everything but the predictions may be missing."""
+"""The content of a report page; everything except the predictions may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, in pairs of words: file, hash, date, network, recipe, sample."""
+"""Facts about a model as pairs of text: file, hash, date, network, recipe, sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in the folder of a training besides its checkpoints."""
+"""Files in the folder of a training besides its checkpoints."""
 
 from __future__ import annotations
 

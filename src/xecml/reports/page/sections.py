@@ -1,4 +1,4 @@
-"""The sections of a report, in the order in which one asks: how good, beside what, what it is, how it came, why."""
+"""The sections of a report: resolutions, comparisons, the model, its training, and plots that explain them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _in_short(material: Material, _: _Numbers) -> Section:
     )
     found.lines = further_lines(model)
     note = (
-        "bias: mean of predicted minus true. s68: half of the central 68 % of it, what is called resolution. "
+        "bias: mean of predicted minus true. s68: half the width of its central 68 %, called resolution. "
         "FWHM/2.355: width of the core alone. tail: share of events further than 3 s68 from the median (0.27 % for a "
         "Gaussian)."
     )
@@ -129,8 +129,8 @@ def _comparison(material: Material, numbers: _Numbers) -> Section | None:
     found = Section(
         "comparison",
         "Comparison",
-        "On the same events: differences are taken event by event, so that what fluctuates for both does not count. "
-        f"What is {MORE_THAN_CHANCE:g} standard errors or more is called better; less may be chance.",
+        "All see the same events, so the differences are computed event by event, and common fluctuations cancel. "
+        f"A difference of {MORE_THAN_CHANCE:g} standard errors or more is called better; a smaller one may be chance.",
     )
     found.pictures.append(vector_picture(draw_differences(material.pairs), numbers()))
     for pair in material.pairs:
@@ -191,7 +191,7 @@ def _energy(material: Material, numbers: _Numbers) -> Section | None:
         rows.append([name, *cells, f"{line.tail / line.sigma:.2f}", f"{line.chi2:.2f}"])
     headers = ["model", "peak off [%]", "core [%]", "upper edge [%]", "FWHM/2.355 [%]", "tail from [sigma]", "chi2/dof"]
     note = (
-        "A Gaussian whose low side goes over into an exponential. The upper edge is the side that leakage does not "
+        "A Gaussian with an exponential tail on its low side. The upper edge is the side that leakage does not "
         "reach: (upper half maximum - mode) / 1.177, without a fit."
     )
     section = Section("energy", "Energy line", tables=[Shown("Predicted over true energy", headers, rows, note)])
@@ -222,7 +222,7 @@ def _selections(material: Material, numbers: _Numbers) -> Section | None:
     found = Section(
         "selections",
         "Selecting events",
-        "What is left of s68 when the events with the largest predicted width, or outlier value, are left out.",
+        "s68 of the remaining events when the events with the largest predicted width, or outlier value, are left out.",
         tables=[Shown("Resolution against efficiency", headers, rows, folded=True)],
     )
     found.pictures.append(vector_picture(draw_selections(curves), numbers()))
@@ -259,7 +259,7 @@ def _saliency(material: Material, numbers: _Numbers) -> Section | None:
     found = Section(
         "saliency",
         "What the model looks at",
-        "Derivatives of its answers with respect to counts and times, summed by face.",
+        "Derivatives of its predictions with respect to counts and times, summed by face.",
     )
     found.pictures.append(vector_picture(draw_face_weights(material.saliency), numbers()))
     found.pictures.append(vector_picture(next(saliency_figures(material.saliency)), numbers()))

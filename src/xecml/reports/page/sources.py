@@ -95,7 +95,7 @@ def report_on(
 
 
 def describe(material: Material, origin: Origin) -> None:
-    """Add what is known of the first table's model: what it is, its curves, what it looks at, events."""
+    """Add the facts about the first table's model: description, curves, saliency, events."""
     material.epochs = origin.epochs
     model = None
     if origin.model is None:
@@ -112,7 +112,7 @@ def describe(material: Material, origin: Origin) -> None:
     if model is not None and origin.model is not None:
         material.facts, material.recipe = model_facts(origin.model, model), recipe_text(model)
     if not origin.files:
-        material.missing.append("Events: it is not known from which files the predictions are.")
+        material.missing.append("Events: the predictions do not say which files they were made from.")
     else:
         try:
             look_at_events(material, origin.files, origin.tree, model)
@@ -142,7 +142,9 @@ def look_at_events(material: Material, files: Sequence[str], tree: str, model: M
     elif model is not None and not isinstance(model, TorchModel):
         material.missing.append("Saliency: an exported model has no derivatives; give its checkpoint.")
     if not light:
-        material.missing.append(f"Events: {files[0]} holds none with the numbers of the predictions any more.")
+        material.missing.append(
+            f"Events: {files[0]} no longer holds events with the run and event numbers of the predictions."
+        )
 
 
 # ------------------------------------------------------------------------------------------------ what is in a folder

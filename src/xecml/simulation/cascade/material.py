@@ -1,4 +1,4 @@
-"""Material in front of the xenon: what becomes of a photon there, and of its shower. Compiled. cm.
+"""Material in front of the xenon: interactions of the photon there, and its shower. Compiled. cm.
 
 The first part is the coil of the magnet. It is far before the xenon, in its field, which takes electrons away: photons
 that convert there are lost. The rest, windows and sensors, is close.

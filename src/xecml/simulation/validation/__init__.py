@@ -1,1 +1,1 @@
-"""The simulation held against published numbers and against light traced photon by photon."""
+"""Comparison of the simulation with published numbers and with light that is traced photon by photon."""

@@ -1,4 +1,4 @@
-"""The fast optics held against photons traced one by one, on the same deposits.
+"""Comparison of the fast optics with photons that are traced one by one, on the same deposits.
 
 Photons are traced in two halves. Differences count beyond statistics: the mean square of the differences to the whole,
 less that of half the differences between the halves, which show the statistics of the traced photons; how far these two

@@ -1,4 +1,4 @@
-"""The cascade held against published numbers for liquid xenon (2.953 g/cm3).
+"""Comparison of the cascade with published numbers for liquid xenon (2.953 g/cm3).
 
 The references are of PENELOPE-2018 (Salvat 2019): photons at normal incidence on a slab 38.5 cm deep, cuts of 100 keV.
 """

@@ -68,7 +68,7 @@ class _Joined(DDPStrategy):
 
 
 def check_devices(config: Config, place: Place) -> None:
-    """Look whether the machine has what a recipe asks for.
+    """Check that the machine has the devices that a recipe asks for.
 
     Raises:
         InputError: it has no such device, or fewer than processes on it.
@@ -82,13 +82,13 @@ def check_devices(config: Config, place: Place) -> None:
             )
     elif place.per_node > max(_MOST_ANYWHERE, _processors()):
         raise InputError(
-            f"{place.per_node} processes on a machine of {_processors()} processors would wait for one another; lower "
+            f"{place.per_node} processes on a machine of {_processors()} processors would wait for each other; lower "
             "training.devices."
         )
 
 
 def found(fabric: Fabric, place: Place, config: Config) -> str:
-    """What the processes of a training found, in one line; nothing of a single one without a GPU.
+    """One line on the processes and devices of a training; empty for a single process without a GPU.
 
     Args:
         fabric: all processes take part.
@@ -159,7 +159,7 @@ class _Compiled(nn.Module):
             answer = self._call(*inputs)
         except Exception as error:  # the compiler and its C++ compiler fail in many ways
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print(f"Training without compilation, which failed here: {first[:160]}", file=sys.stderr, flush=True)
+            print(f"Compiling failed, so the training runs without it: {first[:160]}", file=sys.stderr, flush=True)
             self._call = self.module
             answer = self._call(*inputs)
         self._tried = True

@@ -1,4 +1,4 @@
-"""Start the other processes of a machine, meet those of others, and end together, whatever ends one of them.
+"""Start the other processes of a machine, connect to those of other machines, and end all if one ends.
 
     python -m xecml.training.processes.launch
 
@@ -37,7 +37,7 @@ _BROKEN = re.compile(r"gloo|nccl|connection|socket|peer|timed out", re.IGNORECAS
 
 @contextmanager
 def together(place: Place, config: Config, *, name: str, kind: str) -> Iterator[Peers]:
-    """Have all processes of a training there, and let none of them outlive an error of another.
+    """Start all processes of a training, and end all of them if one fails.
 
     Args:
         place: of this process; its port becomes the one where PyTorch's processes meet.
@@ -66,7 +66,7 @@ def together(place: Place, config: Config, *, name: str, kind: str) -> Iterator[
             peers.fail(error)
             _forget_group()
             if reason is not None:
-                raise InputError(f"{reason.rstrip('.')}; this one ends too.") from error
+                raise InputError(f"{reason.rstrip('.')}; this process ends too.") from error
             raise
         finally:
             torch.set_num_threads(threads)
@@ -110,7 +110,7 @@ class _Children:
         for number, child in enumerate(self.running, 1):
             if (status := child.poll()) is not None:
                 how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-                raise InputError(f"Process {number} {how} before the training began; look at what it said.")
+                raise InputError(f"Process {number} {how} before the training began; read its output.")
 
     def end(self, seconds: float) -> None:
         """Wait for all to end by themselves, and end those that do not."""

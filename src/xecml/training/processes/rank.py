@@ -136,9 +136,11 @@ def tasks_of_srun() -> int:
     if tasks < 2:
         return 0
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"{tasks} tasks were asked of Slurm; ask for them with --ntasks-per-node, not --ntasks.")
+        raise InputError(f"{tasks} tasks were requested by --ntasks; request them by --ntasks-per-node instead.")
     if (name := os.environ.get("SLURM_JOB_NAME")) in ("bash", "interactive"):
-        raise InputError(f"Tasks of a job named '{name}' do not find each other; name it otherwise with --job-name.")
+        raise InputError(
+            f"Tasks of a job named '{name}' do not find each other; give the job another name with --job-name."
+        )
     return _number("SLURM_NTASKS_PER_NODE", least=1)
 
 
