@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ Numbers = Mapping[str, Any]
 
 FULL = 20_000
 """Test events of a sample that the tables are meant to have."""
+_WIDTH = 120
 _NETWORKS = ("base", "large", "reference")
 _HEAD = """\
 # Performance on simulated photons
@@ -36,8 +38,8 @@ one standard deviation. Bins are of the true depth w, with their numbers of even
 and for the opening angle the median / the angle that contains 68 %. Conventional constants belong to a kind of photons:
 `conventional (signal)` was calibrated on photons of 52.8 MeV from the target, `conventional (decoupled)` on photons of
 15 to 60 MeV whose direction is independent of their position; the constants of the other kind stand there to show what
-a wrong choice costs. Trees correct the conventional answers of the kind of the sample; they learn from 222 numbers of an
-event (`src/xecml/conventional/features.py`), and are no part of the package (`benchmarks/yardstick.py`).
+a wrong choice costs. Trees correct the conventional answers of the kind of the sample; they learn from 222 numbers of
+an event (`src/xecml/conventional/features.py`), and are no part of the package (`benchmarks/yardstick.py`).
 
 The samples of signal photons have one energy. A method that had learnt on 52.8 MeV alone could answer 52.8 and be
 right; trees and networks were trained on 15 to 60 MeV, the conventional energy with the constants `signal` on 52.8 MeV
@@ -50,8 +52,8 @@ _LINES = """\
 ## Lines and linearity
 
 A spectrum's edge or line must come out where it is. The peak is that of a fit (a Gaussian with an exponential tail to
-low energies), the mode that of a kernel density without a fit, the mean contains the tail of leaking showers. The aim is
-0.1 %. 82.9 MeV lies outside of what trees and networks were trained on."""
+low energies), the mode that of a kernel density without a fit, the mean contains the tail of leaking showers. The aim
+is 0.1 %. 82.9 MeV lies outside of what trees and networks were trained on."""
 _SLOPES = """\
 Slope of the mean answer against the truth, less 1, in percent, and whether it is 1 within 0.2 % (`undecided`: the
 events are too few to say). The mean of the energy contains the tail of showers that leak, which depends on the energy,
@@ -86,7 +88,17 @@ def page(result: Numbers, path: Path, options: argparse.Namespace) -> str:
     if any(slopes.values()):
         found += ["### Slopes of all quantities", _SLOPES]
         found += [f"{label}:\n\n{text}" for label, text in slopes.items() if text]
-    return "\n\n".join(found) + "\n"
+    return "\n\n".join(map(wrapped, found)) + "\n"
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs with lines of the usual length; tables, lists, headings, pictures and commands stay as they are."""
+    blocks = text.split("\n\n")
+    return "\n\n".join(_filled(block) if block[:1] not in ("|", "#", "!", " ", "-") else block for block in blocks)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _methods(result: Numbers, options: argparse.Namespace) -> list[str]:
@@ -164,9 +176,9 @@ def _others(samples: Sequence[Numbers]) -> list[str]:
     found = [
         "## Lines and varied detectors",
         "All events of each sample: s68 ± error, with the bias in brackets where it is above a tenth of s68; of the "
-        "energy also the core; of the opening angle the value that contains 68 %. `performance_all.json` has the depths. "
-        "On varied detectors every 64 events are of another detector: optics, gains, thresholds, dead sensors and the "
-        "definition of a sensor's time differ ([robustness](robustness.md)).",
+        "energy also the core; of the opening angle the value that contains 68 %. `performance_all.json` has the "
+        "depths. On varied detectors every 64 events are of another detector: optics, gains, thresholds, dead sensors "
+        "and the definition of a sensor's time differ ([robustness](robustness.md)).",
     ]
     for sample in samples:
         title = sample["label"][:1].upper() + sample["label"][1:]

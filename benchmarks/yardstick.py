@@ -140,8 +140,9 @@ def load(path: str | Path) -> Trees:
         InputError: the file is something else, or of other features.
     """
     advice = "make it anew with 'python benchmarks/yardstick.py train'"
+    file = regular_file(path, "file of trees")
     try:
-        content = json.loads(regular_file(path, "file of trees").read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         known = (content["format"], content["version"], tuple(content["features"]))
         found = Trees(**{name: content[name] for name in Trees.__dataclass_fields__})
     except (ValueError, KeyError, TypeError, OSError) as error:
