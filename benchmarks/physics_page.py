@@ -23,6 +23,7 @@ ROWS = (OPENING, "theta", "phi", "energy_relative", "timing", "u", "v", "w")
 """Quantities in the order of the tables."""
 _SMALL = 100
 """Events below which a bin is marked: its figures say little."""
+_MARKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
 _PICTURED = ("u", "v", "w", "energy_relative", "timing", OPENING)
 
 
@@ -45,7 +46,7 @@ def _cell(figures: Numbers | None) -> str:
     if figures is None or figures.get("s68") is None:
         return "-"
     parts = [_number(figures["bias"], figures["bias_error"]), _with(figures, "s68"), _number(figures["fwhm"])]
-    return " / ".join([*parts, _number(figures["tail"], scale=100)])
+    return " / ".join([*parts, f"{100 * figures['tail']:.1f}"])
 
 
 def _with(figures: Numbers, name: str) -> str:
@@ -206,9 +207,15 @@ def _points(sample: Numbers, method: str, quantity: str) -> list[tuple[int, floa
     return found
 
 
+def _suited(sample: Numbers) -> list[str]:
+    """Methods of a sample without conventional constants of the other kind, which would be far off the picture."""
+    names = sample["figures"]
+    return [m for m in names if not m.startswith("conventional (") or m == f"conventional ({sample['kind']})"]
+
+
 def resolutions(samples: Sequence[Numbers]) -> Figure:
     """Widths of all methods by depth, a row a sample."""
-    methods = list(dict.fromkeys(m for sample in samples for m in sample["figures"]))
+    methods = list(dict.fromkeys(m for sample in samples for m in _suited(sample)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13.0, 3.3 * len(samples)))
         axes = figure.subplots(len(samples), len(_PICTURED), squeeze=False)
@@ -216,7 +223,7 @@ def resolutions(samples: Sequence[Numbers]) -> Figure:
             depths = _ordered(list(sample["events"]))
             for axis, quantity in zip(row, _PICTURED, strict=True):
                 for k, method in enumerate(methods):
-                    if method not in sample["figures"]:
+                    if method not in _suited(sample):
                         continue
                     points = _points(sample, method, quantity)
                     shift = 0.14 * (k - (len(methods) - 1) / 2)
@@ -258,8 +265,13 @@ def lines_picture(samples: Mapping[str, Numbers]) -> Figure:
             )  # fmt: skip
         axis.set_xticks(range(len(lines)), [f"{s['line_mev']:g} MeV" for s in lines])
         axis.set_yscale("symlog", linthresh=1.0)
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(1.6 * low, -1.0), max(1.6 * high, 1.0))
+        marks = [m for m in _MARKS if 1.6 * min(low, -1.0) <= m <= 1.6 * max(high, 1.0)]
+        axis.set_yticks(marks, [f"{m:g}" for m in marks])
+        axis.minorticks_off()
         axis.set_ylabel("mode of energy / truth - 1 [%]")
-        axis.legend(loc="lower left", fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 

@@ -53,7 +53,9 @@ _LINES = """\
 
 A spectrum's edge or line must come out where it is. The peak is that of a fit (a Gaussian with an exponential tail to
 low energies), the mode that of a kernel density without a fit, the mean contains the tail of leaking showers. The aim
-is 0.1 %. 82.9 MeV lies outside of what trees and networks were trained on."""
+is 0.1 %. 82.9 MeV lies outside of what trees and networks were trained on. Who learns the middle of
+a distribution with a tail to one side puts its peak on the other side of the truth; `xec calibrate --line` moves it
+([calibration](calibration.md))."""
 _SLOPES = """\
 Slope of the mean answer against the truth, less 1, in percent, and whether it is 1 within 0.2 % (`undecided`: the
 events are too few to say). The mean of the energy contains the tail of showers that leak, which depends on the energy,
@@ -65,7 +67,7 @@ def page(result: Numbers, path: Path, options: argparse.Namespace) -> str:
     """The whole page in Markdown; its pictures are written beside it."""
     samples = result["samples"]
     labels = [samples[name]["label"] for name in ("signal", "decoupled") if name in samples]
-    found = [_HEAD, *_methods(result, options), _READING]
+    found = [_HEAD, *_shortly(samples), *_methods(result, options), _READING]
     pictures = dict(parts.save_pictures(samples, path))
     for name, alt in pictures.items():
         if not name.endswith("_lines.png"):
@@ -94,11 +96,32 @@ def page(result: Numbers, path: Path, options: argparse.Namespace) -> str:
 def wrapped(text: str) -> str:
     """Paragraphs with lines of the usual length; tables, lists, headings, pictures and commands stay as they are."""
     blocks = text.split("\n\n")
-    return "\n\n".join(_filled(block) if block[:1] not in ("|", "#", "!", " ", "-") else block for block in blocks)
+    return "\n\n".join(_filled(block) if block[:1] not in ("|", "#", "!", " ") else block for block in blocks)
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    options: dict[str, Any] = {"width": _WIDTH, "break_long_words": False, "break_on_hyphens": False}
+    if text.startswith("- "):
+        return "\n".join(textwrap.fill(line, subsequent_indent="  ", **options) for line in text.splitlines())
+    return textwrap.fill(text, **options)
+
+
+def _shortly(samples: Mapping[str, Numbers]) -> list[str]:
+    """All quantities of the two main samples in all events."""
+    wanted = [samples[name] for name in ("signal", "decoupled") if name in samples]
+    if not wanted:
+        return []
+    return [
+        "## In short",
+        "Half-widths of the central 68 % with their errors, in all events of a sample; with the bias in brackets "
+        "where it is above a tenth of the half-width; of the energy also the core, FWHM/2.355, which leaking showers do "
+        "not widen; of the opening angle the value that contains 68 %.",
+        *(text for sample in wanted for text in (f"**{_title(sample)}**", parts.overview(sample))),
+    ]
+
+
+def _title(sample: Numbers) -> str:
+    return str(sample["label"][:1].upper() + sample["label"][1:])
 
 
 def _methods(result: Numbers, options: argparse.Namespace) -> list[str]:
@@ -158,8 +181,7 @@ def _events(name: str) -> int:
 
 def _detailed(sample: Numbers) -> list[str]:
     """All quantities of a sample by depth, and the differences."""
-    title = sample["label"][:1].upper() + sample["label"][1:]
-    found = [f"## {title}", f"{parts.said_of_events(sample)}. {parts.few(sample)}".strip()]
+    found = [f"## {_title(sample)}", f"{parts.said_of_events(sample)}. {parts.few(sample)}".strip()]
     for quantity in parts.ROWS:
         if text := parts.figures_table(sample, quantity):
             found += [f"**{parts.label_of(quantity)}**", text]
@@ -175,12 +197,10 @@ def _others(samples: Sequence[Numbers]) -> list[str]:
     """The other samples in all events."""
     found = [
         "## Lines and varied detectors",
-        "All events of each sample: s68 ± error, with the bias in brackets where it is above a tenth of s68; of the "
-        "energy also the core; of the opening angle the value that contains 68 %. `performance_all.json` has the "
-        "depths. On varied detectors every 64 events are of another detector: optics, gains, thresholds, dead sensors "
-        "and the definition of a sensor's time differ ([robustness](robustness.md)).",
+        "All events of each sample, as in the short tables above; `performance_all.json` has the depths. On varied "
+        "detectors every 64 events are of another detector: optics, gains, thresholds, dead sensors and the "
+        "definition of a sensor's time differ ([robustness](robustness.md)).",
     ]
     for sample in samples:
-        title = sample["label"][:1].upper() + sample["label"][1:]
-        found += [f"**{title}** ({parts.said_of_events(sample)})", parts.overview(sample)]
+        found += [f"**{_title(sample)}** ({parts.said_of_events(sample)})", parts.overview(sample)]
     return found

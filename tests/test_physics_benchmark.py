@@ -131,7 +131,7 @@ def test_tables_say_what_was_measured(bench: dict[str, Any], sample: dict[str, A
     figures = sample["figures"]["net"]["u"]["all"]
     assert float(half.split(" ± ")[0]) == pytest.approx(figures["s68"], abs=2 * figures["s68_error"])
     assert float(core) == pytest.approx(figures["fwhm"], rel=0.01)
-    assert float(tail) == pytest.approx(100 * figures["tail"], rel=0.01, abs=0.01)
+    assert float(tail) == pytest.approx(100 * figures["tail"], abs=0.06)
     assert abs(float(bias) - figures["bias"]) < 2 * figures["bias_error"]
     assert page.figures_table(sample, "n_gamma") == ""
     # one that answers no such quantity has no row
@@ -166,7 +166,7 @@ def test_the_page_is_whole_and_says_what_is_missing(
     for name in ("performance.png", "performance_lines.png"):
         assert f"]({name})" in text
         assert (tmp_path / name).stat().st_size > 10_000
-    assert max(len(line) for line in text.splitlines() if line[:1] not in ("|", "-", "!")) <= 120
+    assert max(len(line) for line in text.splitlines() if line[:1] not in ("|", "!")) <= 120
     short = bench["physics_numbers"].in_short(result["samples"])
     row = json.loads(json.dumps(short))["signal"]["methods"]["net"]
     assert row["u"]["s68"] == sample["figures"]["net"]["u"]["all"]["s68"]
