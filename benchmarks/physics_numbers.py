@@ -130,8 +130,15 @@ def in_short(samples: Mapping[str, Numbers]) -> Numbers:
     for name, sample in samples.items():
         found[name] = {"label": sample["label"], "events": sample["n"], "methods": {}}
         for method, figures in sample["figures"].items():
-            row = {q: {key: bins["all"][key] for key in wanted} for q, bins in figures.items()}
+            row = {q: _short(bins["all"], wanted) for q, bins in figures.items()}
             if sample["opening"].get(method):
-                row["opening_angle"] = sample["opening"][method]["all"]
+                angles = sample["opening"][method]["all"]
+                row["opening_angle"] = _short(angles, tuple(angles))
             found[name]["methods"][method] = row
     return found
+
+
+def _short(values: Numbers, names: Sequence[str]) -> Numbers:
+    """Values by name, to five digits."""
+    given = {name: values[name] for name in names}
+    return {name: float(f"{v:.5g}") if isinstance(v, float) else v for name, v in given.items()}

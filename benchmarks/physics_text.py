@@ -114,8 +114,8 @@ def _shortly(samples: Mapping[str, Numbers]) -> list[str]:
     return [
         "## In short",
         "Half-widths of the central 68 % with their errors, in all events of a sample; with the bias in brackets "
-        "where it is above a tenth of the half-width; of the energy also the core, FWHM/2.355, which leaking showers do "
-        "not widen; of the opening angle the value that contains 68 %.",
+        "where it is above a tenth of the half-width; of the energy also the core, FWHM/2.355, which leaking showers "
+        "do not widen; of the opening angle the value that contains 68 %.",
         *(text for sample in wanted for text in (f"**{_title(sample)}**", parts.overview(sample))),
     ]
 
