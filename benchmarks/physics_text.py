@@ -45,9 +45,9 @@ The samples of signal photons have one energy. A method that had learnt on 52.8 
 right; trees and networks were trained on 15 to 60 MeV, the conventional energy with the constants `signal` on 52.8 MeV
 but its formula knows nothing of the energy, only of where the light is."""
 _PAIRS = """\
-By how much the second method's figure is larger than that of the first, as a share of the first, event by event
-([comparisons](compare.md)); the error is that of the difference, in which the events' common fluctuations cancel. Bold
-is what differs by three errors or more. Above zero the first is better."""
+By how much the figure of the method named first is larger than that of the one it is held against, as a share of the
+latter, event by event ([comparisons](compare.md)); the error is that of the difference, in which the events' common
+fluctuations cancel. Above zero the method named second is better. Bold is what differs by three errors or more."""
 _LINES = """\
 ## Lines and linearity
 
