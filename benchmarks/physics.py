@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import physics_numbers as numbers
 import physics_text as text
-from physics_methods import KINDS, Method, conventional, network, shipped, training_files, trees
+from physics_methods import KINDS, SHIPPED, Method, conventional, network, training_files, trees
 from physics_samples import SAMPLES, Sample, events_of, make
 from xecml.errors import InputError
 from xecml.evaluation.tables import Columns, read_table
@@ -69,14 +68,14 @@ def sizes(given: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def methods(options: argparse.Namespace) -> list[Method]:
-    """All that is measured, in the order of the tables."""
+def methods(options: argparse.Namespace, kinds: Collection[str]) -> list[Method]:
+    """All that is measured, in the order of the tables; trees of these kinds of photons."""
     found, wanted = conventional(options.jobs), sizes(options.trees)
-    for kind in KINDS if wanted else ():
+    for kind in (kind for kind in KINDS if wanted and kind in kinds):
         given = getattr(options, f"train_{kind}")
         files = given or training_files(kind, wanted[-1], options.out / "training", jobs=options.jobs)
         found += [trees(kind, number, files, options.out, jobs=options.jobs) for number in wanted]
-    return found + [network(one, options.jobs) for one in chain(shipped(), options.models)]
+    return found + [network(one, options.jobs) for one in (*SHIPPED, *options.models)]
 
 
 def rivals(names: Sequence[str], kind: str, families: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -117,7 +116,10 @@ def run(options: argparse.Namespace) -> Path:
     if min(options.n, options.further or options.n) < 1:
         raise InputError("-n and --further need at least 1 event.")
     page = options.page or options.out / "performance.md"
-    every = methods(options)
+    for name, number in (("", options.n), ("further ", options.further or options.n)):
+        if number < text.FULL:
+            said(f"{number:,} {name}test events: the full tables have {text.FULL:,}.")
+    every = methods(options, {sample.kind for sample in samples})
     found: dict[str, Any] = {}
     lines: dict[str, list[Columns]] = {}
     for sample in samples:

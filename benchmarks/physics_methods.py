@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from xecml.simulation.settings import make_settings
 from yardstick_blocks import sample as training_sample
 
 KINDS = (SIGNAL, DECOUPLED)
+SHIPPED = tuple(f"compact@{kind}=pretrained:{kind}" for kind in KINDS)
+"""The networks that come with the package, as they would be named on the command line."""
 TRAINING_SEEDS = {SIGNAL: 281_801, DECOUPLED: 281_802}
 _A_FILE = 51_200
 
@@ -154,7 +155,3 @@ def trees(kind: str, events: int, files: Sequence[str | Path], folder: Path, *, 
 
     said = f"trained on {number_of(found.events)} of the nominal detector, 15 to 60 MeV"
     return Method(f"trees {events:,}", kind, "trees", said, _key(path.read_bytes()), found.files, write)
-
-
-shipped = partial(map, lambda kind: f"compact@{kind}=pretrained:{kind}", KINDS)
-"""The networks that come with the package, as they are named on the command line."""
