@@ -14,7 +14,7 @@ ifneq ($(words $(TORCH)),$(words $(filter $(BUILDS),$(TORCH))))
 $(error TORCH=$(TORCH) is no build of PyTorch that is tested; choose one of $(BUILDS), or leave it out)
 endif
 
-.PHONY: install demo test test-slow test-all lint docs docs-links bench bench-data bench-gpu bench-predict bench-robust validate clean
+.PHONY: install demo test test-slow test-all lint docs docs-links bench bench-data bench-gpu bench-physics bench-predict bench-robust validate clean
 
 install: $(STAMP)
 
@@ -85,6 +85,10 @@ bench-gpu: $(STAMP)
 # from file to file beside the network alone, and the memory of a million events; an hour or two on two cores
 bench-predict: $(STAMP)
 	$(BIN)/python benchmarks/predict.py --jobs $(JOBS) $(BENCH)
+
+# all methods on the same simulated photons, and the page of it; hours on two cores, less with BENCH='-n 4000'
+bench-physics: $(STAMP)
+	$(BIN)/python benchmarks/physics.py --out artifacts/bench-physics --page docs/performance.md --jobs $(JOBS) $(BENCH)
 
 validate: $(STAMP)
 	$(BIN)/python -m xecml.simulation.validation --out artifacts/validation --jobs $(JOBS)
