@@ -216,15 +216,34 @@ def test_commands_and_options_that_pages_name_exist() -> None:
                 name = next((n for n in known if f"xec {words} ".startswith(f"{n} ")), None)
                 if name is None or "submit" in name:
                     continue
+                # a search takes what a training takes, too
+                called = {name, "xec train"} if name.startswith("xec tune ") else {name}
                 options = {
                     option
-                    for parameter in known[name].params
+                    for command in called
+                    for parameter in known[command].params
                     for option in (*parameter.opts, *parameter.secondary_opts)
                 }
                 for option in re.findall(r"(?<![\w-])(--[a-z][\w-]*)", words):
                     assert option in options, f"{path.name}: xec {words}"
                     checked += 1
     assert checked > 80
+
+
+def test_every_command_is_on_a_page_that_somebody_wrote() -> None:
+    """Beside the reference, which is written from the code."""
+    written = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+    names = {name for name, _ in every_command(typer.main.get_command(app), "xec")}
+    assert len(names) > 20
+    # a job of the batch system is the ordinary command with 'submit' before it
+    assert [name for name in sorted(names) if not re.search(rf"`?\b{name}\b", written)] == []
+
+
+def test_the_index_leads_to_every_page_once() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = [line for block in re.findall(r"```\{toctree\}(.*?)```", index, re.DOTALL) for line in block.split()]
+    pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
+    assert sorted(name for name in listed if name in pages) == sorted(pages)
 
 
 def test_keys_that_pages_name_exist() -> None:
