@@ -71,6 +71,7 @@ def commands() -> str:
     for name, command in walk(typer.main.get_command(command_line), "xec"):
         context = command.make_context(name, [], resilient_parsing=True)
         usage = " ".join([name, *command.collect_usage_pieces(context)]).translate({ord("{"): None, ord("}"): None})
+        usage = usage.replace("......", "...")  # of names that have the dots themselves
         lines += [f"## {name}", "", _prose(command.help or ""), "", "```text", usage, "```", ""]
         records = [parameter.get_help_record(context) for parameter in command.params]
         rows = [[_code(names), _cell(meaning)] for names, meaning in filter(None, records)]
