@@ -157,6 +157,9 @@ def test_the_tutorial_shows_what_its_commands_made(site: Path, pages: dict[Path,
     _, network, _, _, conventional, nothing, centroid = map(float, row.groups())
     assert max(network, conventional) < centroid < nothing  # six epochs on 4000 events are enough for that
     assert "no more than chance" in page.text  # both were compared event by event
+    # what commands print comes in pieces, and is whole on the page
+    assert text.count('class="output') < 20
+    assert "\ufffd" not in page.text
 
 
 class _Quiet(SimpleHTTPRequestHandler):
