@@ -33,7 +33,9 @@ PAGES = {
     "README.md": "index.md",
 }
 """Texts of the repository outside of this folder that are pages of the site."""
-_FILE_NAME = re.compile(r"\[([\w-]+\.md)\]\(\1\)")
+_FILE_NAME = re.compile(r"\[(?:docs/)?([\w-]+\.md)\]\((\1(?:#[\w-]+)?)\)")
+_ERROR = re.compile(r"(?<=\d) (±|\+-) (?=\d)")
+_PAIR = re.compile(r"(?<=\| )([+-]?[\d.]+), ([+-]?[\d.]+)(?= \|)")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -165,7 +167,13 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
 
     text = _MARK.sub(written, relinked(source[0], "docs"))
     # the name of a file is what one sees in the repository; the site shows the page's title
-    source[0] = _FILE_NAME.sub(r"[](\1)", text)
+    text = _FILE_NAME.sub(r"[](\2)", text)
+    source[0] = "\n".join(_unbroken(line) if line.startswith("|") else line for line in text.split("\n"))
+
+
+def _unbroken(row: str) -> str:
+    """A row of a table in which numbers stay beside their errors, and a pair of numbers in one line."""
+    return _PAIR.sub("\\1,\u00a0\\2", _ERROR.sub("\u00a0\\1\u00a0", row))
 
 
 def _always(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:

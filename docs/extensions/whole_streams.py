@@ -1,4 +1,4 @@
-"""What a command prints in a notebook, in one piece: it comes in pieces of a hundred bytes, which the page would tear apart."""
+"""What a command prints in a notebook, in one piece: it comes in pieces of a hundred bytes, each a box of its own."""
 
 from __future__ import annotations
 
