@@ -21,7 +21,7 @@ project = "XECML"
 author = copyright = "The XECML developers"
 version = release = __version__
 
-extensions = ["myst_nb", "mathml", "generated_reference"]
+extensions = ["myst_nb", "mathml", "generated_reference", "whole_streams"]
 source_suffix = {".md": "myst-nb"}
 exclude_patterns = ["_build", "extensions"]
 nitpicky = True
@@ -29,6 +29,8 @@ nitpicky = True
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
+# options begin with two hyphens, and what is quoted is there to be copied
+smartquotes = False
 
 # notebooks: executed when their cells or the package have changed, in a folder of their own; a cell that fails ends
 # the build. XECML_NOTEBOOKS=off leaves them unexecuted, for a quick look at texts
@@ -40,6 +42,8 @@ nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_output_stderr = "remove"
+# what a command prints comes in pieces, wherever its buffer was full
+nb_merge_streams = True
 nb_execution_show_tb = True
 
 html_theme = "furo"

@@ -83,9 +83,14 @@ def test_predicting_and_comparing(sample: Path, tmp_path: Path) -> None:
     assert said.startswith("256 events in both files")
     from xecml.evaluation.tables import read_table
 
-    table = read_table(tmp_path / "a.root")
-    (u,) = re.findall(r"^ +u +([\d.e+]+)", said, re.MULTILINE)
-    assert float(u) == pytest.approx(10 * s68(table["pred_u"].astype(float) - table["true_u"]), rel=0.01)
+    row = re.search(r"^u +(\S+) +(\S+) +(\S+) \+- (\S+) mm$", said, re.MULTILINE)
+    assert row, said
+    first, second, difference, error = map(float, row.groups())
+    for found, name in ((first, "a"), (second, "b")):
+        table = read_table(tmp_path / f"{name}.root")
+        assert found == pytest.approx(10 * s68(table["pred_u"].astype(float) - table["true_u"]), rel=0.01)
+    assert difference == pytest.approx(first - second, abs=0.02 * first)
+    assert 0 < error < first
 
 
 @pytest.mark.parametrize(("sample_name", "option", "seed_of"), [("mono", "52.8", "mono"), ("wide", "15:60", "test")])

@@ -113,7 +113,7 @@ def test_make_installs_a_build_of_pytorch_and_remembers_it(tmp_path: Path, build
     said = make("install", f"TORCH={build}", f"VENV={venv}")
     assert said.returncode == 0, said.stderr
     words = " ".join(said.stdout.replace("\\\n", " ").split())
-    assert f"--torch-backend {build} --reinstall-package torch -c constraints.txt -e '.[all,dev]'" in words
+    assert f"--torch-backend {build} --reinstall-package torch -c constraints.txt -e '.[all,dev,docs]'" in words
     assert f"echo {build} > {venv}/.torch" in said.stdout
     venv.mkdir()
     (venv / ".torch").write_text(f"{build}\n")
@@ -127,7 +127,7 @@ def test_make_installs_a_build_of_pytorch_and_remembers_it(tmp_path: Path, build
 
 def test_make_without_a_build_takes_what_the_index_has(tmp_path: Path) -> None:
     said = make("install", f"VENV={tmp_path / 'venv'}").stdout
-    assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'" in said
+    assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'" in said
     assert "--torch-backend" not in said
 
 

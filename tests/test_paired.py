@@ -108,6 +108,8 @@ def test_what_differs_by_more_than_chance_is_found_by_pairs(table: Columns) -> N
 def test_sentences_say_what_is_chance_and_what_is_too_few() -> None:
     d = Difference("u", "s68", "mm", 2.0, 2.1, 0.08, 500)
     assert d.sentence("a", "b").startswith("u, s68: the difference may be chance: a is lower by 0.10")
+    almost_all = Difference("phi", "|bias|", "deg", 0.0003, 0.339, 0.23, 400)
+    assert "(100 %, " in almost_all.sentence("a", "b")
     assert d.ratio == pytest.approx((0.05, 0.04))
     few = Difference("u", "s68", "mm", 2.0, 2.1, float("nan"), 9)
     assert few.sentence("a", "b").endswith("9 events are too few to say which is better.")

@@ -34,7 +34,9 @@ PAGES = {
     "README.md": "index.md",
 }
 """Texts of the repository outside of this folder that are pages of the site."""
-_FILE_NAME = re.compile(r"\[([\w-]+\.md)\]\(\1\)")
+_FILE_NAME = re.compile(r"\[(?:docs/)?([\w-]+\.md)\]\((\1(?:#[\w-]+)?)\)")
+_ERROR = re.compile(r"(?<=\d) (±|\+-) (?=\d)")
+_PAIR = re.compile(r"(?<=\| )([+-]?[\d.]+), ([+-]?[\d.]+)(?= \|)")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -72,6 +74,7 @@ def commands() -> str:
     for name, command in walk(typer.main.get_command(command_line), "xec"):
         context = command.make_context(name, [], resilient_parsing=True)
         usage = " ".join([name, *command.collect_usage_pieces(context)]).translate({ord("{"): None, ord("}"): None})
+        usage = usage.replace("......", "...")  # of names that have the dots themselves
         lines += [f"## {name}", "", _prose(command.help or ""), "", "```text", usage, "```", ""]
         records = [parameter.get_help_record(context) for parameter in command.params]
         rows = [[_code(names), _cell(meaning)] for names, meaning in filter(None, records)]
@@ -165,7 +168,13 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
 
     text = _MARK.sub(written, relinked(source[0], "docs"))
     # the name of a file is what one sees in the repository; the site shows the page's title
-    source[0] = _FILE_NAME.sub(r"[](\1)", text)
+    text = _FILE_NAME.sub(r"[](\2)", text)
+    source[0] = "\n".join(_unbroken(line) if line.startswith("|") else line for line in text.split("\n"))
+
+
+def _unbroken(row: str) -> str:
+    """A row of a table in which numbers stay beside their errors, and a pair of numbers in one line."""
+    return _PAIR.sub("\\1,\u00a0\\2", _ERROR.sub("\u00a0\\1\u00a0", row))
 
 
 def _always(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:

@@ -84,7 +84,8 @@ class Difference:
         better, worse = (first, second) if self.first < self.second else (second, first)
         by = with_error(abs(self.first - self.second), self.error)
         of = 100 * abs(self.first - self.second) / max(self.first, self.second)
-        said = f"{by}{f' {self.unit}' if self.unit else ''} ({of:.2g} %, {values})"
+        share = f"{of:.2g}" if of < 99.5 else "100"
+        said = f"{by}{f' {self.unit}' if self.unit else ''} ({share} %, {values})"
         if self.more_than_chance:
             return f"{head} {better} is better than {worse} by {said}, {abs(self.sigmas):.1f} standard errors."
         return (
