@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from xecml.evaluation.event_identity import aligned
 from xecml.evaluation.metrics import Evaluation, evaluate
 from xecml.evaluation.paired import Pair, compare_paired
+from xecml.evaluation.saliency import Saliency
 from xecml.evaluation.stored_tables import Reconstructed
 from xecml.evaluation.tables import Reference, Table, quantities
-from xecml.figures.saliency import Saliency
 from xecml.reports.page.model_facts import Facts
 from xecml.reports.page.shown_events import Found
 

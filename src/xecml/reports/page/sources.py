@@ -12,10 +12,10 @@ import numpy as np
 
 from xecml import rootio
 from xecml.errors import InputError
+from xecml.evaluation.saliency import saliency
 from xecml.evaluation.stored_tables import StoredTable
 from xecml.evaluation.tables import PREFIX, Reference, Table, quantities
 from xecml.events import number_of
-from xecml.figures.saliency import saliency
 from xecml.files import is_folder
 from xecml.inference.checkpoint_reading import load
 from xecml.inference.prediction_columns import PREDICTION_TREE
