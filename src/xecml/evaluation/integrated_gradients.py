@@ -28,6 +28,7 @@ from xecml.evaluation.saliency import Gathered, Saliency, answers_in_widths, loo
 from xecml.inference.trained_model import TorchModel
 from xecml.models.networks.quick_look import Steps
 from xecml.models.normalise import validity
+from xecml.progress import progress
 from xecml.resolution import Floats
 
 NODES = 16
@@ -77,14 +78,16 @@ def integrated_gradients(
     number = len(light) if events is None else min(events, len(light))
     gathered = Gathered(model, number, signed=False)
     ends = np.zeros((2, number, len(outputs)))
-    for part in batches(number):
-        seen = light.see(part)
-        baseline = light.moved(part, seen)
-        values, *both = parts_of(model, (light.npho[part], light.time[part]), baseline, nodes)
-        if not np.isfinite(values).all():
-            raise InputError("A derivative of the model is not a finite number; there is nothing to draw.")
-        gathered.add(values, seen, part)
-        ends[:, part] = both
+    with progress(number, "integrated gradients") as bar:
+        for part in batches(number):
+            seen = light.see(part)
+            baseline = light.moved(part, seen)
+            values, *both = parts_of(model, (light.npho[part], light.time[part]), baseline, nodes)
+            if not np.isfinite(values).all():
+                raise InputError("A derivative of the model is not a finite number; there is nothing to draw.")
+            gathered.add(values, seen, part)
+            ends[:, part] = both
+            bar.advance(len(values[0][0]))
     return Integrated(gathered.found(), ends[0], ends[1], *units_of(outputs, model))
 
 

@@ -21,6 +21,7 @@ from xecml.evaluation.influence import error_of, half_width
 from xecml.evaluation.tables import QUANTITIES, Columns, quantities, residuals
 from xecml.inference.prediction_columns import table_columns
 from xecml.inference.trained_model import Model
+from xecml.progress import progress
 from xecml.resolution import Floats
 
 
@@ -100,19 +101,21 @@ def permute(model: Model, light: MovedLight, truth: Mapping[str, NDArray[Any]] |
     """
     first = table_columns(model.predict(light.npho, light.time))
     parts: list[list[Columns]] = [[] for _ in GROUPS]
-    for part in batches(len(light)):
-        cpu_load.look()
-        seen = light.see(part)
-        other = light.moved(part, seen)
-        regions = seen.regions()
-        for group, found in zip(GROUPS, parts, strict=True):
-            inside = np.isin(regions, group.regions)
-            mine = (light.npho[part], light.time[part])
-            npho, time = (
-                np.where(inside, new, old) if group.kind in (kind, "both") else old
-                for kind, new, old in zip(("counts", "times"), other, mine, strict=True)
-            )
-            found.append(table_columns(model.predict(npho, time)))
+    with progress(len(light), "permutations") as bar:
+        for part in batches(len(light)):
+            cpu_load.look()
+            seen = light.see(part)
+            other = light.moved(part, seen)
+            regions = seen.regions()
+            for group, found in zip(GROUPS, parts, strict=True):
+                inside = np.isin(regions, group.regions)
+                mine = (light.npho[part], light.time[part])
+                npho, time = (
+                    np.where(inside, new, old) if group.kind in (kind, "both") else old
+                    for kind, new, old in zip(("counts", "times"), other, mine, strict=True)
+                )
+                found.append(table_columns(model.predict(npho, time)))
+            bar.advance(len(npho))
     after = [{name: np.concatenate([one[name] for one in found]) for name in first} for found in parts]
     as_known = {name.replace("pred_", "true_", 1): values for name, values in first.items() if name[:5] == "pred_"}
     names = tuple(quantities(first | as_known))

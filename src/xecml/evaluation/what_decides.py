@@ -23,7 +23,7 @@ from xecml.evaluation.permutations import ALL as ALL_LIGHT
 from xecml.evaluation.permutations import ALL_COUNTS, ALL_TIMES, GROUPS, Group, Permutations, permute
 from xecml.evaluation.saliency import KINDS, Saliency, look_of, saliency
 from xecml.evaluation.stability import for_json
-from xecml.evaluation.tables import QUANTITIES
+from xecml.evaluation.tables import QUANTITIES, find_column
 from xecml.events import number_of, valid_counts, valid_times
 from xecml.geometry import FACES
 from xecml.inference.trained_model import Model, TorchModel
@@ -242,7 +242,8 @@ def what_decides(
         few = slice(0, most_integrated)
         gradient = saliency(torch_model, light.npho[few], light.time[few], light)
         integrated = integrated_gradients(torch_model, light, events=most_integrated)
-    depth = np.asarray(known.get("true_w", light.depth), np.float64)
+    true_depth = find_column(known, "true_w")
+    depth = light.depth if true_depth is None else true_depth
     return WhatDecides(len(light), int((~whole).sum()), depth, permute(model, light, known), gradient, integrated)
 
 

@@ -62,7 +62,10 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
     with mpl.rc_context(STYLE):
         number = len(found.outputs)
         figure = Figure(figsize=(max(1.9 * number, 5.0), 5.2))
-        figure.suptitle(f"What moves answers about the hot spot; {number_of(found.events)}. {named(title)}")
+        figure.suptitle(
+            "What moves answers about the hot spot: red raises the answer, blue lowers it; "
+            f"{number_of(found.events)}. {named(title)}"
+        )
         for row, (axes_row, (kind, unit)) in enumerate(
             zip(figure.subplots(2, number, squeeze=False, sharex=True, sharey=True), _KINDS.items(), strict=True)
         ):

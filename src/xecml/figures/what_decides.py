@@ -41,13 +41,18 @@ def save_what_decides(path: str | Path, found: WhatDecides, *, title: str = "") 
 
 
 def _pages(found: WhatDecides, title: str) -> Iterator[Figure]:
+    yield from summary_figures(found, title=title)
+    if found.gradient is not None:
+        yield from saliency_figures(found.gradient, title=title)
+
+
+def summary_figures(found: WhatDecides, *, title: str = "") -> Iterator[Figure]:
+    """Draw what answers lose, which regions move them, and the losses by depth, as far as they are known."""
     if _known(found):
         yield draw_losses(found, title=title)
     yield draw_regions(found, title=title)
     if _known(found) and len(found.bins()) > 1:
         yield draw_depths(found, title=title)
-    if found.gradient is not None:
-        yield from saliency_figures(found.gradient, title=title)
 
 
 def draw_losses(found: WhatDecides, *, title: str = "") -> Figure:
@@ -90,10 +95,14 @@ def draw_regions(found: WhatDecides, *, title: str = "") -> Figure:
         ways["integrated gradients"] = np.stack([found.parts(q).ravel() for q in shown if q in _outputs(found)], -1)
     known = bool(_known(found))
     widths = np.array([p.before(q)[0] if known else _moves(found, q).max() for q in shown])
+    widths = np.where(widths > 0, widths, 1.0)  # of what nothing moves
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(PAGE_WIDTH, 6.2))
         what = "s68 of answer minus truth" if known else "the largest move"
-        figure.suptitle(f"Which part of the light moves an answer, in {what}. {named(title)}")
+        figure.suptitle(
+            f"Which part of the light moves an answer, in {what}. {named(title)}\n"
+            "squares are of SiPMs about the hot spot, each without those inside it"
+        )
         tables = {name: values / widths for name, values in ways.items() if values.shape[-1] == len(widths)}
         largest = max(max(float(np.nanmax(values)) for values in tables.values()), 1e-9)
         scale = LogNorm(_DECADES * largest, largest, clip=True)

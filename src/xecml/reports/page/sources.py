@@ -126,7 +126,8 @@ def look_at_events(material: Material, files: Sequence[str], tree: str, model: M
     """
     table = next(iter(material.tables.values()))
     worst, random = worst_rows(table, material.reference), random_rows(table)
-    of_saliency = random_rows(table, SALIENCY_EVENTS, seed=1) if isinstance(model, TorchModel) else []
+    wanted = isinstance(model, TorchModel) and material.decides is None
+    of_saliency = random_rows(table, SALIENCY_EVENTS, seed=1) if wanted else []
     branches, names = (model.branches, model.names) if model is not None else (("npho", "time"), {})
     rows = [row for row, *_ in worst] + random + of_saliency
     light = find_light(table, rows, files, branches, tree=tree, names=names)
