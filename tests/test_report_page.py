@@ -66,7 +66,7 @@ def evaluation(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an evaluation of a model on points of light."""
     place = tmp_path_factory.mktemp("evaluation")
     rootio.write(place / "points.root", point_sources(150, seed=31, dead=0.02))
-    evaluate_files(model, [place / "points.root"], place / "out")
+    evaluate_files(model, [place / "points.root"], place / "out", saliency_events=24)
     return place / "out"
 
 
@@ -181,6 +181,10 @@ def test_an_evaluation_has_its_page_and_its_folder_makes_it_again(evaluation: Pa
     assert {"summary", "model", "pages", "slices", "saliency", "events"} <= set(found)
     assert text.count('<img src="data:image/png') >= 3  # events, and maps within pages
     assert "Recipe of its training" in text
+    section = text[text.index('<h2 id="saliency">') : text.index('<h2 id="events">')]
+    assert section.count("<svg") == 6  # losses, regions, depths; shares and sums of faces, about the hot spot
+    assert "when they are another event&#39;s about the same hot spot" in section
+    assert "How far answers move (s68) when a region is another event&#39;s, w 2-10 cm" in section
     assert "made by 'xec evaluate'" in text.replace("&#39;", "'")[:1000]
     table = read_table(evaluation / "predictions.root")
     assert {"n_dead", "total_npho"} <= table.keys()

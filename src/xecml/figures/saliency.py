@@ -61,7 +61,7 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
     """Draw mean derivatives of each answer about the hot spot, with their signs: counts above, times below."""
     with mpl.rc_context(STYLE):
         number = len(found.outputs)
-        figure = Figure(figsize=(max(1.9 * number, 5.0), 5.2))
+        figure = Figure(figsize=(max(1.9 * number, 5.0), 5.6))
         figure.suptitle(
             "What moves answers about the hot spot: red raises the answer, blue lowers it; "
             f"{number_of(found.events)}. {named(title)}"

@@ -77,7 +77,9 @@ def draw_losses(found: WhatDecides, *, title: str = "") -> Figure:
         )
         labels = [f"{QUANTITIES[q].label}: {with_error(*p.before(q))} {QUANTITIES[q].unit}" for q in shown]
         axes.set_yticks(heights, labels)
-        axes.set(xscale="log", xlabel="s68 of answer minus truth, over that of the event's own light")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="s68 of answer minus truth, over that of the event's own light")
         axes.grid(axis="y", visible=False)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

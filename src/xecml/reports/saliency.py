@@ -9,7 +9,7 @@ import numpy as np
 from xecml.data.selected_events import Chosen
 from xecml.errors import InputError
 from xecml.evaluation.what_decides import WhatDecides, what_decides
-from xecml.events import Chunk
+from xecml.events import TASKS, Chunk
 from xecml.inference.event_parts import Wanted, read_chosen
 from xecml.inference.prediction_columns import true_columns
 from xecml.inference.trained_model import Model, TorchModel
@@ -33,7 +33,7 @@ def decided(
     chunks: list[Chunk] = []
     left = events
     for read in read_chosen(paths, Wanted(model.branches, model.names, tree), chosen):
-        columns = true_columns(read.chunk, model.tasks) | {b: read.chunk[b] for b in model.branches}
+        columns = true_columns(read.chunk, tuple(TASKS)) | {b: read.chunk[b] for b in model.branches}
         chunks.append({name: values[:left] for name, values in columns.items()})
         left -= len(chunks[-1][model.branches[0]])
         if left <= 0:
