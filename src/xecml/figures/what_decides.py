@@ -103,7 +103,7 @@ def draw_regions(found: WhatDecides, *, title: str = "") -> Figure:
         what = "s68 of answer minus truth" if known else "the largest move"
         figure.suptitle(
             f"Which part of the light moves an answer, in {what}. {named(title)}\n"
-            "squares are of SiPMs about the hot spot, each without those inside it"
+            "Squares are of SiPMs about the hot spot, each without those inside it"
         )
         tables = {name: values / widths for name, values in ways.items() if values.shape[-1] == len(widths)}
         largest = max(max(float(np.nanmax(values)) for values in tables.values()), 1e-9)
