@@ -337,6 +337,7 @@ def test_an_exported_model_has_permutations_alone(events: dict[str, Any], tmp_pa
     assert math.isnan(found.agreement("u"))
     assert found.permutations.size(ALL_TIMES, "u") == (0, pytest.approx(0))
     assert set(found.as_dict()) == {"events", "left_out", "permutations"}
+    assert [len(rows) for _, _, rows in found.tables()] == [len(GROUPS)]  # nothing of resolutions without truth
     assert save_what_decides(tmp_path / "saliency.pdf", found) == 1
 
 
@@ -349,6 +350,9 @@ def test_what_is_said_is_what_was_found(decided: WhatDecides) -> None:
     assert (GROUPS[17].name, GROUPS[17].kind) == ("outer", "times")
     assert said["integrated_gradients"]["u"]["all"]["counts"]["3 x 3"] == pytest.approx(decided.parts("u")[0, 0])
     assert said["derivatives"]["events"] == 8
+    assert decided.gradient is not None
+    found = list(said["derivatives"]["phi"]["all"]["counts"].values())
+    np.testing.assert_allclose(found, decided.gradient.by_face("counts")[1], rtol=1e-6)
     (_, headers, rows), (_, _, moves) = decided.tables()
     assert headers[2:4] == ["s68", "other times"]
     assert [row[0] for row in rows] == ["theta", "phi", "energy", "energy / truth", "time", "u", "v", "w"]

@@ -129,8 +129,8 @@ class HotSpots:
         device = self._look.positions.device
         seen = self._look(*(x.to(device) for x in (n, t, valid, timed)))
         spot = np.stack([x.double().cpu().numpy() for x in local_spot(seen.features)], 1)
-        places, positions_ = xyz_from_uvw(spot), self._places
-        squared = (places**2).sum(1)[:, None] + (positions_**2).sum(1) - 2 * places @ positions_.T
+        centre, places = xyz_from_uvw(spot), self._places
+        squared = (centre**2).sum(1)[:, None] + (places**2).sum(1) - 2 * centre @ places.T
         distance = np.sqrt(np.maximum(squared, 1e-4))
         began = seen.event_time.double().cpu().numpy()
         has, clocked = valid.numpy(), timed.numpy()

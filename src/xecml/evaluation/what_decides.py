@@ -106,7 +106,7 @@ class WhatDecides:
         chosen = {name: mask for name, mask in self.bins().items() if depths or name == ALL}
         found = [self._resolutions(name, mask) for name, mask in chosen.items()]
         found += [self._moves(name, mask) for name, mask in chosen.items()]
-        return found
+        return [table for table in found if table[2]]
 
     def _resolutions(self, name: str, chosen: NDArray[np.bool_]) -> tuple[str, list[str], list[list[str]]]:
         p = self.permutations
@@ -177,7 +177,7 @@ class WhatDecides:
             g = self.gradient
             found["derivatives"] = {"events": g.events, "unit": "target widths per d ln n of a count, per ns of a time"}
             found["derivatives"] |= {
-                name: {kind: dict(zip(FACES, g.by_face(kind)[k].tolist(), strict=True)) for kind in KINDS}
+                name: {depth: _by_face(g.regions[:, :, k], mask) for depth, mask in bins.items()}
                 for k, name in enumerate(g.outputs)
             }
         if self.integrated is not None:
@@ -245,6 +245,14 @@ def what_decides(
     true_depth = find_column(known, "true_w")
     depth = light.depth if true_depth is None else true_depth
     return WhatDecides(len(light), int((~whole).sum()), depth, permute(model, light, known), gradient, integrated)
+
+
+def _by_face(regions: Floats, chosen: NDArray[np.bool_]) -> dict[str, dict[str, float | None]]:
+    """Means over the chosen ones of events of sums over faces, of regions (2, events, regions)."""
+    some = regions[:, chosen[: regions.shape[1]]]
+    means = some.mean(1) if some.shape[1] else np.full((2, len(REGIONS)), np.nan)
+    faces = np.concatenate([means[:, list(INNER)].sum(1, keepdims=True), means[:, len(INNER) :]], 1)
+    return {kind: dict(zip(FACES, for_json(faces[i]), strict=True)) for i, kind in enumerate(KINDS)}
 
 
 def _named(group: Group) -> str:
