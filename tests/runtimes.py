@@ -54,6 +54,16 @@ def python_with(cache: pytest.Cache, name: str, *requirements: str) -> Path:
     return _fetched(cache.mkdir("runtimes") / name, fetch, " ".join(requirements)) / "bin" / "python"
 
 
+def packages(cache: pytest.Cache, name: str, *requirements: str) -> Path:
+    """A folder with some packages for this interpreter, without what they need."""
+    flags = ("--quiet", "--no-deps", "--only-binary=:all:")
+
+    def fetch(folder: Path) -> None:
+        _run(sys.executable, "-m", "pip", "install", *flags, "--target", folder / "site", *requirements)
+
+    return _fetched(cache.mkdir("runtimes") / name, fetch, " ".join(requirements)) / "site"
+
+
 def old_onnxruntime(cache: pytest.Cache) -> Path:
     """The interpreter of an environment with ONNX Runtime 1.15.1, of June 2023."""
     if sys.version_info[:2] > (3, 11):

@@ -213,6 +213,8 @@ def test_answers_and_repairs_do_not_depend_on_the_jobs(folder: Path, tmp_path: P
         (("inpaint", "repair.pth", "dead.root", "--out", "f.root", "--precision", "fp8"), "--precision 'fp8' is none"),
         (("inpaint", "point_source", "dead.root", "--out", "f.root", "--precision", "bf16"), "is no network"),
         (("evaluate", "repair.pth", "events.root", "--out", "e", "--jobs", "2"), "--jobs is for models that predict"),
+        (("evaluate", "repair.pth", "events.root", "--out", "e", "--saliency", "9"), "--saliency is for models that"),
+        (("evaluate", "model.pth", "events.root", "--out", "e", "--follow", "--saliency", "9"), "is about one"),
     ],
 )
 def test_the_commands_refuse_what_is_none(

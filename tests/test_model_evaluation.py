@@ -13,6 +13,7 @@ from tests.conftest import point_sources
 from xecml import geometry, rootio
 from xecml.conditions_file import load_conditions
 from xecml.data.batch import Batch
+from xecml.data.selected_events import Cut
 from xecml.errors import InputError
 from xecml.evaluation.periods import parse_periods
 from xecml.evaluation.real_data import Asked
@@ -193,3 +194,29 @@ def test_what_16_bits_lose_stands_in_the_report(
     assert (report.loss.events, set(report.loss.within)) == (60, {"energy", "timing"})
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (content["loss"], content["device"]) == (report.loss.as_dict(), "cpu")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_decides_is_found_on_the_first_events_that_are_chosen(model: TorchModel, tmp_path: Path) -> None:
+    events = point_sources(60, seed=64)
+    plain = evaluated(tmp_path, events)
+    assert plain.decides is None
+    assert "saliency.pdf" not in plain.files
+    cut = Cut.of("energyTruth > 0.02", (0.0, 1.0))
+    found = evaluated(tmp_path, events, saliency_events=8, cut=cut)
+    assert (tmp_path / "out" / "saliency.pdf").read_bytes().startswith(b"%PDF")
+    assert found.decides is not None
+    first = np.flatnonzero(events["energyTruth"] > 0.02)[:8]
+    np.testing.assert_allclose(found.decides.depth, events["uvwTruth"][first, 2], rtol=1e-6)
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())["saliency"]
+    assert written == json.loads(json.dumps(found.decides.as_dict()))
+    assert (written["events"], written["derivatives"]["events"]) == (8, 8)
+    assert any(sentence.startswith("time: s68 ") and "another event's" in sentence for sentence in found.sentences())
+
+
+def test_one_event_is_not_compared_with_itself(model: TorchModel, tmp_path: Path) -> None:
+    events = point_sources(3, seed=65)
+    events["npho"][1:] = 1e10
+    with pytest.raises(InputError, match=r"1 of 3 events have a valid count and a valid time; .* at least two"):
+        evaluated(tmp_path, events, saliency_events=8)
+    assert not (tmp_path / "out" / "evaluation.json").exists()

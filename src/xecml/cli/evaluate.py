@@ -54,6 +54,15 @@ def evaluate(
             "--conditions", metavar="T", help="Draw the drift of these conditions by run; they are not applied."
         ),
     ] = None,
+    saliency: Annotated[
+        int | None,
+        typer.Option(
+            "--saliency",
+            min=2,
+            metavar="EVENTS",
+            help="Also find what decides the answers, on so many of the first events: tables and saliency.pdf.",
+        ),
+    ] = None,
     depths: Annotated[bool, typer.Option("--depths", help="Also print a table for each bin of depth.")] = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -78,6 +87,8 @@ def evaluate(
     if follow:
         if depths:
             raise InputError("--depths prints tables of one checkpoint; leave it out with --follow.")
+        if saliency:
+            raise InputError("--saliency is about one checkpoint; leave it out with --follow.")
         common: dict[str, Any] = {"others": [model_file(other) for other in others or []], "tree": tree, "cut": cut}
         common["force"] = force
         of_repairs = {"dead_list": dead_list, "max_events": events}
@@ -94,6 +105,8 @@ def evaluate(
                 "--line, --edge, --periods and --conditions are for models that predict physical quantities; this one "
                 "repairs sensors."
             )
+        if saliency:
+            raise InputError("--saliency is for models that predict physical quantities; this one repairs sensors.")
         if depths:
             raise InputError("--depths is for models that predict physical quantities; this one repairs sensors.")
         _evaluate_repair(checkpoint, files, out, options, as_json)
@@ -107,7 +120,7 @@ def evaluate(
         load_conditions(conditions) if conditions else None,
     )
     options = {"others": others, "reference": reference.value, "tree": tree, "cut": cut, "asked": asked, "force": force}
-    options |= {"device": device, "precision": precision, "jobs": jobs}
+    options |= {"device": device, "precision": precision, "jobs": jobs, "saliency_events": saliency}
     report = evaluate_files(checkpoint, files, out, **options)
     if as_json:
         print(json.dumps(report.as_dict()))
@@ -117,6 +130,8 @@ def evaluate(
         for title, headers, rows in report.tables(depths=depths):
             show_table(title, headers, rows)
         for title, headers, rows in report.data.tables_to_read() if report.data else []:
+            show_table(title, headers, rows)
+        for title, headers, rows in report.decides.tables(depths=depths) if report.decides else []:
             show_table(title, headers, rows)
         if not depths:
             print("--depths prints the same in bins of depth; the plots and evaluation.json have them in any case.")

@@ -25,12 +25,13 @@ from xecml.data.coverage import coverage
 from xecml.data.selected_events import Cut, look_at_files, read_selected
 from xecml.errors import InputError
 from xecml.evaluation.light_columns import light_columns
+from xecml.evaluation.saliency import Saliency, saliency
 from xecml.evaluation.tables import Columns
 from xecml.events import TASKS, Chunk, branch_names, number_of
 from xecml.figures import resolution_pages
 from xecml.figures.event_display import display_event
 from xecml.figures.reweighted_sample import save_reweighting
-from xecml.figures.saliency import Saliency, saliency, save_face_weights, save_saliency
+from xecml.figures.saliency import save_face_weights, save_saliency
 from xecml.figures.worst_events import Event, EventLosses, WorstEvents, save_worst
 from xecml.files import atomic_path
 from xecml.inference.checkpoint_reading import load as load_checkpoint

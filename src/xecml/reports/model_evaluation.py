@@ -34,8 +34,10 @@ from xecml.evaluation.tables import (
     read_table,
     same_events,
 )
+from xecml.evaluation.what_decides import WhatDecides
 from xecml.events import TASKS, Chunk, number_of
 from xecml.figures import real_data_pages, resolution_pages
+from xecml.figures.what_decides import save_what_decides
 from xecml.files import atomic_path, is_url
 from xecml.inference import calibration_record
 from xecml.inference.answer_counts import Answered
@@ -52,6 +54,7 @@ from xecml.reports.page.material import Material, with_conventional
 from xecml.reports.page.model_facts import model_facts, recipe_text
 from xecml.reports.page.report_page import write_page
 from xecml.reports.page.sources import look_at_events
+from xecml.reports.saliency import decided
 
 Reference = Literal["truth", "reco"]
 CONSTANT = "mean of training truth"
@@ -82,10 +85,13 @@ class Report:
     data: RealData | None = None
     pairs: Sequence[Pair] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    decides: WhatDecides | None = None
+    """what decides the model's answers, where that was asked for"""
 
     def sentences(self) -> list[str]:
-        """What stands in no table: line, linearity and background of the model, and how others compare with it."""
-        return [*metrics.further_lines(self.evaluations[0]), *(s for pair in self.pairs for s in pair.sentences())]
+        """What stands in no table: line, linearity and background, how others compare, what decides answers."""
+        found = [*metrics.further_lines(self.evaluations[0]), *(s for pair in self.pairs for s in pair.sentences())]
+        return found + (self.decides.sentences() if self.decides else [])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -99,6 +105,7 @@ class Report:
             "inputs": dict(self.inputs),
             **({"selected": {"cut": self.cut.named(), **self.left.as_dict()}} if self.cut else {}),
             **({"real_data": self.data.as_dict()} if self.data is not None else {}),
+            **({"saliency": self.decides.as_dict()} if self.decides is not None else {}),
             "files": {name: str(path) for name, path in self.files.items()},
         }
 
@@ -145,6 +152,7 @@ def evaluate_files(
     precision: str = "float32",
     jobs: int | None = None,
     asked: Asked | None = None,
+    saliency_events: int | None = None,
     force: bool = False,
 ) -> Report:
     """Predict files, measure against truth, and write predictions, `evaluation.json`, `resolution.pdf`, `report.html`.
@@ -161,6 +169,7 @@ def evaluate_files(
         precision: of checkpoints, the first and others; exported ones beside it have their own.
         jobs: batches that are computed side by side; as many as cores are free by default.
         asked: lines, edges, periods, conditions that are looked at, in `real_data.pdf`, which `reco` has in any case.
+        saliency_events: on so many of the first events it is found what decides the answers, in `saliency.pdf`, too.
         force: replace existing files that this function did not make.
 
     Raises:
@@ -170,7 +179,8 @@ def evaluate_files(
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
     folder = Path(out)
     looked_at = reference == "reco" or bool(asked)
-    written = {name: folder / name for name in (*FILES, *(["real_data.pdf"] if looked_at else []))}
+    more = [name for name, wanted in (("real_data.pdf", looked_at), ("saliency.pdf", saliency_events)) if wanted]
+    written = {name: folder / name for name in (*FILES, *more)}
     asked = asked or Asked()
     table_of_conditions = None if asked.conditions is None else asked.conditions.path
     claim(written.values(), inputs=[model_path, *others, table_of_conditions, *files], force=force)
@@ -186,6 +196,7 @@ def evaluate_files(
     opened = [_opened(other, device, precision) for other in others]
     models = {name: one for name, one in zip(names, [model, *opened], strict=True) if not isinstance(one, dict)}
     calibrations = {n: said for n, one in models.items() if (said := calibration_record.line(one.calibration))}
+    decides = decided(model, paths, tree, chosen, saliency_events) if saliency_events else None
     with progress(total * (1 + sum(Path(o).suffix != ".root" for o in others)), "evaluate") as bar:
         loss = _loss(model, files, tree, chosen)
         table, centroid = _predict(model, files, tree, bar, chosen, answered := Answered(), jobs)
@@ -217,9 +228,11 @@ def evaluate_files(
     )
     if data is not None:
         real_data_pages.save_real_data_plots(written["real_data.pdf"], data, title=sample)
+    if decides is not None:
+        save_what_decides(written["saliency.pdf"], decides, title=f"{names[0]} on {sample}")
     where = getattr(model, "device", "cpu")
     read = {"model": _whole(model_path), "files": [_whole(file) for file in files], "tree": tree}
-    report = Report(evaluations, written, answered, calibrations, cut, left, where, loss, data, pairs, read)
+    report = Report(evaluations, written, answered, calibrations, cut, left, where, loss, data, pairs, read, decides)
     _write_page(report, tables, f"{number_of(len(table['run']))} of {sample}", model, pages)
     with atomic_path(written["evaluation.json"]) as temporary:
         content = {"made_by": mark()} | report.as_dict()
@@ -238,6 +251,7 @@ def _write_page(report: Report, tables: Mapping[str, Table], sample: str, model:
         reference=report.evaluations[0].reference,
         pages=pages,
         warnings=[*report.evaluations[0].warnings, *filter(None, [report.answered.line()])],
+        decides=report.decides,
     )
     page.facts, page.recipe = model_facts(model_file(report.inputs["model"]), model), recipe_text(model)
     try:

@@ -57,6 +57,17 @@ class Look(NamedTuple):
     column: Tensor
 
 
+class Steps(NamedTuple):
+    """What of a quick look moves in steps where its input moves smoothly, for a batch of B events."""
+
+    row: Tensor
+    """(B,) of the SiPM at the hot spot"""
+    column: Tensor
+    """(B,) of the same"""
+    counts: Tensor
+    """(B, 4760) photons, by which sensors are sorted into classes of brightness"""
+
+
 _KINDS = (slice(0, geometry.N_SIPM), slice(geometry.N_SIPM, geometry.N_SENSORS))
 """SiPMs, PMTs."""
 _POWERS = (1, 2)
@@ -126,6 +137,8 @@ class QuickLook(nn.Module):
 
     def __init__(self, positions: np.ndarray | None = None) -> None:
         super().__init__()
+        self.held: Steps | None = None
+        """Steps to take in place of an event's own, so that answers along a path of inputs have no jumps."""
         xyz = geometry.positions() if positions is None else positions
         efficiency = np.where(geometry.face_codes() == 0, PDE_SIPM, QE_PMT)
         i, j = np.mgrid[:WINDOW, :WINDOW]
@@ -165,7 +178,7 @@ class QuickLook(nn.Module):
         """Look at raw counts (photons), times (s) and their validity masks, each (B, 4760)."""
         counts = self._filled(torch.where(valid, full(npho), 0.0), valid.to(full(npho).dtype))
         inner = counts[:, : geometry.N_SIPM].reshape(-1, *INNER_SHAPE)
-        row, column = self._peak(inner)
+        row, column = self._peak(inner) if self.held is None else self.held[:2]
         light = self.window(inner, row, column)
         u, v = self._centroid(light, row, column)
         depth = self._depth(light)
@@ -211,7 +224,7 @@ class QuickLook(nn.Module):
                 *self._regional_times(residual, self._precision(counts, clocked), row, column),
                 *self._regional_times(residual, sharpness, row, column),
                 *_means(*by_distance[:, 2:].unbind(1)),
-                self._times_by_brightness(residual, counts, clocked),
+                self._times_by_brightness(residual, counts if self.held is None else self.held.counts, clocked),
             ],
             1,
         )

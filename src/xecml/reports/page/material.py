@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from xecml.evaluation.event_identity import aligned
 from xecml.evaluation.metrics import Evaluation, evaluate
 from xecml.evaluation.paired import Pair, compare_paired
+from xecml.evaluation.saliency import Saliency
 from xecml.evaluation.stored_tables import Reconstructed
 from xecml.evaluation.tables import Reference, Table, quantities
-from xecml.figures.saliency import Saliency
+from xecml.evaluation.what_decides import WhatDecides
 from xecml.reports.page.model_facts import Facts
 from xecml.reports.page.shown_events import Found
 
@@ -35,6 +36,7 @@ class Material:
         recipe: of its training, as YAML.
         epochs: lines of `metrics.jsonl`.
         saliency: derivatives of its answers.
+        decides: what decides its answers, where that was asked for.
         events: to draw.
         validated: numbers of the last validation by name, of a training that rebuilds sensors.
         rebuilt: captions and pictures of events that it rebuilt.
@@ -53,6 +55,7 @@ class Material:
     recipe: str = ""
     epochs: Sequence[Mapping[str, Any]] = ()
     saliency: Saliency | None = None
+    decides: WhatDecides | None = None
     events: list[Found] = field(default_factory=list)
     validated: dict[str, float] = field(default_factory=dict)
     rebuilt: list[tuple[str, Figure]] = field(default_factory=list)

@@ -22,8 +22,9 @@ from xecml.figures.report_pages import (
     draw_selections,
     draw_slices,
 )
-from xecml.figures.saliency import draw_face_weights, saliency_figures
+from xecml.figures.saliency import draw_face_weights, draw_hot_spot_maps, saliency_figures
 from xecml.figures.unfolded_detector import draw_event
+from xecml.figures.what_decides import summary_figures
 from xecml.reports.page.material import Material
 from xecml.reports.page.model_facts import Facts
 from xecml.reports.page.vector_graphics import Picture, event_picture, vector_picture
@@ -254,15 +255,30 @@ def _rebuilt(material: Material, _: _Numbers) -> Section | None:
 
 
 def _saliency(material: Material, numbers: _Numbers) -> Section | None:
-    if material.saliency is None:
+    decides, derivatives = material.decides, material.saliency
+    if decides is not None:
+        derivatives = decides.gradient
+    if decides is None and derivatives is None:
         return None
     found = Section(
         "saliency",
         "What the model looks at",
-        "Derivatives of its predictions with respect to counts and times, summed by face.",
+        "Derivatives of its answers with respect to counts and times, summed by face, and about the hot spot.",
     )
-    found.pictures.append(vector_picture(draw_face_weights(material.saliency), numbers()))
-    found.pictures.append(vector_picture(next(saliency_figures(material.saliency)), numbers()))
+    if decides is not None:
+        found.intro = (
+            "What its answers lose when counts, times or both are those of another event about the same hot spot, and "
+            "which part of the light moves them."
+        )
+        found.lines = decides.sentences()
+        note = "Hot spot, depth, total light and rough time stay those of the event in every case."
+        found.tables = [
+            Shown(*table, note="" if i else note, folded=i > 0) for i, table in enumerate(decides.tables(depths=True))
+        ]
+        found.pictures = [vector_picture(figure, numbers()) for figure in summary_figures(decides)]
+    if derivatives is not None:
+        pages = (draw_face_weights(derivatives), next(saliency_figures(derivatives)), draw_hot_spot_maps(derivatives))
+        found.pictures += [vector_picture(figure, numbers()) for figure in pages]
     return found
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from xecml import rootio
 from xecml.errors import InputError
+from xecml.evaluation.saliency import saliency
 from xecml.evaluation.stored_tables import StoredTable
 from xecml.evaluation.tables import PREFIX, Reference, Table, quantities
 from xecml.events import number_of
-from xecml.figures.saliency import saliency
 from xecml.files import is_folder
 from xecml.inference.checkpoint_reading import load
 from xecml.inference.prediction_columns import PREDICTION_TREE
@@ -128,7 +128,8 @@ def look_at_events(material: Material, files: Sequence[str], tree: str, model: M
     """
     table = next(iter(material.tables.values()))
     worst, random = worst_rows(table, material.reference), random_rows(table)
-    of_saliency = random_rows(table, SALIENCY_EVENTS, seed=1) if isinstance(model, TorchModel) else []
+    wanted = isinstance(model, TorchModel) and material.decides is None
+    of_saliency = random_rows(table, SALIENCY_EVENTS, seed=1) if wanted else []
     branches, names = (model.branches, model.names) if model is not None else (("npho", "time"), {})
     rows = [row for row, *_ in worst] + random + of_saliency
     light = find_light(table, rows, files, branches, tree=tree, names=names)
