@@ -7,9 +7,11 @@ from `xecml.evaluation.metrics`; here they are only drawn.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -42,12 +44,14 @@ from xecml.evaluation.tables import (
 )
 from xecml.events import number_of
 from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
-from xecml.figures.style import COLOURS, STYLE, named, save_pages, shortened
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, ink, named, save_pages, shortened
 from xecml.resolution import Floats, Resolution
 
 _PAGE_SIZE = (11.7, 10.2)
 _GRID = {"left": 0.07, "right": 0.945, "bottom": 0.06, "top": 0.89, "wspace": 0.3, "hspace": 0.34}
 """Places of the nine parts of a quantity's page: found by hand, since finding them costs as much as drawing."""
+_HEADER, _LETTERS = 16, 150
+"""Letters of a line of a header, and in all columns of a table that is as wide as the page at 8 points."""
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
 
 
@@ -123,16 +127,26 @@ def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
         axes.set_axis_off()
         headers, rows = summary(results, name)
         axes.set_title(model.title(name), loc="left", fontweight="bold")
-        headers, *rows = [[shortened(text, 30) for text in row] for row in (headers, *rows)]
-        drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(8)
-        drawn.auto_set_column_width(range(len(headers)))
-        for cell in drawn.get_celld().values():
-            cell.set(edgecolor="0.75", linewidth=0.5)
+        headers, *rows = [[shortened(text, 40) for text in row] for row in (headers, *rows)]
+        _draw_table(axes, ["\n".join(textwrap.wrap(text, _HEADER)) for text in headers], rows)
     if model.warnings:
-        figure.supxlabel("\n".join(named(w, 200) for w in model.warnings), color=COLOURS[1])
+        figure.supxlabel("\n".join(named(w, 200) for w in model.warnings), color=ink(COLOURS[1]))
     return figure
+
+
+def _draw_table(axes: Axes, headers: list[str], rows: list[list[str]]) -> None:
+    """A table in letters as large as its width allows."""
+    drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
+    columns = zip(headers, *rows, strict=True)
+    letters = sum(2 + max(len(line) for text in column for line in text.split("\n")) for column in columns)
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(min(8.0, 8.0 * _LETTERS / letters))
+    drawn.auto_set_column_width(range(len(headers)))
+    high = max(text.count("\n") for text in headers)
+    for (row, _), cell in drawn.get_celld().items():
+        cell.set(edgecolor="0.75", linewidth=0.5)
+        if row == 0:
+            cell.set_height(cell.get_height() * (1 + 0.75 * high))
 
 
 # ---------------------------------------------------------------------------------------- a quantity's page
@@ -144,6 +158,8 @@ class _Sample:
 
     name: str
     colour: str
+    line: Any
+    mark: str
     values: Floats
     figures: Resolution
     table: Table
@@ -152,8 +168,8 @@ class _Sample:
 def _samples(quantity: str, tables: Mapping[str, Table], results: Sequence[Evaluation]) -> list[_Sample]:
     """Predictors of a quantity, the model first; a predictor has its colour on every page."""
     return [
-        _Sample(named(r.name), c, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
-        for r, c, t in zip(results, COLOURS, tables.values(), strict=False)
+        _Sample(named(r.name), c, line, mark, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
+        for r, c, line, mark, t in zip(results, COLOURS, LINES, MARKS, tables.values(), strict=False)
         if quantity in r.figures
     ]
 
@@ -195,7 +211,8 @@ def _draw_core(axes: Axes, samples: Sequence[_Sample], label: str, unit: str) ->
     counts = [np.histogram(s.values, edges)[0] for s in samples]
     for s, n in zip(samples, counts, strict=True):
         own = s is samples[0]
-        axes.stairs(n, edges, fill=own, color=s.colour, alpha=0.4 if own else 1, label=f"{s.name} ({s.figures.n})")
+        look = {"color": s.colour, "ls": s.line, "label": f"{s.name} ({s.figures.n})"}
+        axes.stairs(n, edges, fill=own, alpha=0.4 if own else 1, **look)
     if r.fwhm > 0:
         _draw_gaussian(axes, r, edges, counts[0])
     bias, s68, fwhm = (
@@ -232,7 +249,7 @@ def _draw_tails(axes: Axes, samples: Sequence[_Sample], label: str) -> None:
     edges = _bins(r, 12.0)
     for s in samples:
         inside = np.clip(s.values[np.isfinite(s.values)], edges[0], edges[-1])
-        axes.stairs(np.histogram(inside, edges)[0], edges, color=s.colour)
+        axes.stairs(np.histogram(inside, edges)[0], edges, color=s.colour, ls=s.line)
     for side in (-3, 3):
         axes.axvline(r.median + side * r.s68, color="0.4", lw=0.8, ls=":")
     lost = f"{number_of(r.n_not_finite)} without value" if r.n_not_finite else ""
@@ -261,7 +278,7 @@ def _draw_profile(axes: Axes, samples: Sequence[_Sample], profiles: Sequence[Pro
     for s, other in zip(samples[1:], profiles[1:], strict=True):
         widths = np.array([]) if other is None else _own_width(other)
         if other is not None and np.isfinite(widths).any() and np.nanmin(widths) < 2 * high:
-            axes.plot(other.centre * scale, widths, color=s.colour, label=f"s68 {s.name}")
+            axes.plot(other.centre * scale, widths, color=s.colour, ls=s.line, label=f"s68 {s.name}")
             top = max(top, 1.3 * min(np.nanmax(widths), 2 * high))
     axes.set_ylim(low, top)
     axes.legend(loc="upper left", ncols=2, fontsize=7)
@@ -300,7 +317,7 @@ def _draw_energy_resolution(axes: Axes, samples: Sequence[_Sample], reference: R
         say_nothing(axes, "no energy, or a single one")
         return
     for s, p in found:
-        axes.errorbar(p.centre * 1e3, _own_width(p), p.s68_error, fmt="o", color=s.colour, label=s.name)
+        axes.errorbar(p.centre * 1e3, _own_width(p), p.s68_error, fmt=s.mark, color=s.colour, label=s.name)
     p = found[0][1]
     if (fit := energy_resolution_fit(p)) is not None:
         energy = np.linspace(p.edges[0], p.edges[-1], 200)
@@ -312,12 +329,12 @@ def _draw_energy_resolution(axes: Axes, samples: Sequence[_Sample], reference: R
 
 def _draw_opening(axes: Axes, tables: Mapping[str, Table], results: Sequence[Evaluation]) -> None:
     edges = np.linspace(0, 3.5 * max(results[0].opening[ALL].q68, 1e-3), 61)
-    for r, colour in zip(results, COLOURS, strict=False):
+    for r, colour, dashes in zip(results, COLOURS, LINES, strict=False):
         angles = opening_angles(tables[r.name], r.reference)
         if angles is not None and r.opening:
             label = f"{named(r.name)}: 68 % below {r.opening[ALL].q68:.3g} deg"
-            axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, label=label)
-            axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls="--")
+            axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, ls=dashes, label=label)
+            axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls=dashes)
     axes.set_xlim(0, edges[-1])
     axes.set_ylim(top=1.2 * axes.get_ylim()[1])
     axes.legend(loc="upper right")
@@ -327,12 +344,12 @@ def _draw_opening_by_depth(axes: Axes, table: Table, model: Evaluation) -> None:
     angles = opening_angles(table, model.reference)
     if angles is None:
         return
-    lines = zip(depth_bins(table, model.reference).items(), ("-", "--", "-.", ":"), COLOURS, strict=False)
+    lines = zip(depth_bins(table, model.reference).items(), LINES, COLOURS, strict=False)
     for (name, mask), line, colour in lines:
         inside = np.sort(angles[mask & np.isfinite(angles)])
         if len(inside):
             label = f"{name}: 68 % below {model.opening[name].q68:.3g} deg"
-            axes.plot(inside, np.arange(1, len(inside) + 1) / len(inside), line, color=colour, label=label)
+            axes.plot(inside, np.arange(1, len(inside) + 1) / len(inside), ls=line, color=colour, label=label)
     axes.axhline(0.68, color="0.4", lw=0.8, ls=":")
     axes.set(xlim=(0, 3.5 * max(model.opening[ALL].q68, 1e-3)), ylim=(0, 1.02))
     axes.legend(loc="lower right")
