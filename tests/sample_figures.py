@@ -45,6 +45,7 @@ from xecml.figures import (
     unfolded_detector,
     worst_events,
 )
+from xecml.figures.style import drawable
 from xecml.inference.training_comparison import Compared, Comparison, Training
 from xecml.reports.run_summary import RunSummary
 
@@ -78,13 +79,15 @@ def said_table(seed: int = 5, off: float = 1.0, events: int = 600) -> Columns:
         away = off * sigma * np.random.default_rng((seed, len(name))).normal(size=events)
         table |= {f"sigma_{name}": sigma, f"pred_{name}": table[f"true_{name}"] + away}
     table |= {"outlier": rng.exponential(0.3, events), "n_dead": rng.integers(0, 60, events)}
-    return table | {"total_npho": 1e6 * table["true_energy"] * rng.normal(1, 0.02, events)}
+    table |= {"total_npho": 1e6 * table["true_energy"] * rng.normal(1, 0.02, events)}
+    # u and v look as w does
+    return {name: values for name, values in table.items() if name not in ("pred_u", "pred_v", "sigma_u", "sigma_v")}
 
 
 def three_tables() -> dict[str, Columns]:
     """A model, another one and a constant."""
     model = said_table()
-    constants = {name: float(np.mean(model[f"true_{name}"])) for name in WIDTHS}
+    constants = {name: float(np.mean(model[f"true_{name}"])) for name in WIDTHS if f"pred_{name}" in model}
     other = {k: v for k, v in said_table(6, 1.4).items() if not k.startswith("sigma_")}
     return {
         "compact_nll.pth": model,
@@ -95,13 +98,13 @@ def three_tables() -> dict[str, Columns]:
 
 @cache
 def pages_of_resolutions() -> dict[str, Figure]:
-    """Pages by what is on them; those of theta, phi, u and v are like those of the others."""
+    """Pages by what is on them; those of theta, phi and energy look as those of others do."""
     pages = resolution_pages.resolution_figures(three_tables(), title="a_test_sample_of_signal_photons.root")
     return dict(zip(_RESOLUTIONS, pages, strict=True))
 
 
 _RESOLUTIONS = (
-    "summary", "theta", "phi", "energy", "energy_relative", "timing", "u", "v", "w", "energy_and_angle", "pulls",
+    "summary", "theta", "phi", "energy", "energy_relative", "timing", "w", "energy_and_angle", "pulls",
 )  # fmt: skip
 
 
@@ -109,7 +112,7 @@ def resolutions(shown: Iterable[str]) -> Iterable[Figure]:
     return [pages_of_resolutions()[name] for name in shown]
 
 
-_RESOLUTIONS_SHOWN = ("summary", "theta", "energy_relative", "timing", "w", "energy_and_angle", "pulls")
+_RESOLUTIONS_SHOWN = ("summary", "energy_relative", "timing", "w", "energy_and_angle", "pulls")
 
 
 def real_data() -> Iterable[Figure]:
@@ -123,10 +126,9 @@ def real_data() -> Iterable[Figure]:
         )
         conditions = load_conditions(table)
     periods = parse_periods(f"before={FIRST_RUN}-{FIRST_RUN + 2} {FIRST_RUN + 3}-{FIRST_RUN + 5}")
-    tables = {
-        "compact_nll.pth": data_table(2500, seed=1, drift=-0.003),
-        "conventional": data_table(2500, seed=1, drift=-0.003) | {"pred_w": data_table(2500, seed=2)["reco_w"]},
-    }
+    table_of = {k: v for k, v in data_table(2500, drift=-0.003).items() if not k.endswith(("_v", "_phi"))}
+    worse = np.random.default_rng(2).normal(0, 1, 2500)
+    tables = {"compact_nll.pth": table_of, "conventional": table_of | {"pred_w": table_of["pred_w"] + worse}}
     data = measure(tables, Asked(edges=(52.83,), periods=periods, conditions=conditions), "reco")
     return real_data_pages.real_data_figures(data, title="runs_430000_to_430005.root")
 
@@ -184,10 +186,12 @@ class LightAsNumbers:
 
 @cache
 def repairs() -> Any:
-    """Errors and effects of three repairs at three shares of dead sensors."""
+    """Errors and effects of three repairs at two shares of dead sensors."""
     named = {name: ConventionalRepair(name) for name in ("neighbour_mean", "solid_angle", "point_source")}
     model: Any = LightAsNumbers()
-    return _in_file(light(), lambda path: compare_repairs(path, named, model=model, fractions=(0.01, 0.05, 0.1)))
+    return _in_file(
+        light(), lambda path: compare_repairs(path, named, model=model, fractions=(0.02, 0.1), max_events=24)
+    )
 
 
 def repaired_event() -> Figure:
@@ -407,12 +411,17 @@ CASES = {
 @cache
 def _pages(name: str) -> list[Figure]:
     made = FIGURES[name].make()
-    pages = [made] if isinstance(made, Figure) else list(made)
+    pages = [drawable(one) for one in ([made] if isinstance(made, Figure) else made)]
     assert len(pages) == len(FIGURES[name].pages), f"'{name}' has {len(pages)} pages, and {FIGURES[name].pages} names"
+    for one in pages:
+        if (engine := one.get_layout_engine()) is not None:
+            # once and for all, as in files
+            engine.execute(one)
+            one.set_layout_engine("none")
     return pages
 
 
 def figure(case: str) -> Figure:
-    """The figure of a case, drawn once."""
+    """The figure of a case, drawn once, as it is before it is written."""
     name, number = CASES[case]
     return _pages(name)[number]

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+ROOM = 2.0
+"""Pixels at 100 dpi that lie between marks along an axis at least, or they read as one."""
 SLACK = 1.0
 """Pixels at 100 dpi, 0.7 points, by which texts may touch: boxes have the height of a line, letters mostly less."""
 
@@ -31,6 +34,7 @@ class Written:
         corners: of its box, turned as it is, (4, 2) in pixels.
         axes: of which it is a part, if any.
         legend: in which it stands, if any.
+        axis: along which it is a mark, if any.
         inside: whether it is written in its axes' area: no title, label or mark of them.
         colour: red, green, blue and opacity.
     """
@@ -39,6 +43,7 @@ class Written:
     corners: Floats
     axes: Axes | None
     legend: Legend | None
+    axis: Axis | None
     inside: bool
     colour: tuple[float, float, float, float]
 
@@ -53,8 +58,8 @@ class Written:
 
 def written(figure: Figure) -> list[Written]:
     """All texts that drawing this figure writes, in its order; those that are empty or out of view are not drawn."""
-    found: list[Written] = []
-    holders = {text: legend for legend in figure.findobj(Legend) for text in legend.get_texts() + [legend.get_title()]}
+    found: list[tuple[Text, Floats]] = []
+    holders = {text: legend for legend in figure.findobj(Legend) for text in [*legend.get_texts(), legend.get_title()]}
     inner = {text for axes in figure.findobj(Axes) for text in [*axes.texts, *_cells(axes)]}
     plain = Text.draw
 
@@ -62,14 +67,23 @@ def written(figure: Figure) -> list[Written]:
         plain(self, renderer, *args, **kwargs)
         if self.get_visible() and self.get_text().strip():
             # of a text in space, the place is known only now
-            legend = holders.get(self)
-            axes = legend.axes if legend else self.axes
-            colour = to_rgba(self.get_color(), self.get_alpha())
-            found.append(Written(self.get_text(), _corners(self, renderer), axes, legend, self in inner, colour))
+            found.append((self, _corners(self, renderer)))
 
     with patch.object(Text, "draw", draw):
         figure.draw_without_rendering()
-    return found
+    marks = {
+        label: axis
+        for axis in figure.findobj(Axis)
+        for tick in (*axis.majorTicks, *axis.minorTicks)
+        for label in (tick.label1, tick.label2)
+    }
+    return [
+        Written(
+            text.get_text(), corners, holders[text].axes if text in holders else text.axes, holders.get(text),
+            marks.get(text), text in inner, to_rgba(text.get_color(), text.get_alpha()),
+        )
+        for text, corners in found
+    ]  # fmt: skip
 
 
 def _cells(axes: Axes) -> Iterator[Text]:
@@ -82,12 +96,14 @@ def _corners(text: Text, renderer: Any) -> Floats:
     """Corners of the box of a text alone, without its arrow, turned about its middle as the text is."""
     turned, angle = Text.get_window_extent(text, renderer), np.radians(text.get_rotation())
     middle = np.array([(turned.x0 + turned.x1) / 2, (turned.y0 + turned.y1) / 2])
-    a, b = abs(np.cos(angle)), abs(np.sin(angle))
-    if abs(a**2 - b**2) > 1e-6:
-        # width and height of the outer box: w a + h b and w b + h a
-        width, height = np.linalg.solve([[a, b], [b, a]], [turned.width, turned.height])
-    else:
-        width, height = turned.width, turned.height
+    width, height = turned.width, turned.height
+    if angle % (np.pi / 2):
+        text.set_rotation(0)
+        straight = Text.get_window_extent(text, renderer)
+        text.set_rotation(np.degrees(angle))
+        width, height = straight.width, straight.height
+    elif angle % np.pi:
+        width, height = height, width
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (width / 2, height / 2)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return np.asarray(middle + half @ turn)
@@ -114,6 +130,20 @@ def overlapping(texts: list[Written], slack: float = SLACK) -> list[str]:
         for i, j in pairs
         if _overlap(texts[i].corners, texts[j].corners, slack)
     ]
+
+
+def crowded(texts: list[Written]) -> list[str]:
+    """Pairs of marks along an axis that have no room between them."""
+    found = []
+    for axis in dict.fromkeys(t.axis for t in texts if t.axis is not None):
+        marks = [t for t in texts if t.axis is axis]
+        found += [
+            f"no room between the marks '{_short(a)}' and '{_short(b)}'"
+            for i, a in enumerate(marks)
+            for b in marks[i + 1 :]
+            if _overlap(a.corners, b.corners, -ROOM if axis.axis_name == "x" else 0.0)
+        ]
+    return found
 
 
 def cut_off(figure: Figure, texts: list[Written], slack: float = SLACK) -> list[str]:
@@ -170,4 +200,4 @@ def _short(text: Written) -> str:
 def wrong_places(figure: Figure) -> list[str]:
     """All that is wrong with the places of a figure's texts, in words."""
     texts = written(figure)
-    return list(dict.fromkeys([*cut_off(figure, texts), *overlapping(texts), *covered(figure, texts)]))
+    return list(dict.fromkeys([*cut_off(figure, texts), *overlapping(texts), *crowded(texts), *covered(figure, texts)]))

@@ -42,13 +42,18 @@ def unfolded() -> Figure:
             if face != "inner":
                 for sensor in ids:
                     x, y = places()[sensor].tolist()
-                    axes.text(x, y, str(sensor), ha="center", va="center", fontsize=4.4)
+                    _write_id(axes, x, y, sensor, 4.4)
         figure.suptitle(
             "The six faces unfolded, at true lengths: u to the right, v upwards. Ids of the PMTs; those of the SiPMs "
             "are in the next picture.",
             fontsize=10,
         )
     return figure
+
+
+def _write_id(axes: Axes, x: float, y: float, sensor: int, size: float) -> None:
+    """Write the id of a sensor about a point; among thousands, none takes part in finding places for the axes."""
+    axes.text(x, y, str(sensor), ha="center", va="center", fontsize=size).set_in_layout(False)
 
 
 def _titles() -> list[tuple[str, tuple[float, float]]]:
@@ -72,14 +77,7 @@ def inner_face() -> Figure:
         x, y = places()[geometry.inner_map()].transpose(2, 0, 1)
         for row in range(rows):
             for column in range(columns):
-                axes.text(
-                    x[row, column],
-                    y[row, column],
-                    str(geometry.inner_map()[row, column]),
-                    ha="center",
-                    va="center",
-                    fontsize=2.3,
-                )
+                _write_id(axes, x[row, column], y[row, column], geometry.inner_map()[row, column], 2.3)
         for shapes in sensor_shapes(axes, geometry.face_sensors("inner")):
             shapes.set(facecolor=COLOURS[0], alpha=0.18, linewidth=0)
             axes.add_collection(shapes, autolim=False)
@@ -114,9 +112,7 @@ def fine_grid() -> Figure:
             colour = COLOURS[1] if sensor in centre else COLOURS[0]
             axes.add_patch(Rectangle(corner, *size, facecolor=colour, alpha=0.25, edgecolor="k", linewidth=0.9))
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="k", linewidth=0.9))
-            axes.text(
-                corner[0] + size[0] / 2, corner[1] + size[1] / 2, str(sensor), ha="center", va="center", fontsize=6
-            )
+            _write_id(axes, corner[0] + size[0] / 2, corner[1] + size[1] / 2, sensor, 6.0)
         for lines, width, colour in ((range(1, 100), 0.25, "0.6"), (range(3, 100, 3), 0.8, COLOURS[2])):
             axes.vlines([k for k in lines if k < columns], 0, rows, colors=colour, linewidth=width, zorder=0.5)
             axes.hlines([k for k in lines if k < rows], 0, columns, colors=colour, linewidth=width, zorder=0.5)
@@ -151,8 +147,8 @@ def hexagons() -> Figure:
             start = np.array([z[middle], r[middle]])
             style = {"arrowstyle": "-|>", "color": COLOURS[k], "lw": 2.4, "shrinkA": 13, "shrinkB": 13}
             axes.annotate("", tuple(start + away), tuple(start), arrowprops=style)
-            beside = start + 0.5 * away + 0.9 * np.array([-away[1], away[0]]) / np.hypot(*away)
-            axes.text(*beside, str(k + 1), color=ink(COLOURS[k]), ha="center", va="center", fontweight="bold")
+            x, y = start + 0.5 * away + 0.9 * np.array([-away[1], away[0]]) / np.hypot(*away)
+            axes.text(x, y, str(k + 1), color=ink(COLOURS[k]), ha="center", va="center", fontweight="bold")
             axes.plot([], [], color=COLOURS[k], lw=2.4, marker=f"${k + 1}$", ms=8, mfc="k", mec="k", mew=0.3,
                       label=f"direction {k + 1}: {name}")  # fmt: skip
         axes.set(xlabel="z [cm]", ylabel="r [cm]", aspect="equal", ylim=(r.min() - 5, r.max() + 9))

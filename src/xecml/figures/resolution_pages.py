@@ -7,7 +7,6 @@ from `xecml.evaluation.metrics`; here they are only drawn.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from matplotlib.figure import Figure
 from xecml.evaluation.metrics import (
     AGAINST,
     ALL,
-    DEPTHS,
     Evaluation,
     Profile,
     Pull,
@@ -29,7 +27,6 @@ from xecml.evaluation.metrics import (
     depth_bins,
     energy_resolution_fit,
     profile,
-    summary,
     with_error,
 )
 from xecml.evaluation.tables import (
@@ -44,14 +41,13 @@ from xecml.evaluation.tables import (
 )
 from xecml.events import number_of
 from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
-from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, ink, named, save_pages, shortened
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, named, save_pages
+from xecml.figures.summary_page import summary_page
 from xecml.resolution import Floats, Resolution
 
 _PAGE_SIZE = (11.7, 10.2)
 _GRID = {"left": 0.07, "right": 0.945, "bottom": 0.06, "top": 0.89, "wspace": 0.3, "hspace": 0.34}
 """Places of the nine parts of a quantity's page: found by hand, since finding them costs as much as drawing."""
-_HEADER, _LETTERS = 16, 150
-"""Letters of a line of a header, and in all columns of a table that is as wide as the page at 8 points."""
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
 
 
@@ -95,7 +91,7 @@ def resolution_figures(
     results = compare(tables, reference=reference) if evaluations is None else evaluations
     common = same_events(tables)
     with mpl.rc_context(STYLE):
-        yield _summary_page(results, title)
+        yield summary_page(results, title)
     for quantity in results[0].figures:
         with mpl.rc_context(STYLE):
             yield _quantity_page(quantity, common, results, title)
@@ -114,39 +110,6 @@ def _page(title: str, what: str, height: float = _PAGE_SIZE[1], *, placed: bool 
         figure.set_layout_engine("none")
     figure.suptitle(f"{what}: {named(title, 150)}" if title else what)
     return figure
-
-
-# ---------------------------------------------------------------------------------------- the summary page
-
-
-def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
-    model = results[0]
-    figure = _page(title, f"Resolution of {named(model.name)}, {number_of(model.n_events)}, against {model.reference}")
-    bins = [b for b in (ALL, *DEPTHS) if model.events.get(b)]
-    for axes, name in zip(figure.subplots(len(bins), 1, squeeze=False)[:, 0], bins, strict=True):
-        axes.set_axis_off()
-        headers, rows = summary(results, name)
-        axes.set_title(model.title(name), loc="left", fontweight="bold")
-        headers, *rows = [[shortened(text, 40) for text in row] for row in (headers, *rows)]
-        _draw_table(axes, ["\n".join(textwrap.wrap(text, _HEADER)) for text in headers], rows)
-    if model.warnings:
-        figure.supxlabel("\n".join(named(w, 200) for w in model.warnings), color=ink(COLOURS[1]))
-    return figure
-
-
-def _draw_table(axes: Axes, headers: list[str], rows: list[list[str]]) -> None:
-    """A table in letters as large as its width allows."""
-    drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
-    columns = zip(headers, *rows, strict=True)
-    letters = sum(2 + max(len(line) for text in column for line in text.split("\n")) for column in columns)
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(min(8.0, 8.0 * _LETTERS / letters))
-    drawn.auto_set_column_width(range(len(headers)))
-    high = max(text.count("\n") for text in headers)
-    for (row, _), cell in drawn.get_celld().items():
-        cell.set(edgecolor="0.75", linewidth=0.5)
-        if row == 0:
-            cell.set_height(cell.get_height() * (1 + 0.75 * high))
 
 
 # ---------------------------------------------------------------------------------------- a quantity's page

@@ -212,17 +212,20 @@ def draw_sensors(
         axes.add_patch(unlit)
     axes.set(xlim=PICTURE[0], ylim=PICTURE[1], aspect="equal")
     axes.set_axis_off()
+    inches = axes.get_window_extent().width / axes.figure.dpi
     for face, (x, y) in FACE_TITLES.items():
-        axes.text(x, y, face, ha="center", va="bottom", color="0.3")
+        # in a small part, letters of the usual size would lie on sensors
+        axes.text(x, y, face, ha="center", va="bottom", color="0.3", fontsize=min(9.0, max(6.5, 1.25 * inches)))
     _draw_frame(axes)
     late = "neither" if isinstance(scale, LogNorm) else "max"
     colours = ScalarMappable(scale, colour_map)
     bar = axes.figure.colorbar(colours, ax=axes, location="bottom", shrink=0.6, pad=0.01, aspect=50, extend=late)
     bar.set_label(label)
     if isinstance(scale, SymLogNorm):
-        # decades within the linear part would lie on one another
+        # decades within the linear part would lie on one another, and many in a small part
         largest = max(abs(float(scale.vmin or 0)), abs(float(scale.vmax or 0)))
         decades = [10.0**k for k in range(-3, 10) if scale.linthresh <= 10.0**k <= largest]
+        decades = decades[:: -(-len(decades) // 2)] if len(decades) > 3 else decades
         bar.set_ticks([-value for value in decades[::-1]] + [0.0] + decades)
         bar.ax.minorticks_off()
 
