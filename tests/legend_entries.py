@@ -78,8 +78,7 @@ def alike(entries: list[Entry], far: float, lighter: float) -> list[str]:
         for other in entries[:i]:
             if one.form != other.form:
                 continue
-            pair = rgb([np.asarray(one.colour)[:3] if not isinstance(one.colour, str) else one.colour,
-                        np.asarray(other.colour)[:3] if not isinstance(other.colour, str) else other.colour])  # fmt: skip
+            pair = rgb([one.colour, other.colour])
             found += [
                 f"'{other.text}' and '{one.text}' ({name})" for name, d in distances(pair).items() if d[0, 1] < far
             ]

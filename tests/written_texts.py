@@ -197,7 +197,7 @@ def _short(text: Written) -> str:
     return " / ".join(text.text.splitlines())[:50]
 
 
-def wrong_places(figure: Figure) -> list[str]:
-    """All that is wrong with the places of a figure's texts, in words."""
-    texts = written(figure)
+def wrong_places(figure: Figure, texts: list[Written] | None = None) -> list[str]:
+    """All that is wrong with the places of a figure's texts, in words; `texts` if they are known."""
+    texts = written(figure) if texts is None else texts
     return list(dict.fromkeys([*cut_off(figure, texts), *overlapping(texts), *crowded(texts), *covered(figure, texts)]))
