@@ -24,11 +24,12 @@ from xecml.figures.style import COLOURS, DIVERGING, MAP, STYLE, page
 from xecml.figures.unfolded_detector import COUNTS_MAP, TIMES_MAP
 
 BASELINE = Path(__file__).parent / "baseline"
-PIXELS = 500
+PIXELS = 450
 """Longer side of an image."""
-TOLERANCE = 1.5
-"""Root mean square of the differences of pixels, of 255. On processors with other vector instructions images differ by
-less than 0.1, where a last digit or a histogram's entry moves; a legend that is gone gives 3 and more."""
+TOLERANCE = 1.0
+"""Root mean square of the differences of pixels, of 255. With numpy's vector instructions switched off, as on another
+processor, images stay as they are to the last pixel; this leaves room for the edges of letters. A legend that is gone
+gives 1.4 to 14, the label of an axis 1.9 to 9, one of 600 events that is moved 1.1 to 6."""
 VERSIONS = dict(
     line.split("==")
     for line in (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()

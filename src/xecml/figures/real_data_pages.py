@@ -23,7 +23,7 @@ from xecml.evaluation.tables import PREFIX, QUANTITIES, opening_angles, residual
 from xecml.figures.inner_face_maps import draw_patches
 from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
 from xecml.figures.spectrum_pages import spectrum_figures
-from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, named, page, save_pages
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, all_entries, named, page, save_pages
 from xecml.resolution import Floats
 
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
@@ -126,7 +126,7 @@ def _trend_page(data: RealData, title: str, what: str, trends: dict[str, dict[st
             part.yaxis.label.set_fontsize(8)
             _whole_numbers(part)
     if len(data.tables) > 1:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(data.tables))
+        figure.legend(*all_entries(axes.flat), loc="outside lower center", ncols=len(data.tables))
     for part in axes[-1]:
         part.set_xlabel(along)
     return figure
@@ -188,7 +188,7 @@ def _conditions_page(data: RealData, title: str) -> Figure:
     for part in axes:
         _whole_numbers(part)
     if shown and len(data.tables) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(data.tables))
+        figure.legend(*all_entries(axes[: len(shown)]), loc="outside lower center", ncols=len(data.tables))
     axes[-1].set_xlabel("run")
     return figure
 
@@ -243,7 +243,7 @@ def _profile_page(data: RealData, title: str, against: str) -> Figure:
                               label=f"bias {named(model, 24)}")  # fmt: skip
         part.axhline(0, color="0.6", lw=0.8)
         part.set(xlabel=axis_label(against, _REFERENCE[data.reference]), ylabel=_label(quantity, "s68, bias"))
-    handles = parts[0].get_legend_handles_labels()
+    handles = all_entries(parts)
     figure.legend(*handles, loc="outside lower center", ncols=min(max(len(handles[0]), 1), 4))
     return figure
 

@@ -17,7 +17,7 @@ from xecml.evaluation.paired import Pair
 from xecml.evaluation.profiles import CONDITIONS, Slices
 from xecml.evaluation.selection_efficiency import Selection
 from xecml.evaluation.tables import QUANTITIES
-from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, named
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, all_entries, named
 
 WIDTH = 11.7
 _MOST_CURVES = 6
@@ -79,7 +79,11 @@ def draw_selections(curves: Sequence[Selection]) -> Figure:
         for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
             for curve in (c for c in curves if c.by == kind and c.s68[-1] > 0):
                 i = order.index(curve.quantity)
-                style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i], "ls": LINES[i % len(LINES)]}
+                style = {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "marker": MARKS[i],
+                    "ls": LINES[(i + i // len(COLOURS)) % len(LINES)],
+                }
                 values, errors = curve.s68 / curve.s68[-1], curve.error / curve.s68[-1]
                 axes.errorbar(
                     curve.efficiency, values, errors, elinewidth=0.8, label=QUANTITIES[curve.quantity].label, **style
@@ -88,8 +92,7 @@ def draw_selections(curves: Sequence[Selection]) -> Figure:
             axes.set(xlabel=f"share of events {words[kind]}", xlim=(0.15, 1.03))
         figure.axes[0].set_ylabel("s68 / s68 of all events")
         figure.axes[0].set_ylim(bottom=0)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper")
+        figure.legend(*all_entries(figure.axes), loc="outside right upper")
         figure.suptitle("What a selection is worth: resolution against efficiency")
     return figure
 

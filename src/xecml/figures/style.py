@@ -110,6 +110,12 @@ def page(title: str, what: str, height: float) -> Figure:
     return figure
 
 
+def all_entries(parts: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels for a legend of several axes, each label once: the first axes need not have all of them."""
+    found = {label: handle for axes in parts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(found.values()), list(found)
+
+
 def drawable(figure: Figure) -> Figure:
     """The figure with characters that its fonts lack written as escapes, such as `\\u65e5`."""
     for text in _texts(figure):
