@@ -69,6 +69,9 @@ class Drawn(NamedTuple):
 # ------------------------------------------------------------------------------------------------ prediction tables
 
 
+_NOT_SHOWN = tuple(f"{kind}_{name}" for kind in ("pred", "sigma") for name in ("u", "v", "timing"))
+
+
 @cache
 def said_table(seed: int = 5, off: float = 1.0, events: int = 600) -> Columns:
     """Predictions with widths, outlier values and dead sensors."""
@@ -80,8 +83,8 @@ def said_table(seed: int = 5, off: float = 1.0, events: int = 600) -> Columns:
         table |= {f"sigma_{name}": sigma, f"pred_{name}": table[f"true_{name}"] + away}
     table |= {"outlier": rng.exponential(0.3, events), "n_dead": rng.integers(0, 60, events)}
     table |= {"total_npho": 1e6 * table["true_energy"] * rng.normal(1, 0.02, events)}
-    # u and v look as w does
-    return {name: values for name, values in table.items() if name not in ("pred_u", "pred_v", "sigma_u", "sigma_v")}
+    # those of u, v and time look as that of w does
+    return {name: values for name, values in table.items() if not name.startswith(_NOT_SHOWN)}
 
 
 def three_tables() -> dict[str, Columns]:
@@ -104,7 +107,7 @@ def pages_of_resolutions() -> dict[str, Figure]:
 
 
 _RESOLUTIONS = (
-    "summary", "theta", "phi", "energy", "energy_relative", "timing", "w", "energy_and_angle", "pulls",
+    "summary", "theta", "phi", "energy", "energy_relative", "w", "energy_and_angle", "pulls",
 )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def resolutions(shown: Iterable[str]) -> Iterable[Figure]:
     return [pages_of_resolutions()[name] for name in shown]
 
 
-_RESOLUTIONS_SHOWN = ("summary", "energy_relative", "timing", "w", "energy_and_angle", "pulls")
+_RESOLUTIONS_SHOWN = ("summary", "energy_relative", "w", "energy_and_angle", "pulls")
 
 
 def real_data() -> Iterable[Figure]:
@@ -126,8 +129,8 @@ def real_data() -> Iterable[Figure]:
         )
         conditions = load_conditions(table)
     periods = parse_periods(f"before={FIRST_RUN}-{FIRST_RUN + 2} {FIRST_RUN + 3}-{FIRST_RUN + 5}")
-    table_of = {k: v for k, v in data_table(2500, drift=-0.003).items() if not k.endswith(("_v", "_phi"))}
-    worse = np.random.default_rng(2).normal(0, 1, 2500)
+    table_of = {k: v for k, v in data_table(1500, drift=-0.003).items() if not k.endswith(("_v", "_phi"))}
+    worse = np.random.default_rng(2).normal(0, 1, 1500)
     tables = {"compact_nll.pth": table_of, "conventional": table_of | {"pred_w": table_of["pred_w"] + worse}}
     data = measure(tables, Asked(edges=(52.83,), periods=periods, conditions=conditions), "reco")
     return real_data_pages.real_data_figures(data, title="runs_430000_to_430005.root")
@@ -186,8 +189,8 @@ class LightAsNumbers:
 
 @cache
 def repairs() -> Any:
-    """Errors and effects of three repairs at two shares of dead sensors."""
-    named = {name: ConventionalRepair(name) for name in ("neighbour_mean", "solid_angle", "point_source")}
+    """Errors and effects of two repairs at two shares of dead sensors."""
+    named = {name: ConventionalRepair(name) for name in ("neighbour_mean", "point_source")}
     model: Any = LightAsNumbers()
     return _in_file(
         light(), lambda path: compare_repairs(path, named, model=model, fractions=(0.02, 0.1), max_events=24)

@@ -24,7 +24,7 @@ from xecml.figures.style import COLOURS, DIVERGING, MAP, STYLE, page
 from xecml.figures.unfolded_detector import COUNTS_MAP, TIMES_MAP
 
 BASELINE = Path(__file__).parent / "baseline"
-PIXELS = 450
+PIXELS = 440
 """Longer side of an image."""
 TOLERANCE = 1.0
 """Root mean square of the differences of pixels, of 255. With numpy's vector instructions switched off, as on another
@@ -45,6 +45,10 @@ HELPERS = {"xecml.figures.style.page", "xecml.figures.style.drawable", "xecml.fi
 """Give figures and are no pictures of their own: what is drawn on them, or whoever calls them, is tested."""
 
 
+_MARKS = {"geometry_inner_face": [pytest.mark.slow]}  # 4092 texts
+every_case = pytest.mark.parametrize("case", [pytest.param(case, marks=_MARKS.get(case, [])) for case in CASES])
+
+
 @pytest.fixture(autouse=True)
 def _style() -> Iterator[None]:
     with mpl.rc_context(STYLE):
@@ -62,12 +66,12 @@ def texts_of(case: str) -> list[Written]:
     [
         pytest.param(
             case,
-            marks=pytest.mark.mpl_image_compare(
-                baseline_dir="baseline",
-                filename=f"{case}.png",
-                tolerance=TOLERANCE,
-                style=STYLE,
-            ),
+            marks=[
+                *_MARKS.get(case, []),
+                pytest.mark.mpl_image_compare(
+                    baseline_dir="baseline", filename=f"{case}.png", tolerance=TOLERANCE, style=STYLE
+                ),
+            ],
         )
         for case in CASES
     ],
@@ -79,12 +83,12 @@ def test_it_looks_as_before(case: str) -> Figure:
     return drawn
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_nothing_written_is_cut_off_or_covered(case: str) -> None:
     assert wrong_places(figure(case), texts_of(case)) == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_colours_are_told_apart_by_everyone_and_in_grey(case: str) -> None:
     drawn = figure(case)
     for entries in legends(drawn):
@@ -95,7 +99,7 @@ def test_colours_are_told_apart_by_everyone_and_in_grey(case: str) -> None:
     assert {artist.get_cmap().name for artist in coloured} <= known  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_texts_have_contrast(case: str) -> None:
     """With the paper; white ones are written on dark areas, which choose it."""
     texts = [text for text in texts_of(case) if not (text.inside and text.colour[:3] == (1, 1, 1))]
