@@ -20,8 +20,9 @@ from xecml import rootio
 from xecml.cli.commands import app
 from xecml.errors import InputError
 from xecml.evaluation.metrics import evaluate, with_error
-from xecml.evaluation.tables import read_table
-from xecml.figures.report_pages import draw_curves
+from xecml.evaluation.selection_efficiency import selections
+from xecml.evaluation.tables import QUANTITIES, read_table
+from xecml.figures.report_pages import draw_curves, draw_selections
 from xecml.reports import model_evaluation
 from xecml.reports.model_evaluation import evaluate_files
 from xecml.reports.page.run_folder import read_epochs
@@ -152,6 +153,16 @@ def test_curves_need_two_epochs(tmp_path: Path) -> None:
     assert drawn == {"train/loss": [2, 1], "val/loss": [3, 1.5], "val/u_s68_mm": [1, 1], "train/lr": [1e-3, 1e-3]}
     assert draw_curves(found[:1]) is None
     assert read_epochs(tmp_path / "none") == []
+
+
+def test_the_legend_has_what_only_one_kind_of_cut_has() -> None:
+    table = said_table()
+    curves = selections(table, evaluate(table).figures)
+    drawn = {QUANTITIES[curve.quantity].label for curve in curves}
+    only = drawn - {QUANTITIES[curve.quantity].label for curve in curves if curve.by == "sigma"}
+    assert only
+    figure = draw_selections(curves)
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == drawn
 
 
 def test_the_worst_events_are_found_again_in_their_files(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from xecml.checks.rules import NORMALISED_RANGE
 from xecml.checks.sensor_occupancy import SensorStatistics
 from xecml.events import number_of
 from xecml.figures import unfolded_detector
-from xecml.figures.style import COLOURS, MAP, STYLE, named, save_figure
+from xecml.figures.style import COLOURS, LINES, MAP, STYLE, named, save_figure
 from xecml.geometry import Floats
 from xecml.outputs import claim, making
 
@@ -94,9 +94,10 @@ def _decades(counts: Floats) -> tuple[float, float]:
 
 
 def _draw_distribution(axes: Axes, group: Sequence[Distribution]) -> None:
-    for one, colour in zip(group, COLOURS, strict=False):
+    for one, colour, dashes in zip(group, COLOURS, LINES, strict=False):
         share = one.contents / one.contents.sum()
-        axes.stairs(share, one.edges, color=colour, label=one.part or None, fill=not one.part, alpha=0.8)
+        look: dict[str, Any] = {"ls": dashes, "label": one.part} if one.part else {"fill": True}
+        axes.stairs(share, one.edges, color=colour, alpha=0.8, **look)
     axes.set(title=group[0].name, xlim=(group[0].low, group[0].high), ylim=(0, None))
     axes.tick_params(labelleft=False)
     if group[0].name.startswith("normalised"):

@@ -10,16 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Rectangle
+from matplotlib.patheffects import withStroke
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from xecml import geometry
-from xecml.figures.style import COLOURS, STYLE
+from xecml.figures.style import COLOURS, STYLE, ink
 from xecml.figures.unfolded_detector import FACE_TITLES, PICTURE, places, sensor_shapes
 from xecml.resolution import Floats
 
 DIRECTIONS = ("in the row, -z", "in the row, +z", "inner row, -z", "inner row, +z", "outer row, -z", "outer row, +z")
 """The six directions of hexagonal neighbours, in the order of `geometry.hex_neighbours`."""
+_RIM = [withStroke(linewidth=3.0, foreground="w")]
 _PALE = 0.35
 """Opacity of colours under text."""
 
@@ -40,13 +42,18 @@ def unfolded() -> Figure:
             if face != "inner":
                 for sensor in ids:
                     x, y = places()[sensor].tolist()
-                    axes.text(x, y, str(sensor), ha="center", va="center", fontsize=4.4)
+                    _write_id(axes, x, y, sensor, 4.4)
         figure.suptitle(
             "The six faces unfolded, at true lengths: u to the right, v upwards. Ids of the PMTs; those of the SiPMs "
             "are in the next picture.",
             fontsize=10,
         )
     return figure
+
+
+def _write_id(axes: Axes, x: float, y: float, sensor: int, size: float) -> None:
+    """Write the id of a sensor about a point; among thousands, none takes part in finding places for the axes."""
+    axes.text(x, y, str(sensor), ha="center", va="center", fontsize=size).set_in_layout(False)
 
 
 def _titles() -> list[tuple[str, tuple[float, float]]]:
@@ -70,14 +77,7 @@ def inner_face() -> Figure:
         x, y = places()[geometry.inner_map()].transpose(2, 0, 1)
         for row in range(rows):
             for column in range(columns):
-                axes.text(
-                    x[row, column],
-                    y[row, column],
-                    str(geometry.inner_map()[row, column]),
-                    ha="center",
-                    va="center",
-                    fontsize=2.3,
-                )
+                _write_id(axes, x[row, column], y[row, column], geometry.inner_map()[row, column], 2.3)
         for shapes in sensor_shapes(axes, geometry.face_sensors("inner")):
             shapes.set(facecolor=COLOURS[0], alpha=0.18, linewidth=0)
             axes.add_collection(shapes, autolim=False)
@@ -112,9 +112,7 @@ def fine_grid() -> Figure:
             colour = COLOURS[1] if sensor in centre else COLOURS[0]
             axes.add_patch(Rectangle(corner, *size, facecolor=colour, alpha=0.25, edgecolor="k", linewidth=0.9))
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="k", linewidth=0.9))
-            axes.text(
-                corner[0] + size[0] / 2, corner[1] + size[1] / 2, str(sensor), ha="center", va="center", fontsize=6
-            )
+            _write_id(axes, corner[0] + size[0] / 2, corner[1] + size[1] / 2, sensor, 6.0)
         for lines, width, colour in ((range(1, 100), 0.25, "0.6"), (range(3, 100, 3), 0.8, COLOURS[2])):
             axes.vlines([k for k in lines if k < columns], 0, rows, colors=colour, linewidth=width, zorder=0.5)
             axes.hlines([k for k in lines if k < rows], 0, columns, colors=colour, linewidth=width, zorder=0.5)
@@ -149,7 +147,10 @@ def hexagons() -> Figure:
             start = np.array([z[middle], r[middle]])
             style = {"arrowstyle": "-|>", "color": COLOURS[k], "lw": 2.4, "shrinkA": 13, "shrinkB": 13}
             axes.annotate("", tuple(start + away), tuple(start), arrowprops=style)
-            axes.plot([], [], color=COLOURS[k], lw=2.4, label=f"direction {k + 1}: {name}")
+            x, y = start + 0.5 * away + 0.9 * np.array([-away[1], away[0]]) / np.hypot(*away)
+            axes.text(x, y, str(k + 1), color=ink(COLOURS[k]), ha="center", va="center", fontweight="bold")
+            axes.plot([], [], color=COLOURS[k], lw=2.4, marker=f"${k + 1}$", ms=8, mfc="k", mec="k", mew=0.3,
+                      label=f"direction {k + 1}: {name}")  # fmt: skip
         axes.set(xlabel="z [cm]", ylabel="r [cm]", aspect="equal", ylim=(r.min() - 5, r.max() + 9))
         axes.grid(visible=False)
         axes.legend(loc="upper center", ncols=3)
@@ -173,11 +174,6 @@ def in_space() -> Figure:
             assert isinstance(axes, Axes3D)
             _draw_space(axes, height, azimuth)
             axes.set_title(title)
-        handles = [
-            Rectangle((0, 0), 1, 1, color=colour, label=title)
-            for colour, (title, _) in zip(COLOURS, _titles(), strict=True)
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=6)
         figure.suptitle("The detector: sensors whose faces are turned to the viewer; z is the beam")
     return figure
 
@@ -191,6 +187,11 @@ def _draw_space(axes: Axes3D, height: float, azimuth: float) -> None:
     corners = _corners(xyz[seen], normal[seen], np.where(code[seen] == 0, 0.615 * np.sqrt(2), geometry.PMT_RADIUS))
     colours = [COLOURS[c] for c in code[seen]]
     axes.add_collection3d(Poly3DCollection(corners[:, :, (0, 2, 1)], facecolors=colours, linewidths=0))
+    for face, (title, _) in enumerate(_titles()):
+        if len(shown := seen[code[seen] == face]):
+            middle = xyz[shown].mean(0)
+            place = xyz[shown[np.argmin(((xyz[shown] - middle) ** 2).sum(1))]] + 3 * normal[shown].mean(0)
+            axes.text(*place[[0, 2, 1]], title, ha="center", va="center", fontsize=11, zorder=20, path_effects=_RIM)
     for name, end in (("x", (30, 0, 0)), ("y", (0, 0, 30)), ("z (beam)", (0, 60, 0))):
         axes.plot(*np.transpose([(0, 0, 0), end]), color="k", lw=1)
         axes.text(*(1.1 * np.array(end)), name)
@@ -232,7 +233,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], col
     style = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=style)
     if text:
-        axes.annotate(text, end, (6, 4), textcoords="offset points", color=colour, fontsize=11)
+        axes.annotate(text, end, (6, 4), textcoords="offset points", color=ink(colour), fontsize=11)
 
 
 def _across_the_beam(axes: Axes) -> None:
@@ -246,10 +247,10 @@ def _across_the_beam(axes: Axes) -> None:
     a, r0 = v / geometry.INNER_RADIUS, geometry.INNER_RADIUS
     arc = np.linspace(0, a, 40)
     axes.plot(-r0 * np.cos(arc), r0 * np.sin(arc), color=COLOURS[2], lw=3)
-    axes.text(-r0 * np.cos(a / 2) + 2, r0 * np.sin(a / 2), "v", color=COLOURS[2], fontsize=12)
+    axes.text(-r0 * np.cos(a / 2) + 2, r0 * np.sin(a / 2), "v", color=ink(COLOURS[2]), fontsize=12)
     foot, point = ((-r * np.cos(a), r * np.sin(a)) for r in (r0, r0 + w))
     _arrow(axes, foot, point, COLOURS[1])
-    axes.text(0.5 * (foot[0] + point[0]), 0.5 * (foot[1] + point[1]) + 3, "w", color=COLOURS[1], fontsize=12)
+    axes.text(0.5 * (foot[0] + point[0]), 0.5 * (foot[1] + point[1]) + 3, "w", color=ink(COLOURS[1]), fontsize=12)
     axes.plot(*point, "o", color="k")
     axes.annotate("first interaction", point, (-8, 8), textcoords="offset points", ha="right")
     vertex = (3.0, -6.0)
@@ -259,7 +260,7 @@ def _across_the_beam(axes: Axes) -> None:
     phi = np.degrees(np.arctan2(point[1] - vertex[1], -(point[0] - vertex[0])))
     axes.plot([vertex[0], vertex[0] - 34], [vertex[1], vertex[1]], ":", color="0.5")
     axes.add_patch(Arc(vertex, 50, 50, theta1=180 - phi, theta2=180, color=COLOURS[3], lw=2))
-    axes.text(vertex[0] - 30, vertex[1] + 4, "phi", color=COLOURS[3], fontsize=12)
+    axes.text(vertex[0] - 30, vertex[1] + 4, "phi", color=ink(COLOURS[3]), fontsize=12)
     _arrow(axes, (0, 0), (22, 0), "0.2", "x")
     _arrow(axes, (0, 0), (0, 22), "0.2", "y")
     axes.set(xlabel="x [cm]", ylabel="y [cm]", aspect="equal", title="Across the beam, seen from +z")
@@ -282,14 +283,14 @@ def _along_the_beam(axes: Axes) -> None:
     )
     _arrow(axes, (0, geometry.INNER_RADIUS), (u, geometry.INNER_RADIUS), COLOURS[2], "u")
     _arrow(axes, (u, geometry.INNER_RADIUS), point, COLOURS[1])
-    axes.text(u + 1.5, geometry.INNER_RADIUS + w / 2, "w", color=COLOURS[1], fontsize=12)
+    axes.text(u + 1.5, geometry.INNER_RADIUS + w / 2, "w", color=ink(COLOURS[1]), fontsize=12)
     axes.plot(*point, "o", color="k")
     _arrow(axes, vertex, point, COLOURS[0])
     axes.plot(*vertex, "o", color=COLOURS[0])
     axes.annotate("vertex", vertex, (-8, 8), textcoords="offset points", ha="right")
     theta = np.degrees(np.arctan2(point[1] - vertex[1], point[0] - vertex[0]))
     axes.add_patch(Arc(vertex, 44, 44, theta1=0, theta2=theta, color=COLOURS[3], lw=2))
-    axes.text(vertex[0] + 19, vertex[1] + 15, "theta", color=COLOURS[3], fontsize=12)
+    axes.text(vertex[0] + 19, vertex[1] + 15, "theta", color=ink(COLOURS[3]), fontsize=12)
     _arrow(axes, (-60, 0), (60, 0), "0.2", "z (beam)")
     axes.axvline(0, color="0.7", ls=":")
     axes.set(xlabel="z [cm]", ylabel="r [cm]", aspect="equal", title="Along the beam, in the plane of the photon")

@@ -8,9 +8,9 @@ from matplotlib.colors import Normalize
 
 from xecml.evaluation.metrics import with_error
 from xecml.figures.quantity_axes import say_nothing
+from xecml.figures.style import DIVERGING
 from xecml.resolution import Floats
 
-_DIVERGING = "RdBu_r"
 _MOST_WRITTEN = (12, 3)
 """Patches along v and u, up to which their numbers can be read."""
 
@@ -34,11 +34,12 @@ def draw_patches(axes: Axes, u: Floats, v: Floats, values: Floats, errors: Float
         least = max(2 * float(np.median(errors[np.isfinite(errors)] if np.isfinite(errors).any() else 0.0)), 1e-9)
         low, high = min(low, (low + high) / 2 - least), max(high, (low + high) / 2 + least)
     norm = Normalize(low, high)
-    mesh = axes.imshow(np.ma.masked_invalid(values), _DIVERGING if diverging else "viridis", norm, extent=extent)
+    mesh = axes.imshow(np.ma.masked_invalid(values), DIVERGING if diverging else "viridis", norm, extent=extent)
     axes.figure.colorbar(mesh, ax=axes, fraction=0.08, pad=0.03)
     if values.shape[1] > _MOST_WRITTEN[1] or values.shape[0] > _MOST_WRITTEN[0]:
         return
-    colours = mesh.cmap(norm(np.nan_to_num(values)))[..., :3] @ (0.299, 0.587, 0.114)
+    # relative luminance; black and white read equally well on 0.18
+    light = mesh.cmap(norm(np.nan_to_num(values)))[..., :3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             where = ((u[column] + u[column + 1]) / 2, (v[row] + v[row + 1]) / 2)
@@ -46,4 +47,4 @@ def draw_patches(axes: Axes, u: Floats, v: Floats, values: Floats, errors: Float
                 " \N{PLUS-MINUS SIGN} ", "\n\N{PLUS-MINUS SIGN} "
             )
             axes.text(*where, text, ha="center", va="center", fontsize=6.5,
-                      color="w" if colours[row, column] < 0.5 else "k")  # fmt: skip
+                      color="w" if light[row, column] < 0.18 else "k")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import LogLocator
 
 from xecml.evaluation.tables import Table, column
 from xecml.figures.style import COLOURS, MAP
@@ -23,6 +24,8 @@ SYMBOL = {
 # columns on an axis: unit, and the scale to it from the unit of files
 _AXIS = {"theta": ("deg", 1.0), "phi": ("deg", 1.0), "energy": ("MeV", 1e3), "timing": ("ns", 1e9)}
 _CM = ("cm", 1.0)
+_MANY = 150
+"""Events in a cell above which the colour bar has decades alone."""
 
 
 def axis_label(name: str, what: str) -> str:
@@ -42,7 +45,7 @@ def in_axis_unit(table: Table, prefix: str, name: str) -> Floats:
 
 def say_nothing(axes: Axes, why: str) -> None:
     """Write on empty axes why they are."""
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="0.5")
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="0.4")
 
 
 def draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> None:
@@ -58,7 +61,10 @@ def draw_map(axes: Axes, x: Floats, y: Floats, *, diagonal: bool = False) -> Non
     mesh = axes.imshow(shown, MAP, LogNorm(1, max(counts.max(), 2)), extent=extent)
     if diagonal:
         axes.plot(span[0], span[0], color=COLOURS[1], lw=0.8)
-    axes.figure.colorbar(mesh, ax=axes, fraction=0.06, pad=0.02, label="events")
+    # plain numbers: powers of ten with their factors would not fit beside a small part
+    steps = LogLocator(subs=(1, 2, 5) if counts.max() < _MANY else (1,))
+    bar = axes.figure.colorbar(mesh, ax=axes, fraction=0.06, pad=0.02, label="events", ticks=steps, format="%g")
+    bar.ax.minorticks_off()
 
 
 def _span(x: Floats) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from xecml.evaluation.tables import PREFIX, QUANTITIES, opening_angles, residual
 from xecml.figures.inner_face_maps import draw_patches
 from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
 from xecml.figures.spectrum_pages import spectrum_figures
-from xecml.figures.style import COLOURS, STYLE, named, page, save_pages
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, all_entries, named, page, save_pages
 from xecml.resolution import Floats
 
 _REFERENCE = {"truth": "true", "reco": "reconstructed"}
@@ -126,7 +126,7 @@ def _trend_page(data: RealData, title: str, what: str, trends: dict[str, dict[st
             part.yaxis.label.set_fontsize(8)
             _whole_numbers(part)
     if len(data.tables) > 1:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(data.tables))
+        figure.legend(*all_entries(axes.flat), loc="outside lower center", ncols=len(data.tables))
     for part in axes[-1]:
         part.set_xlabel(along)
     return figure
@@ -146,12 +146,12 @@ def _constancy(t: Trend) -> str:
 
 def _draw_trends(axes: Axes, of: dict[str, Trend], name: str) -> None:
     drawn = False
-    for i, ((model, t), colour) in enumerate(zip(of.items(), COLOURS, strict=False)):
+    for i, ((model, t), colour, mark) in enumerate(zip(of.items(), COLOURS, MARKS, strict=False)):
         x, y, error = _beside(t, i, len(of)), getattr(t, name), getattr(t, f"{name}_error")
         if not np.isfinite(y).any():
             continue
         bars = np.stack([x - t.first, t.last - x]) if (t.last > t.first).any() else None
-        fill, mark = (colour, "o") if i == 0 else ("w", "s")
+        fill = colour if i == 0 else "w"
         reach = None if bars is None else np.maximum(bars, 0)
         said = named(model)
         axes.errorbar(x, y, error, reach, label=said, fmt=mark, color=colour, mfc=fill, elinewidth=1, ms=3.5)
@@ -188,7 +188,7 @@ def _conditions_page(data: RealData, title: str) -> Figure:
     for part in axes:
         _whole_numbers(part)
     if shown and len(data.tables) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(data.tables))
+        figure.legend(*all_entries(axes[: len(shown)]), loc="outside lower center", ncols=len(data.tables))
     axes[-1].set_xlabel("run")
     return figure
 
@@ -233,15 +233,17 @@ def _profile_page(data: RealData, title: str, against: str) -> Figure:
     figure = page(title, f"Residuals by {word}", 6.6)
     parts = _panels(figure, len(data.quantities), 4)
     for part, quantity in zip(parts, data.quantities, strict=True):
-        for i, ((model, of), colour) in enumerate(zip(data.against[quantity].items(), COLOURS, strict=False)):
+        for i, ((model, of), colour, mark) in enumerate(
+            zip(data.against[quantity].items(), COLOURS, MARKS, strict=False)
+        ):
             if (p := of.get(against)) is not None and np.isfinite(p.s68).any():
                 x = (p.centre + 0.006 * i * np.ptp(p.edges)) * axis_scale(against)
-                part.errorbar(x, p.s68, p.s68_error, fmt="o", color=colour, ms=3.5, label=f"s68 {named(model, 24)}")
-                part.errorbar(x, p.bias, p.bias_error, fmt="s", color=colour, mfc="w", ms=3.5,
+                part.errorbar(x, p.s68, p.s68_error, fmt=mark, color=colour, ms=3.5, label=f"s68 {named(model, 24)}")
+                part.errorbar(x, p.bias, p.bias_error, fmt=mark, color=colour, mfc="w", ms=3.5,
                               label=f"bias {named(model, 24)}")  # fmt: skip
         part.axhline(0, color="0.6", lw=0.8)
         part.set(xlabel=axis_label(against, _REFERENCE[data.reference]), ylabel=_label(quantity, "s68, bias"))
-    handles = parts[0].get_legend_handles_labels()
+    handles = all_entries(parts)
     figure.legend(*handles, loc="outside lower center", ncols=min(max(len(handles[0]), 1), 4))
     return figure
 
@@ -259,14 +261,14 @@ def _periods_page(data: RealData, title: str) -> Figure:
         half = 4 * max((x.s68 for x in found.values() if np.isfinite(x.s68)), default=1.0) or 1.0
         edges = np.linspace(r.median - half, r.median + half, 41) if np.isfinite(r.median) else np.linspace(-1, 1, 41)
         top = 0.0
-        for i, (period, colour) in enumerate(zip(data.asked.periods, COLOURS, strict=False)):
+        for i, (period, colour, dashes) in enumerate(zip(data.asked.periods, COLOURS, LINES, strict=False)):
             inside = values[period.mask(table)]
             counts = np.histogram(inside, edges)[0]
             share = counts / max(counts.sum(), 1)
             own = found[period.name]
             top = max(top, float(share.max(initial=0)))
             numbers = f"{with_error(own.bias, own.bias_error)}; {with_error(own.s68, own.s68_error)}"
-            part.stairs(share, edges, fill=i == 0, alpha=0.4 if i == 0 else 1, color=colour,
+            part.stairs(share, edges, fill=i == 0, alpha=0.4 if i == 0 else 1, color=colour, ls=dashes,
                         label=f"{named(period.name, 24)}\n{numbers}")  # fmt: skip
         part.set_ylim(0, max(top, 1e-3) * (1.25 + 0.22 * len(data.asked.periods)))
         part.legend(loc="upper left", fontsize=6.5, handlelength=1.0)

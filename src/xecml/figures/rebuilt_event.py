@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml.events import valid_counts, valid_times
-from xecml.figures.style import STYLE, named
+from xecml.figures.style import DIVERGING, STYLE, named
 from xecml.figures.unfolded_detector import draw_sensors
 
 KINDS = ("truth", "masked", "pred", "err")
@@ -35,7 +35,7 @@ def draw_rebuilt(columns: Mapping[str, NDArray[Any]], *, title: str = "") -> Fig
     bright = timed & (npho > _BRIGHT)
     first = float(time[bright].min()) if bright.any() else 0.0
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(30.0, 14.0))
+        figure = Figure(figsize=(22.0, 10.6))
         axes = figure.subplots(2, 4, squeeze=False)
         for row, channel in zip(axes, ("npho", "time"), strict=True):
             ok = counted if channel == "npho" else bright
@@ -65,8 +65,8 @@ def _scale(channel: str, kind: str, light: NDArray[np.float64]) -> tuple[Normali
     high = float(light.max(initial=10.0))
     if channel == "npho":
         if kind == "err":
-            return SymLogNorm(10, vmin=-high / 3, vmax=high / 3), "RdBu_r", "photons"
+            return SymLogNorm(10, vmin=-high / 3, vmax=high / 3), DIVERGING, "photons"
         return LogNorm(max(high * 1e-4, 0.5), high, clip=True), "viridis", "photons"
     if kind == "err":
-        return Normalize(-2, 2), "RdBu_r", "ns"
+        return Normalize(-2, 2), DIVERGING, "ns"
     return Normalize(0, 12, clip=True), "plasma_r", "ns after the first"

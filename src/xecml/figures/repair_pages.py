@@ -18,11 +18,10 @@ from xecml.evaluation.metrics import ALL
 from xecml.evaluation.repair_errors import Case, RepairReport, light_labels
 from xecml.evaluation.tables import QUANTITIES
 from xecml.events import number_of, valid_counts
-from xecml.figures.style import COLOURS, STYLE, named, save_figure, save_pages
+from xecml.figures.style import COLOURS, DIVERGING, MARKS, STYLE, named, save_figure, save_pages
 from xecml.figures.unfolded_detector import draw_sensors
 from xecml.geometry import FACES, N_SENSORS
 
-_MARKERS = "osD^vP"
 _RESOLUTIONS = ("energy_relative", "u", "v", "w", "timing")
 
 
@@ -68,7 +67,7 @@ def _against_fraction(axes: Axes, report: RepairReport, cases: list[Case]) -> No
             [e.rmse for e in of_all],
             [e.rmse_error for e in of_all],
             color=COLOURS[i % len(COLOURS)],
-            marker=_MARKERS[i % len(_MARKERS)],
+            marker=MARKS[i % len(MARKS)],
             label=named(name),
         )
     axes.set(xlabel="dead sensors [%]", ylabel="RMSE [photons]", title=cases[0][0], ylim=(0, None))
@@ -81,7 +80,7 @@ def _by_place(axes: Axes, report: RepairReport, case: Case, places: list[str]) -
         found = figures.get(_reference(report), {})
         x = [j for j, place in enumerate(places) if place in found]
         values = [found[places[j]] for j in x]
-        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
         axes.errorbar(x, [e.rmse for e in values], [e.rmse_error for e in values], label=named(name), **look)
         axes.plot(x, [abs(e.bias) for e in values], ls="--", lw=0.8, ms=2, **look)
     axes.set_yscale("log")
@@ -121,7 +120,7 @@ def _effect(axes: Axes, report: RepairReport, cases: list[Case], quantity: str) 
             [r.s68 for r in widths],
             [r.s68_error for r in widths],
             color=COLOURS[i % len(COLOURS)],
-            marker=_MARKERS[i % len(_MARKERS)],
+            marker=MARKS[i % len(MARKS)],
             label=named(name),
         )
     what = QUANTITIES[quantity]
@@ -167,7 +166,7 @@ def draw_repaired_event(
                 pull,
                 ok & where,
                 SymLogNorm(3, vmin=-100, vmax=100),
-                "RdBu_r",
+                DIVERGING,
                 f"{named(name)}: error [sigma of a count]",
             )
         figure.suptitle(title)

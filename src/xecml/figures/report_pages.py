@@ -17,11 +17,9 @@ from xecml.evaluation.paired import Pair
 from xecml.evaluation.profiles import CONDITIONS, Slices
 from xecml.evaluation.selection_efficiency import Selection
 from xecml.evaluation.tables import QUANTITIES
-from xecml.figures.style import COLOURS, STYLE, named
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, all_entries, named
 
 WIDTH = 11.7
-_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
-_LINES = ("-", "--", "-.", ":")
 _MOST_CURVES = 6
 _REBUILT = ("mae_npho", "rmse_npho", "mae_time", "rmse_time")
 
@@ -31,7 +29,7 @@ def draw_energy_line(lines: Mapping[str, EnergyLine]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.6))
         left, right = figure.subplots(1, 2)
-        for (name, found), colour in zip(lines.items(), COLOURS, strict=False):
+        for (name, found), colour, dashes in zip(lines.items(), COLOURS, LINES, strict=False):
             line = found.line
             middle = (line.edges[1:] + line.edges[:-1]) / 2
             share = line.counts.sum()
@@ -41,7 +39,7 @@ def draw_energy_line(lines: Mapping[str, EnergyLine]) -> Figure:
             )
             for axes in (left, right):
                 axes.stairs(line.counts / share, line.edges, color=colour, alpha=0.5, lw=0.9)
-                axes.plot(middle, line.expected(line.edges) / share, color=colour, label=label)
+                axes.plot(middle, line.expected(line.edges) / share, color=colour, ls=dashes, label=label)
         for axes in (left, right):
             axes.set(xlabel="predicted / true energy [%]", ylabel="share of events in the window")
         highest = max((f.line.counts / f.line.counts.sum()).max() for f in lines.values())
@@ -81,7 +79,11 @@ def draw_selections(curves: Sequence[Selection]) -> Figure:
         for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
             for curve in (c for c in curves if c.by == kind and c.s68[-1] > 0):
                 i = order.index(curve.quantity)
-                style = {"color": COLOURS[i % len(COLOURS)], "marker": _MARKS[i], "ls": _LINES[i % len(_LINES)]}
+                style = {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "marker": MARKS[i],
+                    "ls": LINES[(i + i // len(COLOURS)) % len(LINES)],
+                }
                 values, errors = curve.s68 / curve.s68[-1], curve.error / curve.s68[-1]
                 axes.errorbar(
                     curve.efficiency, values, errors, elinewidth=0.8, label=QUANTITIES[curve.quantity].label, **style
@@ -90,8 +92,7 @@ def draw_selections(curves: Sequence[Selection]) -> Figure:
             axes.set(xlabel=f"share of events {words[kind]}", xlim=(0.15, 1.03))
         figure.axes[0].set_ylabel("s68 / s68 of all events")
         figure.axes[0].set_ylim(bottom=0)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper")
+        figure.legend(*all_entries(figure.axes), loc="outside right upper")
         figure.suptitle("What a selection is worth: resolution against efficiency")
     return figure
 
@@ -105,7 +106,7 @@ def draw_differences(pairs: Sequence[Pair]) -> Figure:
         figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(labels)))
         axes = figure.subplots()
         axes.axvline(0, color="0.4", lw=1)
-        for k, (pair, colour, mark) in enumerate(zip(pairs, COLOURS[1:], _MARKS, strict=False)):
+        for k, (pair, colour, mark) in enumerate(zip(pairs, COLOURS[1:], MARKS, strict=False)):
             shown = [(d, *d.ratio) for d in pair.differences if (d.label, d.figure) in place]
             shown = [(d, ratio, error) for d, ratio, error in shown if math.isfinite(ratio)]
             sure = [d.more_than_chance for d, _, _ in shown]
@@ -162,7 +163,7 @@ def draw_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
                 values = np.array([_number(row.get(name)) for row in rows])
                 if names is not losses and names is not rates:
                     values = values / values[np.isfinite(values)][-1] if np.isfinite(values).any() else values
-                axes.plot(x, values, marker=_MARKS[i], ms=3, color=COLOURS[i % len(COLOURS)], label=name)
+                axes.plot(x, values, marker=MARKS[i], ms=3, color=COLOURS[i % len(COLOURS)], label=name)
             axes.set(xlabel="epoch", ylabel=label)
             _scale(axes, scale)
             axes.legend(fontsize=7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,6 @@ from matplotlib.figure import Figure
 from xecml.evaluation.metrics import (
     AGAINST,
     ALL,
-    DEPTHS,
     Evaluation,
     Profile,
     Pull,
@@ -27,7 +27,6 @@ from xecml.evaluation.metrics import (
     depth_bins,
     energy_resolution_fit,
     profile,
-    summary,
     with_error,
 )
 from xecml.evaluation.tables import (
@@ -42,7 +41,8 @@ from xecml.evaluation.tables import (
 )
 from xecml.events import number_of
 from xecml.figures.quantity_axes import SYMBOL, axis_label, axis_scale, draw_map, in_axis_unit, say_nothing
-from xecml.figures.style import COLOURS, STYLE, named, save_pages, shortened
+from xecml.figures.style import COLOURS, LINES, MARKS, STYLE, named, save_pages
+from xecml.figures.summary_page import summary_page
 from xecml.resolution import Floats, Resolution
 
 _PAGE_SIZE = (11.7, 10.2)
@@ -91,7 +91,7 @@ def resolution_figures(
     results = compare(tables, reference=reference) if evaluations is None else evaluations
     common = same_events(tables)
     with mpl.rc_context(STYLE):
-        yield _summary_page(results, title)
+        yield summary_page(results, title)
     for quantity in results[0].figures:
         with mpl.rc_context(STYLE):
             yield _quantity_page(quantity, common, results, title)
@@ -112,29 +112,6 @@ def _page(title: str, what: str, height: float = _PAGE_SIZE[1], *, placed: bool 
     return figure
 
 
-# ---------------------------------------------------------------------------------------- the summary page
-
-
-def _summary_page(results: Sequence[Evaluation], title: str) -> Figure:
-    model = results[0]
-    figure = _page(title, f"Resolution of {named(model.name)}, {number_of(model.n_events)}, against {model.reference}")
-    bins = [b for b in (ALL, *DEPTHS) if model.events.get(b)]
-    for axes, name in zip(figure.subplots(len(bins), 1, squeeze=False)[:, 0], bins, strict=True):
-        axes.set_axis_off()
-        headers, rows = summary(results, name)
-        axes.set_title(model.title(name), loc="left", fontweight="bold")
-        headers, *rows = [[shortened(text, 30) for text in row] for row in (headers, *rows)]
-        drawn = axes.table(rows, colLabels=headers, loc="upper center", cellLoc="right", edges="horizontal")
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(8)
-        drawn.auto_set_column_width(range(len(headers)))
-        for cell in drawn.get_celld().values():
-            cell.set(edgecolor="0.75", linewidth=0.5)
-    if model.warnings:
-        figure.supxlabel("\n".join(named(w, 200) for w in model.warnings), color=COLOURS[1])
-    return figure
-
-
 # ---------------------------------------------------------------------------------------- a quantity's page
 
 
@@ -144,6 +121,8 @@ class _Sample:
 
     name: str
     colour: str
+    line: Any
+    mark: str
     values: Floats
     figures: Resolution
     table: Table
@@ -152,8 +131,8 @@ class _Sample:
 def _samples(quantity: str, tables: Mapping[str, Table], results: Sequence[Evaluation]) -> list[_Sample]:
     """Predictors of a quantity, the model first; a predictor has its colour on every page."""
     return [
-        _Sample(named(r.name), c, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
-        for r, c, t in zip(results, COLOURS, tables.values(), strict=False)
+        _Sample(named(r.name), c, line, mark, residuals(t, quantity, r.reference), r.figures[quantity][ALL], t)
+        for r, c, line, mark, t in zip(results, COLOURS, LINES, MARKS, tables.values(), strict=False)
         if quantity in r.figures
     ]
 
@@ -195,7 +174,8 @@ def _draw_core(axes: Axes, samples: Sequence[_Sample], label: str, unit: str) ->
     counts = [np.histogram(s.values, edges)[0] for s in samples]
     for s, n in zip(samples, counts, strict=True):
         own = s is samples[0]
-        axes.stairs(n, edges, fill=own, color=s.colour, alpha=0.4 if own else 1, label=f"{s.name} ({s.figures.n})")
+        look = {"color": s.colour, "ls": s.line, "label": f"{s.name} ({s.figures.n})"}
+        axes.stairs(n, edges, fill=own, alpha=0.4 if own else 1, **look)
     if r.fwhm > 0:
         _draw_gaussian(axes, r, edges, counts[0])
     bias, s68, fwhm = (
@@ -232,7 +212,7 @@ def _draw_tails(axes: Axes, samples: Sequence[_Sample], label: str) -> None:
     edges = _bins(r, 12.0)
     for s in samples:
         inside = np.clip(s.values[np.isfinite(s.values)], edges[0], edges[-1])
-        axes.stairs(np.histogram(inside, edges)[0], edges, color=s.colour)
+        axes.stairs(np.histogram(inside, edges)[0], edges, color=s.colour, ls=s.line)
     for side in (-3, 3):
         axes.axvline(r.median + side * r.s68, color="0.4", lw=0.8, ls=":")
     lost = f"{number_of(r.n_not_finite)} without value" if r.n_not_finite else ""
@@ -261,7 +241,7 @@ def _draw_profile(axes: Axes, samples: Sequence[_Sample], profiles: Sequence[Pro
     for s, other in zip(samples[1:], profiles[1:], strict=True):
         widths = np.array([]) if other is None else _own_width(other)
         if other is not None and np.isfinite(widths).any() and np.nanmin(widths) < 2 * high:
-            axes.plot(other.centre * scale, widths, color=s.colour, label=f"s68 {s.name}")
+            axes.plot(other.centre * scale, widths, color=s.colour, ls=s.line, label=f"s68 {s.name}")
             top = max(top, 1.3 * min(np.nanmax(widths), 2 * high))
     axes.set_ylim(low, top)
     axes.legend(loc="upper left", ncols=2, fontsize=7)
@@ -300,7 +280,7 @@ def _draw_energy_resolution(axes: Axes, samples: Sequence[_Sample], reference: R
         say_nothing(axes, "no energy, or a single one")
         return
     for s, p in found:
-        axes.errorbar(p.centre * 1e3, _own_width(p), p.s68_error, fmt="o", color=s.colour, label=s.name)
+        axes.errorbar(p.centre * 1e3, _own_width(p), p.s68_error, fmt=s.mark, color=s.colour, label=s.name)
     p = found[0][1]
     if (fit := energy_resolution_fit(p)) is not None:
         energy = np.linspace(p.edges[0], p.edges[-1], 200)
@@ -312,12 +292,12 @@ def _draw_energy_resolution(axes: Axes, samples: Sequence[_Sample], reference: R
 
 def _draw_opening(axes: Axes, tables: Mapping[str, Table], results: Sequence[Evaluation]) -> None:
     edges = np.linspace(0, 3.5 * max(results[0].opening[ALL].q68, 1e-3), 61)
-    for r, colour in zip(results, COLOURS, strict=False):
+    for r, colour, dashes in zip(results, COLOURS, LINES, strict=False):
         angles = opening_angles(tables[r.name], r.reference)
         if angles is not None and r.opening:
             label = f"{named(r.name)}: 68 % below {r.opening[ALL].q68:.3g} deg"
-            axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, label=label)
-            axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls="--")
+            axes.stairs(np.histogram(angles, edges)[0], edges, color=colour, ls=dashes, label=label)
+            axes.axvline(r.opening[ALL].q68, color=colour, lw=1, ls=dashes)
     axes.set_xlim(0, edges[-1])
     axes.set_ylim(top=1.2 * axes.get_ylim()[1])
     axes.legend(loc="upper right")
@@ -327,12 +307,12 @@ def _draw_opening_by_depth(axes: Axes, table: Table, model: Evaluation) -> None:
     angles = opening_angles(table, model.reference)
     if angles is None:
         return
-    lines = zip(depth_bins(table, model.reference).items(), ("-", "--", "-.", ":"), COLOURS, strict=False)
+    lines = zip(depth_bins(table, model.reference).items(), LINES, COLOURS, strict=False)
     for (name, mask), line, colour in lines:
         inside = np.sort(angles[mask & np.isfinite(angles)])
         if len(inside):
             label = f"{name}: 68 % below {model.opening[name].q68:.3g} deg"
-            axes.plot(inside, np.arange(1, len(inside) + 1) / len(inside), line, color=colour, label=label)
+            axes.plot(inside, np.arange(1, len(inside) + 1) / len(inside), ls=line, color=colour, label=label)
     axes.axhline(0.68, color="0.4", lw=0.8, ls=":")
     axes.set(xlim=(0, 3.5 * max(model.opening[ALL].q68, 1e-3)), ylim=(0, 1.02))
     axes.legend(loc="lower right")

@@ -79,7 +79,7 @@ def history_figure(trials: Sequence[ShownTrial], metric: str) -> Figure:
             right.plot(
                 steps,
                 [trial.curve[step] for step in steps],
-                "-" if len(steps) > 1 else ".",
+                "." if len(steps) < 2 else "--" if trial.number == 0 and not chosen_one else "-",
                 color=COLOURS[1] if chosen_one else COLOURS[0] if trial.number == 0 else "0.75",
                 linewidth=2.0 if chosen_one or trial.number == 0 else 0.8,
                 zorder=3 if chosen_one else 2 if trial.number == 0 else 1,
@@ -148,10 +148,13 @@ def parallel_figure(trials: Sequence[ShownTrial], keys: Sequence[str], metric: s
             )  # fmt: skip
         for i in (j for j in range(len(shown)) if shown[j].number == 0):
             axes.plot(range(len(heights)), [h[i] for h in heights], "--", color=COLOURS[1], zorder=3, label="recipe")
+        paper = {"facecolor": "w", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
         for x, (key, places, labels) in enumerate(columns):
             axes.axvline(x, color="0.4", linewidth=0.8)
             for height, text in _marks(places, labels, log=key in log):
-                axes.text(x + 0.02, height, named(text, 16), fontsize=7.5, va="center", color="0.2", zorder=4)
+                axes.text(
+                    x + 0.02, height, named(text, 16), fontsize=7.5, va="center", color="0.2", zorder=4, bbox=paper
+                )
         axes.axvline(len(columns), color="0.4", linewidth=0.8)
         names = [*(named(key.rpartition(".")[2], _LABEL) for key, *_ in columns), named(metric, _LABEL)]
         axes.set_xticks(range(len(names)), names)

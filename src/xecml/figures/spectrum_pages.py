@@ -18,7 +18,7 @@ from xecml.evaluation.real_data import RealData
 from xecml.evaluation.spectra import ALL, Feature, Spectrum, energies_of
 from xecml.figures.inner_face_maps import draw_patches
 from xecml.figures.quantity_axes import say_nothing
-from xecml.figures.style import COLOURS, STYLE, named, page
+from xecml.figures.style import COLOURS, LINES, STYLE, named, page
 from xecml.resolution import Floats
 
 _BINS, _OF_A_BIN = 60, 20
@@ -50,9 +50,11 @@ def _overview_page(data: RealData, title: str) -> Figure:
     least, most = np.quantile(both, (0.001, 0.999)) if len(both) > 1 else (0.0, 100.0)
     edges = np.linspace(float(least), float(most), 101)
     for part, scale in zip(axes, ("linear", "log"), strict=True):
-        for i, ((name, energies), colour) in enumerate(zip(finite.items(), COLOURS, strict=False)):
+        for i, ((name, energies), colour, dashes) in enumerate(zip(finite.items(), COLOURS, LINES, strict=False)):
             counts = np.histogram(energies, edges)[0]
-            part.stairs(counts, edges, fill=i == 0, alpha=0.4 if i == 0 else 1, color=colour, label=named(name))
+            part.stairs(
+                counts, edges, fill=i == 0, alpha=0.4 if i == 0 else 1, color=colour, ls=dashes, label=named(name)
+            )
         for feature in data.asked.features:
             part.axvline(feature.energy, color="0.4", lw=0.8, ls=":")
         part.set(yscale=scale, xlabel="energy [MeV]", ylabel=f"events / {edges[1] - edges[0]:.2g} MeV")
@@ -132,7 +134,7 @@ def _periods_page(feature: Feature, spectra: Sequence[Spectrum], title: str) -> 
         fits = [one.fit.window for one in own if one.fit is not None]
         low, high = fits[0] if fits else _range(own[0])
         edges = np.linspace(low, high, _BINS // 2 + 1)
-        for j, (one, colour) in enumerate(zip(own, COLOURS, strict=False)):
+        for j, (one, colour, dashes) in enumerate(zip(own, COLOURS, LINES, strict=False)):
             counts: Floats = np.histogram(one.energies, edges)[0].astype(np.float64)
             numbers = ""
             if one.fit is not None:
@@ -142,7 +144,7 @@ def _periods_page(feature: Feature, spectra: Sequence[Spectrum], title: str) -> 
                     rf"$\sigma / E$ {with_error(float(s.resolution), float(s.resolution_error), 100)} %"
                 )
             axes.stairs(counts / max(counts.sum(), 1), edges, fill=j == 0, alpha=0.4 if j == 0 else 1, color=colour,
-                        label=f"{named(one.sample, 24)}{numbers}")  # fmt: skip
+                        ls=dashes, label=f"{named(one.sample, 24)}{numbers}")  # fmt: skip
         axes.axvline(feature.energy, color="0.4", lw=0.8, ls=":")
         axes.set(xlabel="energy [MeV]", ylabel="share of events", title=named(name))
         axes.set_ylim(0, axes.get_ylim()[1] * (1.1 + 0.1 * len(own)))

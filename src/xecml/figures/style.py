@@ -14,6 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.legend import Legend
@@ -31,7 +32,10 @@ STYLE: Any = {
     "axes.titlesize": 10.0,
     "axes.labelsize": 9.0,
     "legend.fontsize": 8.0,
-    "legend.frameon": False,
+    "legend.frameon": True,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.75,
+    "legend.borderpad": 0.2,
     "figure.titlesize": 13.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,9 +57,20 @@ STYLE: Any = {
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart; the model first, then baselines."""
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
+"""What tells apart in grey print what the palette tells apart in colour: the palette's lightness differs too little."""
 MAP = "cividis"
+DIVERGING = "PuOr_r"
+"""Of differences: purple below, orange above; unlike those of red and blue, its ends differ in grey too."""
 PAGE_WIDTH = 11.7
 """Of the pages of a PDF, inches."""
+
+
+def ink(colour: Any) -> tuple[float, ...]:
+    """A colour of the palette, dark enough to be read as text on white."""
+    return tuple(0.62 * share for share in to_rgb(colour))
+
 
 _METADATA = {".pdf": "Creator", ".png": "Software"}
 
@@ -93,6 +108,12 @@ def page(title: str, what: str, height: float) -> Figure:
     figure = Figure(figsize=(PAGE_WIDTH, height))
     figure.suptitle(f"{what}: {named(title, 110)}" if title else what)
     return figure
+
+
+def all_entries(parts: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels for a legend of several axes, each label once: the first axes need not have all of them."""
+    found = {label: handle for axes in parts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(found.values()), list(found)
 
 
 def drawable(figure: Figure) -> Figure:

@@ -18,6 +18,7 @@ from xecml.inference.training_comparison import OUTLIER_EDGES, Comparison, Diffe
 from xecml.outputs import claim, making
 
 _COLOURS = {"like": COLOURS[0], "differs": COLOURS[1], "other photons": COLOURS[4], "too few": "0.6"}
+_MARKS = {"like": "o", "differs": "s", "other photons": "^", "too few": "x"}
 _PANELS = 6
 _WIDE = 150
 _FAR = 8.0
@@ -73,7 +74,7 @@ def _draw_numbers(axes: Axes, rows: Sequence[Difference]) -> None:
         if not row.events:
             continue
         axes.barh(place, 2 * row.limit, left=-row.limit, height=0.8, color="0.9", zorder=1)
-        axes.errorbar(row.away, place, xerr=row.error, fmt="o", color=_COLOURS[row.verdict], zorder=3)
+        axes.errorbar(row.away, place, xerr=row.error, fmt=_MARKS[row.verdict], color=_COLOURS[row.verdict], zorder=3)
     axes.axvline(0, color="0.5", lw=0.8, zorder=2)
     reach = max([3.0, *(1.3 * abs(row.away) for row in rows if row.events)])
     if reach > _FAR:
@@ -83,7 +84,7 @@ def _draw_numbers(axes: Axes, rows: Sequence[Difference]) -> None:
     axes.tick_params(axis="y", labelsize=6.5)
     for verdict, colour in _COLOURS.items():
         if any(row.verdict == verdict for row in rows) and verdict != "too few":
-            axes.plot([], [], "o", color=colour, label=verdict)
+            axes.plot([], [], _MARKS[verdict], color=colour, label=verdict)
     axes.barh([np.nan], [np.nan], color="0.9", label="like training")
     axes.legend(loc="lower right")
 

@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import EllipseCollection, PolyCollection
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
@@ -200,23 +201,33 @@ def draw_sensors(
     axes: Axes, values: Floats, valid: NDArray[np.bool_], scale: Normalize, colour_map: str, label: str
 ) -> None:
     """Draw values (4760,) of the measured sensors in colour and the others hatched, at their places."""
-    for ids, is_lit in ((np.flatnonzero(valid), True), (np.flatnonzero(~valid), False)):
-        for shapes, part in zip(sensor_shapes(axes, ids), _split(ids), strict=True):
-            shapes.set(linewidth=0)
-            if is_lit:
-                shapes.set(array=values[part], norm=scale, cmap=colour_map)
-            else:
-                shapes.set(facecolor=_INVALID_COLOUR, edgecolor="0.6", hatch="//////")
-            axes.add_collection(shapes, autolim=False)
+    ids = np.flatnonzero(valid)
+    for shapes, part in zip(sensor_shapes(axes, ids), _split(ids), strict=True):
+        shapes.set(linewidth=0, array=values[part], norm=scale, cmap=colour_map)
+        axes.add_collection(shapes, autolim=False)
+    if not valid.all():
+        # one outline of all: hatching them one by one takes seconds
+        unlit = PathPatch(_outlines(np.flatnonzero(~valid)), facecolor=_INVALID_COLOUR, edgecolor="0.6", linewidth=0)
+        unlit.set_hatch("//////")
+        axes.add_patch(unlit)
     axes.set(xlim=PICTURE[0], ylim=PICTURE[1], aspect="equal")
     axes.set_axis_off()
+    inches = axes.get_window_extent().width / axes.figure.dpi
     for face, (x, y) in FACE_TITLES.items():
-        axes.text(x, y, face, ha="center", va="bottom", color="0.3")
+        # in a small part, letters of the usual size would lie on sensors
+        axes.text(x, y, face, ha="center", va="bottom", color="0.3", fontsize=min(9.0, max(6.5, 1.25 * inches)))
     _draw_frame(axes)
     late = "neither" if isinstance(scale, LogNorm) else "max"
     colours = ScalarMappable(scale, colour_map)
     bar = axes.figure.colorbar(colours, ax=axes, location="bottom", shrink=0.6, pad=0.01, aspect=50, extend=late)
     bar.set_label(label)
+    if isinstance(scale, SymLogNorm):
+        # decades within the linear part would lie on one another, and many in a small part
+        largest = max(abs(float(scale.vmin or 0)), abs(float(scale.vmax or 0)))
+        decades = [10.0**k for k in range(-3, 10) if scale.linthresh <= 10.0**k <= largest]
+        decades = decades[:: -(-len(decades) // 2)] if len(decades) > 3 else decades
+        bar.set_ticks([-value for value in decades[::-1]] + [0.0] + decades)
+        bar.ax.minorticks_off()
 
 
 def _draw_frame(axes: Axes) -> None:
@@ -255,6 +266,18 @@ def sensor_shapes(axes: Axes, ids: NDArray[np.int64]) -> tuple[Shapes, Shapes]:
     sipm, pmt = _split(ids)
     squares = Shapes(_SQUARE, _SIPM_SIDE, places()[sipm], axes)
     return squares, Shapes(Outline.unit_circle(), 2 * PMT_RADIUS, places()[pmt], axes)
+
+
+def _outlines(ids: NDArray[np.int64]) -> Outline:
+    """Outlines of sensors as one path, in cm."""
+    parts = []
+    for some, outline, size in zip(
+        _split(ids), (_SQUARE, Outline.unit_circle()), (_SIPM_SIDE, 2 * PMT_RADIUS), strict=True
+    ):
+        corners = places()[some][:, None] + size / 2 * np.asarray(outline.vertices)
+        codes = np.tile(np.asarray(outline.codes), len(some))
+        parts.append(Outline(corners.reshape(-1, 2), codes))
+    return Outline.make_compound_path(*parts)
 
 
 # ------------------------------------------------------------------------------------ truth and prediction

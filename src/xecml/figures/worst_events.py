@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xecml.config import Config
@@ -100,9 +101,14 @@ def save_worst(path: str | Path, event: Event, *, place: int, title: str = "") -
     Raises:
         InputError: a suffix other than .pdf and .png, or the folder cannot be written.
     """
+    save_event(draw_worst(event, place=place, title=title), path)
+
+
+def draw_worst(event: Event, *, place: int, title: str = "") -> Figure:
+    """The picture of `save_worst`; the arguments are the same."""
     numbers = f"run {event.columns['run']}, event {event.columns['event']}"
     parts = ", ".join(f"{task} {loss:.3g}" for task, loss in event.parts.items())
     head = f"{title}worst event {place}: {numbers}, loss {event.loss:.4g} ({parts})"
     truth = {name: v for name, v in event.columns.items() if name.startswith("true_")}
     prediction = {name: v for name, v in event.columns.items() if name.startswith("pred_")}
-    save_event(draw_event(event.npho, event.time, truth=truth, prediction=prediction, title=head), path)
+    return draw_event(event.npho, event.time, truth=truth, prediction=prediction, title=head)

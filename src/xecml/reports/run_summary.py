@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from xecml.errors import InputError
 from xecml.events import number_of
-from xecml.figures.style import COLOURS, STYLE, as_svg, named
+from xecml.figures.style import COLOURS, LINES, STYLE, as_svg, named
 from xecml.notebook import lines_html, table_html
 from xecml.training.metrics_logging import METRICS
 
@@ -65,11 +65,11 @@ class RunSummary:
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=(9.0, 3.2))
             left, right = figure.subplots(1, 2)
-            for name, colour in (("train/loss", COLOURS[0]), ("val/loss", COLOURS[1])):
+            for name, colour, dashes in zip(("train/loss", "val/loss"), COLOURS, LINES, strict=False):
                 shown = [one for one in self.epochs if _number(one.get(name))]
-                style = "-" if len(shown) > 1 else "o"
+                style = {"ls": dashes} if len(shown) > 1 else {"ls": "", "marker": "o"}
                 left.plot(
-                    [one["epoch"] for one in shown], [one[name] for one in shown], style, color=colour, label=name
+                    [one["epoch"] for one in shown], [one[name] for one in shown], color=colour, label=name, **style
                 )
             left.set(xlabel="epoch", ylabel="loss", title=named(self.folder.name))
             left.legend()

@@ -16,12 +16,13 @@ from matplotlib.colors import to_hex
 from xecml import geometry
 from xecml.events import PDE_SIPM, QE_PMT
 from xecml.figures.interactive.packing import sensors
+from xecml.figures.style import DIVERGING
 from xecml.figures.unfolded_detector import COUNTS_MAP, FACE_TITLES, PICTURE, TIMES_MAP
 
 _HERE = Path(__file__).parent
 _INSERTION = re.compile(r"<!-- insert (?P<name>[\w.]+) -->")
 # of colours that differ about a middle, one ends in white and one in black, for light and for dark pages
-_COLOUR_MAPS = {"counts": COUNTS_MAP, "times": TIMES_MAP, "differences": "RdBu_r", "differences_dark": "berlin"}
+_COLOUR_MAPS = {"counts": COUNTS_MAP, "times": TIMES_MAP, "differences": DIVERGING, "differences_dark": "berlin"}
 
 
 def detector() -> dict[str, Any]:
