@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import untrained
 from tests.conftest import point_sources
 from tests.runtimes import packages
 from xecml.data.batch import Batch, validity
@@ -28,7 +29,7 @@ from xecml.evaluation.integrated_gradients import held_steps, integrated_gradien
 from xecml.evaluation.permutations import ALL, ALL_COUNTS, ALL_TIMES, GROUPS, permute
 from xecml.evaluation.saliency import answers_in_widths, derivatives, look_of, outputs_of
 from xecml.evaluation.what_decides import WhatDecides, what_decides
-from xecml.events import INVALID, TASKS
+from xecml.events import INVALID, TASKS, relative_quantities
 from xecml.figures.what_decides import draw_losses, draw_regions, save_what_decides
 from xecml.geometry import N_SENSORS, face_sensors
 from xecml.inference.prediction_columns import true_columns
@@ -292,13 +293,35 @@ def test_losses_are_those_of_the_answers(real: TorchModel, events: dict[str, Any
 @pytest.mark.slow
 def test_both_ways_agree_on_a_trained_network() -> None:
     """Over counts and times of the six faces; the shipped network on showers of a point."""
-    events = point_sources(32, seed=23)
-    found = what_decides(load_model("pretrained:signal"), events["npho"], events["time"], most_integrated=16)
+    events = point_sources(24, seed=23)
+    found = what_decides(load_model("pretrained:signal"), events["npho"], events["time"], most_integrated=12)
     assert found.integrated is not None
     for output in found.integrated.parts.outputs:
         assert found.agreement(output) > 0.6, output
     left, differences = found.integrated.left, found.integrated.answers - found.integrated.baseline
     assert (np.abs(left).mean(0) < 0.1 * np.abs(differences).mean(0)).all()
+
+
+@pytest.mark.slow
+def test_relative_inputs_are_explained_too(tmp_path: Path) -> None:
+    """They have no scale of their own, which the quick look at them needs."""
+    branches = ("data.npho_branch=relative_npho", "data.time_branch=relative_time")
+    path = untrained.regression(
+        tmp_path / "c.pth", "model.preset=tiny", *branches, events=200, tasks=("angle", "uvwFI")
+    )
+    events = point_sources(24, seed=2)
+    found = what_decides(
+        load_model(path),
+        *relative_quantities(events["npho"], events["time"]),
+        truth_of(events, ("uvwFI",)),
+        most_integrated=4,
+    )
+    assert found.integrated is not None
+    differences = found.integrated.answers - found.integrated.baseline
+    assert (np.abs(found.integrated.left).mean(0) < 0.1 * np.abs(differences).mean(0)).all()
+    assert min(found.agreement(output) for output in ("theta", "phi", "u", "v", "w")) > 0.6
+    assert found.permutations.before("u")[0] > 0
+    assert math.isnan(found.permutations.before("theta")[0])
 
 
 # ------------------------------------------------------------------------------------------------------------- together
