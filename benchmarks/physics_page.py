@@ -207,10 +207,11 @@ def _points(sample: Numbers, method: str, quantity: str) -> list[tuple[int, floa
     return found
 
 
-def _suited(sample: Numbers) -> list[str]:
-    """Methods of a sample without conventional constants of the other kind, which would be far off the picture."""
-    names = sample["figures"]
-    return [m for m in names if not m.startswith("conventional (") or m == f"conventional ({sample['kind']})"]
+def _suited(sample: Numbers) -> dict[str, str]:
+    """Methods of a sample by their names in the picture: the conventional one with the constants that suit it."""
+    own = f"conventional ({sample['kind']})"
+    names = [m for m in sample["figures"] if not m.startswith("conventional (") or m == own]
+    return {"conventional" if name == own else name: name for name in names}
 
 
 def resolutions(samples: Sequence[Numbers]) -> Figure:
@@ -223,9 +224,9 @@ def resolutions(samples: Sequence[Numbers]) -> Figure:
             depths = _ordered(list(sample["events"]))
             for axis, quantity in zip(row, _PICTURED, strict=True):
                 for k, method in enumerate(methods):
-                    if method not in _suited(sample):
+                    if method not in (suited := _suited(sample)):
                         continue
-                    points = _points(sample, method, quantity)
+                    points = _points(sample, suited[method], quantity)
                     shift = 0.14 * (k - (len(methods) - 1) / 2)
                     axis.errorbar(
                         [x + shift for x, _, _ in points], [y for _, y, _ in points], [e for _, _, e in points],
@@ -252,6 +253,8 @@ def lines_picture(samples: Mapping[str, Numbers]) -> Figure:
     lines = [s for s in samples.values() if s.get("line_mev") is not None and not s["varied"]]
     lines.sort(key=lambda s: s["line_mev"])
     methods = list(dict.fromkeys(m for sample in lines for m in sample["line"]))
+    # those of the other picture first, in the same colours
+    methods.sort(key=lambda m: m.startswith("conventional (") and m != f"conventional ({lines[0]['kind']})")
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3.6))
         axis = figure.subplots()
