@@ -180,7 +180,7 @@ def test_examples_of_an_autoencoder_show_what_it_rebuilt(events: Columns, tmp_pa
         (["{a}", "--geometry", "{f}/g.pdf"], "leave out FILE"),
         (["--geometry", "{f}/g.png"], r"ends in \.pdf or \.html"),
         (["{f}/b.root", "--out", "{f}/e.html"], "neither npho and time nor"),
-        (["{f}/c.root", "--out", "{f}/e.html", "--model", "solid_angle"], "no branch 'npho', which solid_angle takes"),
+        (["{f}/c.root", "--out", "{f}/e.html", "--model", "solid_angle"], "no branch 'npho', which solid_angle needs"),
     ],
 )
 def test_bad_input_is_one_sentence_and_no_file(events: Columns, words: list[str], message: str, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_linear_correction_is_found_and_helps_on_other_events() -> None:
     assert np.all(after < 0.7 * before)
     exact = trivial.fit_linear(raw, 0.5 + raw @ np.array([[2.0, 0.1], [0.0, 3.0]]))
     np.testing.assert_allclose(exact, [[0.5, 0.5], [2.0, 0.1], [0.0, 3.0]], atol=1e-9)
-    with pytest.raises(InputError, match="Only 0 events with light"):
+    with pytest.raises(InputError, match="Only 0 events have light and truth"):
         trivial.fit_linear(np.full((20, 2), np.nan), truth[:20])
 
 
