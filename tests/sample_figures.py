@@ -129,8 +129,8 @@ def real_data() -> Iterable[Figure]:
         )
         conditions = load_conditions(table)
     periods = parse_periods(f"before={FIRST_RUN}-{FIRST_RUN + 2} {FIRST_RUN + 3}-{FIRST_RUN + 5}")
-    table_of = {k: v for k, v in data_table(1500, drift=-0.003).items() if not k.endswith(("_v", "_phi"))}
-    worse = np.random.default_rng(2).normal(0, 1, 1500)
+    table_of = {k: v for k, v in data_table(2500, drift=-0.003).items() if not k.endswith(("_v", "_phi"))}
+    worse = np.random.default_rng(2).normal(0, 1, 2500)
     tables = {"compact_nll.pth": table_of, "conventional": table_of | {"pred_w": table_of["pred_w"] + worse}}
     data = measure(tables, Asked(edges=(52.83,), periods=periods, conditions=conditions), "reco")
     return real_data_pages.real_data_figures(data, title="runs_430000_to_430005.root")
