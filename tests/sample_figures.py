@@ -24,12 +24,17 @@ from xecml.data.event_numbers import BY_KEY, CONDITIONS
 from xecml.data.reweighting import Reweighting
 from xecml.evaluation import metrics
 from xecml.evaluation.energy_line import energy_line
+from xecml.evaluation.hot_spots import REACH, REGIONS
+from xecml.evaluation.integrated_gradients import Integrated
 from xecml.evaluation.paired import compare_paired
 from xecml.evaluation.periods import parse_periods
+from xecml.evaluation.permutations import GROUPS, Permutations
 from xecml.evaluation.profiles import opening_slices
 from xecml.evaluation.real_data import Asked, measure
 from xecml.evaluation.repair_errors import compare_repairs
+from xecml.evaluation.saliency import Saliency
 from xecml.evaluation.selection_efficiency import selections
+from xecml.evaluation.what_decides import WhatDecides
 from xecml.events import INVALID, valid_counts
 from xecml.figures import (
     check_page,
@@ -40,12 +45,15 @@ from xecml.figures import (
     report_pages,
     resolution_pages,
     reweighted_sample,
+    saliency,
     search_pictures,
     training_page,
     unfolded_detector,
+    what_decides,
     worst_events,
 )
 from xecml.figures.style import drawable
+from xecml.geometry import positions
 from xecml.inference.training_comparison import Compared, Comparison, Training
 from xecml.reports.run_summary import RunSummary
 
@@ -368,6 +376,54 @@ def _curves() -> Figure:
     return figure
 
 
+# ------------------------------------------------------------------------------------------- what decides answers
+
+_ANSWERS = {"theta": "angle", "phi": "angle", "energy": "energy", "u": "uvwFI", "v": "uvwFI", "w": "uvwFI"}
+_LOOKED_AT = 60
+
+
+def parts(*, signed: bool, outputs: tuple[str, ...] = tuple(_ANSWERS)) -> Saliency:
+    """Sizes that fall with the distance from a sensor near the middle; maps with both signs, or sizes."""
+    rng = np.random.default_rng(11)
+    places = positions()
+    away = np.linalg.norm(places - places[2000], axis=1)
+    shape = np.exp(-away / 15) * rng.uniform(0.5, 1.5, (len(outputs), len(away)))
+    rows = np.arange(-REACH, REACH + 1)
+    hill = np.exp(-np.hypot(*np.meshgrid(rows, rows)) / 3)
+    slope = rows / 4 if signed else np.ones(len(rows))
+    maps = rng.uniform(0.5, 1, (2, len(outputs), 1, 1)) * hill * slope
+    fall = np.linspace(1, 0.1, len(REGIONS))
+    regions = rng.normal(0, 0.1, (2, _LOOKED_AT, len(outputs), len(REGIONS))) * fall
+    measured = rng.random(len(away)) > 0.02
+    depth = np.linspace(0.5, 20, _LOOKED_AT)
+    tasks = tuple(_ANSWERS[name] for name in outputs)
+    sizes = regions if signed else np.abs(regions)
+    return Saliency(outputs, tasks, shape, 0.2 * shape, measured, _LOOKED_AT, sizes, maps, depth)
+
+
+@cache
+def decided() -> WhatDecides:
+    """Losses that are larger for counts than for times, in all bins of depth."""
+    rng = np.random.default_rng(12)
+    quantities, n = ("theta", "phi", "energy_relative", "timing", "u", "v", "w"), 300
+    widths = np.array([3.0, 1.0, 2.5, 32.0, 2.5, 2.4, 2.8])[:, None]
+    off = widths * rng.standard_normal((len(quantities), n))
+    more = np.array([1.5 if g.kind != "times" else 0.4 for g in GROUPS]) * np.array(
+        [1.0 if len(g.regions) > 1 else 0.6 / (1 + g.regions[0]) for g in GROUPS]
+    )
+    moved = more[:, None, None] * widths * rng.standard_normal((len(GROUPS), len(quantities), n))
+    known = 8 * widths * rng.standard_normal((len(quantities), n))
+    found = Permutations(quantities, moved, off, off + moved, known)
+    integrated = parts(signed=False)
+    answers = rng.standard_normal((_LOOKED_AT, len(_ANSWERS)))
+    scale = np.array([3.0, 1.0, 2.5, 2.5, 2.4, 2.8])
+    units = ("deg", "deg", "%", "mm", "mm", "mm")
+    whole = Integrated(integrated, answers, np.zeros_like(answers), scale, units)
+    return WhatDecides(n, 0, np.linspace(0.2, 20, n), found, parts(signed=True), whole)
+
+
+_ONE = ("theta",)
+
 FIGURES: dict[str, Drawn] = {
     "resolution": Drawn(
         resolution_pages.resolution_figures, partial(resolutions, _RESOLUTIONS_SHOWN), _RESOLUTIONS_SHOWN
@@ -400,6 +456,16 @@ FIGURES: dict[str, Drawn] = {
     ),
     "report_curves": Drawn(report_pages.draw_curves, _curves),
     "run_curves": Drawn(RunSummary.curves, run_curves),
+    "saliency": Drawn(
+        saliency.saliency_figures,
+        lambda: saliency.saliency_figures(parts(signed=True, outputs=_ONE)),
+        ("by_face", "about_hot_spot", *_ONE),
+    ),
+    "saliency_hot_spot": Drawn(saliency.draw_hot_spot_maps, lambda: saliency.draw_hot_spot_maps(parts(signed=True))),
+    "saliency_faces": Drawn(saliency.draw_face_weights, lambda: saliency.draw_face_weights(parts(signed=True))),
+    "decides_losses": Drawn(what_decides.draw_losses, lambda: what_decides.draw_losses(decided())),
+    "decides_regions": Drawn(what_decides.draw_regions, lambda: what_decides.draw_regions(decided())),
+    "decides_depths": Drawn(what_decides.draw_depths, lambda: what_decides.draw_depths(decided())),
 } | {f"geometry_{draw.__name__}": Drawn(draw, draw) for draw in geometry_pictures.PICTURES.values()}
 """All figures by name."""
 

@@ -41,7 +41,7 @@ FAR, LIGHTER, READABLE = 15.0, 15.0, 4.5
 SAME_LETTERS = mpl.__version__.rpartition(".")[0] == MADE_WITH
 
 HELPERS = {"xecml.figures.style.page", "xecml.figures.style.drawable", "xecml.figures.spectrum_pages.spectrum_figures",
-           "xecml.figures.summary_page.summary_page"}  # fmt: skip
+           "xecml.figures.summary_page.summary_page", "xecml.figures.what_decides.summary_figures"}  # fmt: skip
 """Give figures and are no pictures of their own: what is drawn on them, or whoever calls them, is tested."""
 
 
@@ -110,7 +110,7 @@ def test_texts_have_contrast(case: str) -> None:
 def test_each_image_is_of_a_figure_and_small() -> None:
     images = {path.stem: path.stat().st_size for path in BASELINE.glob("*")}
     assert set(images) == set(CASES), "make them anew: see CONTRIBUTING.md"
-    assert sum(images.values()) < 2e6
+    assert sum(images.values()) < 2.2e6
 
 
 # ----------------------------------------------------------------------------------------------- none is forgotten
@@ -130,7 +130,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 def test_every_figure_has_an_image() -> None:
     tested = {f"{drawn.by.__module__}.{drawn.by.__name__}" for drawn in FIGURES.values()}
-    lacking = {name for name in _functions() if not name.startswith("xecml.figures.saliency")} - tested - HELPERS
+    lacking = set(_functions()) - tested - HELPERS
     assert not lacking, f"add an entry of FIGURES in tests/sample_figures.py, and an image, for {sorted(lacking)}"
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from xecml.evaluation.hot_spots import REACH
 from xecml.evaluation.saliency import Saliency
 from xecml.events import number_of
-from xecml.figures.style import COLOURS, MAP, STYLE, named, save_figure, save_pages
+from xecml.figures.style import COLOURS, DIVERGING, MAP, MARKS, STYLE, named, save_figure, save_pages
 from xecml.figures.unfolded_detector import draw_sensors
 from xecml.geometry import FACES
 from xecml.resolution import Floats
@@ -23,6 +23,8 @@ _DECADES = 1e-3
 """Colours span three decades: what matters less than a thousandth of the largest is as good as nothing."""
 _SIGNED_DECADES = 2e-2
 """Of signed maps: within this share of the largest size, colours go with the number itself."""
+_LIGHT = 0.5
+"""Height in the map of colours from which on numbers are black."""
 _KINDS = {"counts": "target widths per d ln n", "times": "target widths per ns"}
 
 
@@ -61,10 +63,10 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
     """Draw mean derivatives of each answer about the hot spot, with their signs: counts above, times below."""
     with mpl.rc_context(STYLE):
         number = len(found.outputs)
-        figure = Figure(figsize=(max(1.9 * number, 5.0), 5.6))
+        figure = Figure(figsize=(max(1.9 * number, 5.0), 5.8))
         figure.suptitle(
-            "What moves answers about the hot spot: red raises the answer, blue lowers it; "
-            f"{number_of(found.events)}. {named(title)}"
+            f"What moves answers about the hot spot; {number_of(found.events)}. {named(title)}\n"
+            "Orange raises the answer, purple lowers it."
         )
         for row, (axes_row, (kind, unit)) in enumerate(
             zip(figure.subplots(2, number, squeeze=False, sharex=True, sharey=True), _KINDS.items(), strict=True)
@@ -80,12 +82,12 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
 
 
 def _draw_map(axes: Axes, values: Floats) -> None:
-    """A signed map about the hot spot in colours of its own range: red raises the answer, blue lowers it."""
+    """A signed map about the hot spot in colours of its own range: orange raises the answer, purple lowers it."""
     largest = max(float(np.nanmax(np.abs(values), initial=0.0)), 1e-12)
     scale = SymLogNorm(_SIGNED_DECADES * largest, vmin=-largest, vmax=largest)
     ends = (-REACH - 0.5, REACH + 0.5)
     # v falls along rows
-    mesh = axes.imshow(values[::-1], "RdBu_r", scale, extent=(*ends, *ends), aspect="equal")
+    mesh = axes.imshow(values[::-1], DIVERGING, scale, extent=(*ends, *ends), aspect="equal")
     bar = axes.figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.85, pad=0.02, ticks=[-largest, 0, largest])
     bar.ax.set_xticklabels([f"{-largest:.1g}", "0", f"{largest:.1g}"], fontsize=7)
     bar.ax.minorticks_off()
@@ -99,8 +101,8 @@ def _face_page(found: Saliency, title: str) -> Figure:
         f"Derivatives of answers, summed over the sensors of a face; {number_of(found.events)}. {named(title)}"
     )
     for axes, (kind, unit) in zip(figure.subplots(1, 2), _KINDS.items(), strict=True):
-        for face, colour, sums in zip(FACES, COLOURS, found.by_face(kind).T, strict=True):
-            axes.plot(np.where(sums > 0, sums, np.nan), ls="", marker="o", color=colour, label=face)
+        for face, colour, mark, sums in zip(FACES, COLOURS, MARKS, found.by_face(kind).T, strict=False):
+            axes.plot(np.where(sums > 0, sums, np.nan), ls="", marker=mark, color=colour, label=face)
         axes.set(yscale="log", ylabel=f"{kind}: {unit}", xlim=(-0.5, len(found.outputs) - 0.5))
         axes.set_xticks(range(len(found.outputs)), found.outputs, rotation=30)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(FACES))
@@ -133,8 +135,12 @@ def draw_face_weights(found: Saliency, *, title: str = "") -> Figure:
 def _draw_shares(axes: Axes, shares: dict[str, Floats]) -> None:
     table = 100 * np.nan_to_num(np.stack(list(shares.values())))
     ends = np.cumsum(table, 1)
-    for i, (face, colour) in enumerate(zip(FACES, COLOURS, strict=True)):
-        bars = axes.barh(list(shares), table[:, i], left=ends[:, i] - table[:, i], color=colour, label=face)
+    # three steps of lightness, each plain and hatched: parts of one bar are told apart in grey too
+    for i, (face, height) in enumerate(zip(FACES, np.repeat([0.0, 0.5, 1.0], 2), strict=True)):
+        colour, ink = mpl.colormaps[MAP](height), "w" if height < _LIGHT else "k"
+        look = {"color": colour, "hatch": "////" if i % 2 else None, "edgecolor": ink, "linewidth": 0.0}
+        bars = axes.barh(list(shares), table[:, i], left=ends[:, i] - table[:, i], label=face, **look)
         texts = [f"{value:.0f}" if value >= 4 else "" for value in table[:, i]]
-        axes.bar_label(bars, texts, label_type="center", color="w", fontsize=8)
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0}
+        axes.bar_label(bars, texts, label_type="center", color=ink, fontsize=8, bbox=box)
     axes.grid(axis="y", visible=False)
