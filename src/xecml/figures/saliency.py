@@ -63,7 +63,7 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
     """Draw mean derivatives of each answer about the hot spot, with their signs: counts above, times below."""
     with mpl.rc_context(STYLE):
         number = len(found.outputs)
-        figure = Figure(figsize=(max(1.9 * number, 5.0), 5.8))
+        figure = Figure(figsize=(max(1.9 * number, 6.5), 6.0))
         figure.suptitle(
             f"What moves answers about the hot spot; {number_of(found.events)}. {named(title)}\n"
             "Orange raises the answer, purple lowers it."
@@ -77,7 +77,7 @@ def draw_hot_spot_maps(found: Saliency, *, title: str = "") -> Figure:
                     axes.set_title(found.outputs[k])
                 else:
                     axes.set_xlabel("SiPMs along u")
-            axes_row[0].set_ylabel(f"{kind}: {unit}\nSiPMs along v")
+            axes_row[0].set_ylabel(f"{kind}:\n{unit}\nSiPMs along v")
     return figure
 
 
