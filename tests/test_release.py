@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import xecml
+from tests.test_training import TINY
+from xecml.inference import prediction_record
+from xecml.models.build import build_model
+from xecml.recipes import load_config
+from xecml.simulation import manifest
+from xecml.simulation.settings import load_settings
+from xecml.training import checkpoint_writing
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -106,3 +115,33 @@ def test_the_front_page_has_what_a_front_page_has() -> None:
     assert "make demo PRETRAINED=1" in text
     # no badge or address that may not exist
     assert re.findall(r"https?://[^\s)`]+", text) == []
+
+
+def test_files_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    """A checkpoint of the version before, and a piece of a prediction that it began; a simulation begins anew."""
+    config = load_config(TINY)
+    network = build_model(config)
+    content = checkpoint_writing.manifest() | {
+        "kind": "regress", "config": config.model_dump(mode="json"), "tasks": list(network.tasks),  # type: ignore[arg-type]
+        "model_state": network.state_dict(), "loss_state": {}, "ema_state": network.state_dict(), "ema_updates": 1,
+        "optimizer_state": {}, "random_states": [[torch.get_rng_state()]], "epoch": 2, "batch_in_epoch": 0,
+        "data_fingerprint": "0", "sums": {"sums": {}, "counts": {}}, "best": 1.5, "since_best": 0,
+        "metrics": {"epoch": 1, "val/loss": 1.5}, "reweighting": None, "run_name": "run", "run_id": None,
+    }  # fmt: skip
+    assert content["xecml"] == xecml.__version__
+    torch.save(content | {"xecml": "0.1.0"}, tmp_path / "before.pth")
+    assert xecml.load_model(tmp_path / "before.pth").tasks == tuple(network.tasks)
+
+    wanted = {"version": xecml.__version__, "model": {"sha256": "1"}, "inputs": [], "options": {}, "device": "cpu"}
+    before = json.dumps(wanted | {"version": "0.1.0"})
+    assert prediction_record._differences(before, wanted) == []
+    assert prediction_record._differences(json.dumps(wanted | {"options": {"keep": ["a"]}}), wanted) == [
+        "other options"
+    ]
+
+    out = tmp_path / "part.root"
+    record = manifest.make_manifest(load_settings(None), 1, 64, 32, 64)
+    manifest.write_manifest(out, record, finished=False)
+    assert manifest.broken_run(out, record)
+    manifest.write_manifest(out, record | {"version": "0.1.0"}, finished=False)
+    assert not manifest.broken_run(out, record)
