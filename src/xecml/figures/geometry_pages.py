@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from xecml.errors import InputError
 from xecml.figures.geometry_pictures import PICTURES
 from xecml.figures.interactive.page_files import detector, filled_in
-from xecml.figures.style import COLOURS, STYLE, drawable, save_pages
+from xecml.figures.style import COLOURS, STYLE, drawable, laid_out, save_pages
 from xecml.files import atomic_path
 from xecml.outputs import claim, making, mark
 
@@ -53,6 +53,6 @@ def _svg(figure: Figure, salt: str) -> str:
     written = io.StringIO()
     # text stays text, which one can search
     with mpl.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": salt}):
-        drawable(figure).savefig(written, format="svg", metadata={"Date": None})
+        laid_out(drawable(figure)).savefig(written, format="svg", metadata={"Date": None})
     text = written.getvalue()
     return text[text.index("<svg") :]

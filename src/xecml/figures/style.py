@@ -144,11 +144,11 @@ def as_svg(figure: Figure) -> str:
     """A figure as the address of an SVG picture that a page can hold; equal figures give equal text."""
     out = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": "xecml", "svg.fonttype": "path"}), no_collection():
-        _laid_out(drawable(figure)).savefig(out, format="svg", metadata={"Date": None, "Creator": mark()})
+        laid_out(drawable(figure)).savefig(out, format="svg", metadata={"Date": None, "Creator": mark()})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
 
 
-def _laid_out(figure: Figure) -> Figure:
+def laid_out(figure: Figure) -> Figure:
     """The figure with its axes at their places: found once here, where writing would find them twice and draw twice."""
     engine = figure.get_layout_engine()
     if engine is not None:
@@ -176,7 +176,7 @@ def save_pages(pages: Iterable[Figure], path: str | Path) -> int:
     with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata()) as pdf:
         for figure in pages:
             with mpl.rc_context(STYLE), no_collection():
-                pdf.savefig(_laid_out(drawable(figure)))
+                pdf.savefig(laid_out(drawable(figure)))
             number += 1
     return number
 
@@ -191,4 +191,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     if suffix not in _METADATA:
         raise InputError(f"Cannot write a picture as {path}; choose a name that ends in .pdf or .png.")
     with atomic_path(path) as temporary, mpl.rc_context(STYLE), no_collection():
-        _laid_out(drawable(figure)).savefig(temporary, metadata=metadata(suffix))
+        laid_out(drawable(figure)).savefig(temporary, metadata=metadata(suffix))

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from xecml.figures.style import COLOURS, STYLE, drawable
+from xecml.figures.style import COLOURS, STYLE, drawable, laid_out
 from xecml.garbage_collection import no_collection
 
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "xecml"}
@@ -54,7 +54,9 @@ def vector_picture(figure: Figure, number: int, caption: str = "", told: str = "
         empty = _empty_top(figure)
     file = io.StringIO()
     with mpl.rc_context(STYLE | _SVG), no_collection():
-        drawable(figure).savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        laid_out(drawable(figure)).savefig(
+            file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
     return Picture(caption, Markup(_inline(file.getvalue(), number, told or caption, empty)), told or caption)
 
 
@@ -70,7 +72,7 @@ def event_picture(figure: Figure, caption: str, told: str) -> Picture:
     """An event as an image: thousands of sensors as SVG would be ten times as large."""
     file = io.BytesIO()
     with mpl.rc_context(STYLE), no_collection():
-        drawable(figure).savefig(file, format="png", dpi=_EVENT_DPI, metadata={"Software": None})
+        laid_out(drawable(figure)).savefig(file, format="png", dpi=_EVENT_DPI, metadata={"Software": None})
     data = base64.b64encode(file.getvalue()).decode("ascii")
     width, height = (round(inches * _EVENT_DPI) for inches in figure.get_size_inches())
     body = Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
