@@ -98,6 +98,8 @@ def _inline(text: str, number: int, told: str, empty: float = 0.0) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     # a style within an inline SVG would hold for the whole page
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    # images of the same content, such as two colour bars, have the same name, which nothing refers to
+    body = re.sub(r'(<image\b[^>]*?) id="image\w*"', r"\1", body)
     body = re.sub(r'\bid="', f'id="p{number}-', body)
     body = re.sub(r'(xlink:href="|url\()#', rf"\1#p{number}-", body)
     body = _GREY_OR_FIRST.sub(_of_the_page, body)
