@@ -14,7 +14,7 @@ ifneq ($(words $(TORCH)),$(words $(filter $(BUILDS),$(TORCH))))
 $(error TORCH=$(TORCH) is no build of PyTorch that is tested; choose one of $(BUILDS), or leave it out)
 endif
 
-.PHONY: install demo test test-slow test-all lint docs docs-links bench bench-data bench-gpu bench-physics bench-predict bench-robust validate clean
+.PHONY: install demo test test-slow test-long test-all lint docs docs-links bench bench-data bench-gpu bench-physics bench-predict bench-robust validate clean
 
 install: $(STAMP)
 
@@ -50,9 +50,13 @@ test: $(STAMP)
 
 # trainings, exports and pictures that take longer than ten seconds each
 test-slow: $(STAMP)
-	$(TESTS) -m slow
+	$(TESTS) -m "slow and not long"
 
-test-all: test test-slow
+# larger cases of the same: before a release
+test-long: $(STAMP)
+	$(TESTS) -m long
+
+test-all: test test-slow test-long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -194,7 +194,7 @@ def test_packed_graphs_answer_as_raw_ones(checkpoint: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "worst"), [("float16", 0.02), ("int8", 0.5)])
+@pytest.mark.parametrize(("precision", "worst"), [("float16", 0.02), pytest.param("int8", 0.5, marks=pytest.mark.long)])
 def test_sixteen_and_eight_bits_state_their_loss(
     checkpoint: Path, report: Report, precision: str, worst: float, tmp_path: Path
 ) -> None:
@@ -223,7 +223,7 @@ def test_sixteen_and_eight_bits_state_their_loss(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "inpaint"])
+@pytest.mark.parametrize("kind", ["mae", pytest.param("inpaint", marks=pytest.mark.long)])
 def test_encoders_of_other_models(kind: str, tmp_path: Path) -> None:
     path = rebuilding(tmp_path / f"{kind}.pth", kind, "model.preset=tiny")
     done = export(path, tmp_path / "encoder.onnx", encoder=True)
@@ -243,8 +243,13 @@ def test_encoders_of_other_models(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        ("model.preset=reference", "model.outer_mode=split", "model.hex_mixing=attention"),
-        ("model.preset=reference", "model.validity_channel=true", "model.outer_fine_pool=null"),
+        pytest.param(
+            ("model.preset=reference", "model.outer_mode=split", "model.hex_mixing=attention"), marks=pytest.mark.long
+        ),
+        pytest.param(
+            ("model.preset=reference", "model.validity_channel=true", "model.outer_fine_pool=null"),
+            marks=pytest.mark.long,
+        ),
         ("model.layout=original", "data.npho_branch=relative_npho", "data.time_branch=relative_time"),
     ],
 )

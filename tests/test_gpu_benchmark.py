@@ -150,6 +150,7 @@ def test_states_are_compared_to_the_bit(bench: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_a_gpu_all_of_it_runs_at_a_tiny_size(tmp_path: Path) -> None:
     """Every part, with every job, as a GPU would be measured; on one processor it agrees with itself to the bit."""
     command = [sys.executable, str(FOLDER / "gpu.py"), "--device", "cpu", "--out", str(tmp_path), "--minutes", "60"]

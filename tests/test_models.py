@@ -258,7 +258,9 @@ def test_sixteen_bits_agree_for_every_head(preset: str, sample: dict[str, np.nda
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[] if name in ("tiny", "compact") else pytest.mark.long) for name in PRESETS]
+)
 def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
     network = every_head(preset, sample)
     recipe = load_config(None, [f"model.preset={preset}", *HEADS]).model_dump(mode="json")

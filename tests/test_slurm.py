@@ -143,7 +143,7 @@ def assert_ended_as(one: Path, two: Path) -> None:
         assert_equal(contents[0][part], contents[1][part], part)
 
 
-@pytest.mark.parametrize("grace_s", [0, 200])
+@pytest.mark.parametrize("grace_s", [pytest.param(0, marks=pytest.mark.long), 200])
 def test_preemption_is_not_an_end(place: Path, whole: Path, grace_s: int) -> None:
     """A job of a partition that goes first takes the node; the training saves, waits and ends as the whole one.
 
