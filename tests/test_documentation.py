@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -74,7 +75,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html",
                "-d", folder / "doctrees", DOCS, folder / "html"]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    # commands that other tests called in this process have set a backend that shows nothing in notebooks
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "html"
 
@@ -156,7 +161,7 @@ def test_the_tutorial_shows_what_its_commands_made(site: Path, pages: dict[Path,
     assert row, page.text
     _, network, _, _, conventional, nothing, centroid = map(float, row.groups())
     assert max(network, conventional) < centroid < nothing  # six epochs on 4000 events are enough for that
-    assert "no more than chance" in page.text  # both were compared event by event
+    assert "the difference may be chance" in page.text  # both were compared event by event
     # what commands print comes in pieces, and is whole on the page
     assert text.count('class="output') < 20
     assert "\ufffd" not in page.text
