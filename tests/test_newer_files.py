@@ -433,7 +433,7 @@ def test_a_regressor_is_evaluated_exported_and_predicted(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["sqrt", "log1p"])
+@pytest.mark.parametrize("scheme", [pytest.param("sqrt", marks=pytest.mark.long), "log1p"])
 def test_packed_input_and_encoders_of_the_newest_version_are_exported(
     scheme: str, event_file: Path, tmp_path: Path
 ) -> None:
@@ -462,8 +462,10 @@ def test_packed_input_and_encoders_of_the_newest_version_are_exported(
     ("kind", "changes"),
     [
         ("inpainter", {"predict_channels": ["npho", "time"]}),
-        ("inpainter", {"outer_mode": "split", "outer_fine_pool": None}),
-        ("inpainter", {"head_type": "cross_attention", "predict_channels": ["npho", "time"]}),
+        pytest.param("inpainter", {"outer_mode": "split", "outer_fine_pool": None}, marks=pytest.mark.long),
+        pytest.param(
+            "inpainter", {"head_type": "cross_attention", "predict_channels": ["npho", "time"]}, marks=pytest.mark.long
+        ),
         ("autoencoder", {}),
     ],
     ids=["faces", "split", "cross", "autoencoder"],
