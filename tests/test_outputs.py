@@ -281,6 +281,7 @@ def test_a_run_leaves_files_of_others_in_its_folder(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_second_run_of_a_name_replaces_all_of_the_first(tmp_path: Path, sample: Path) -> None:
     more = ("--set", "export.onnx=model.onnx")
     assert _train(tmp_path, sample, *more) is None

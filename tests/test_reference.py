@@ -244,7 +244,8 @@ def test_export_holds_at_every_batch_size(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_AND_LONG)
+@pytest.mark.long
+@pytest.mark.parametrize("name", VARIANTS)
 def test_compiled_is_the_same(name: str) -> None:
     encoder, x = variant(name), inputs(2)
     with torch.no_grad(), warnings.catch_warnings():

@@ -58,6 +58,7 @@ def test_the_wheel_holds_recipes_and_tables_and_no_tests(built: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_installed_wheel_goes_the_whole_way_from_another_folder(built: Path, tmp_path: Path) -> None:
     """Into an empty environment, with what it asks for itself and nothing else."""
     (wheel,) = built.glob("*.whl")
