@@ -40,7 +40,8 @@ FAR, LIGHTER, READABLE = 15.0, 15.0, 4.5
 """Distance of colours in CIELAB and difference of lightness that tell entries of a legend apart; contrast of texts."""
 SAME_LETTERS = mpl.__version__.rpartition(".")[0] == MADE_WITH
 
-HELPERS = {"xecml.figures.style.page", "xecml.figures.style.drawable", "xecml.figures.spectrum_pages.spectrum_figures",
+HELPERS = {"xecml.figures.style.page", "xecml.figures.style.drawable", "xecml.figures.style.laid_out",
+           "xecml.figures.spectrum_pages.spectrum_figures",
            "xecml.figures.summary_page.summary_page", "xecml.figures.what_decides.summary_figures"}  # fmt: skip
 """Give figures and are no pictures of their own: what is drawn on them, or whoever calls them, is tested."""
 

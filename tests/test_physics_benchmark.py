@@ -185,6 +185,7 @@ def test_seeds_and_names_are_of_one_sample_each(bench: dict[str, Any]) -> None:
     assert sum(one.varied for one in samples) == 2
 
 
+@pytest.mark.slow
 def test_a_method_that_was_trained_on_a_sample_is_refused(bench: dict[str, Any], tmp_path: Path) -> None:
     refuse = bench["physics_samples"].refuse_trained_on
     settings = make_settings({"vertex": "decoupled", "map_quality": "quick"})

@@ -190,6 +190,7 @@ def test_the_worst_events_are_found_again_in_their_files(tmp_path: Path) -> None
 # -------------------------------------------------------------------------------------------------- evaluations
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_its_page_and_its_folder_makes_it_again(evaluation: Path, tmp_path: Path) -> None:
     text = (evaluation / "report.html").read_text(encoding="utf-8")
     found = names_of_sections(text)
@@ -215,6 +216,7 @@ def test_an_evaluation_has_its_page_and_its_folder_makes_it_again(evaluation: Pa
     assert re.findall(r"<dd>([0-9a-f]{64})</dd>", again) == re.findall(r"<dd>([0-9a-f]{64})</dd>", text)
 
 
+@pytest.mark.slow
 def test_a_page_is_made_without_what_is_gone(evaluation: Path, tmp_path: Path) -> None:
     for name in ("predictions.root", "evaluation.json"):
         (tmp_path / name).write_bytes((evaluation / name).read_bytes())
