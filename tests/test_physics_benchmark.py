@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.benchmark_modules import modules
 from tests.test_metrics import prediction_table
 from xecml.errors import InputError
 from xecml.evaluation.tables import residuals
@@ -20,7 +19,6 @@ from xecml.resolution import peak, s68
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import make_settings
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
     "yardstick_blocks", "yardstick", "physics_samples", "physics_methods", "physics_numbers", "physics_page",
     "physics_text", "physics",
@@ -30,12 +28,8 @@ Columns = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[dict[str, Any]]:
-    """Modules of the benchmark, which import one another as a script's do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        sys.modules.pop(name, None)
+    with modules(NAMES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

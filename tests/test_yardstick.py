@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.benchmark_modules import modules
 from tests.conftest import point_sources
 from xecml import rootio
 from xecml.conventional import feature_sums as sums
@@ -29,7 +29,6 @@ from xecml.resolution import s68
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import make_settings
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = ("yardstick_blocks", "yardstick")
 Arrays = dict[str, NDArray[Any]]
 EVENTS = 6
@@ -37,12 +36,8 @@ EVENTS = 6
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[dict[str, Any]]:
-    """Modules of the benchmark, which import one another as a script's do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        sys.modules.pop(name, None)
+    with modules(NAMES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
