@@ -139,6 +139,20 @@ def process_of(name: str) -> int | None:
     return None
 
 
+def keepers_of(job: str) -> list[int]:
+    """Processes by which the nodes of this machine keep a job's script and its steps (`slurmstepd: [12.batch]`)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                title = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(f"slurmstepd: [{job}.".encode()):
+                found.append(int(folder.name))
+    return found
+
+
 def waits_for(process: int, number: int) -> bool:
     """Whether a stopped process has a signal before it, or SLURM has let it go on to obey the signal."""
     try:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -49,6 +49,7 @@ class Sums:
     """A model whose energy is the sum of the measured counts, and whose time the mean of the measured times."""
 
     tasks, branches, names, training = ("energy", "timing"), ("npho", "time"), {}, None  # type: ignore[var-annotated]
+    truth_ends: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def judge(self, npho: NDArray[Any], time: NDArray[Any]) -> tuple[Arrays, None]:
         ok = npho < 9e9

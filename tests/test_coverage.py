@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def test_events_without_a_count_are_not_answered_and_so_not_short(sample: Column
     class Model:
         tasks = ("energy", "timing")
         usual_sensors = lowest
+        truth_ends: ClassVar[dict[str, tuple[float, float]]] = {}
 
     npho, time = sample["npho"][:20].copy(), sample["time"][:20].copy()
     npho[:2], npho[2], time[3:6], npho[6, geometry.face_sensors("ds")], time[7, ::2] = 1e10, 0, np.nan, 1e10, 1e10
@@ -129,6 +131,7 @@ def test_events_without_a_count_are_not_answered_and_so_not_short(sample: Column
         )
     assert answered.as_dict() == {
         "no_valid_count": 3, "no_valid_time": 3, "few_sensors": {"events": 1, "faces": {"ds": 1}}, "few_times": 4,
+        "beyond_training": {},
     }  # fmt: skip
     assert answered.line() == (
         "Of 20 events: 3 not answered (no valid count); 3 without an answer for the time (no valid time); "
@@ -140,6 +143,7 @@ def test_nothing_is_said_where_all_is_well_and_of_models_that_do_not_know(sample
     class Model:
         tasks = ("energy",)
         usual_sensors = lowest
+        truth_ends: ClassVar[dict[str, tuple[float, float]]] = {}
 
     answered, unknown = Answered(), Answered()
     found: Coverage = coverage(sample["npho"], sample["time"])
@@ -149,4 +153,6 @@ def test_nothing_is_said_where_all_is_well_and_of_models_that_do_not_know(sample
     old.usual_sensors = np.zeros_like(lowest)
     unknown.add(coverage(without(sample["npho"], np.arange(4700)), np.full_like(sample["time"], np.nan)), old)
     assert unknown.line() == ""  # it has no task of time
-    assert unknown.as_dict() == {"no_valid_count": 0, "no_valid_time": 400, "few_sensors": None, "few_times": None}
+    assert unknown.as_dict() == {
+        "no_valid_count": 0, "no_valid_time": 400, "few_sensors": None, "few_times": None, "beyond_training": {},
+    }  # fmt: skip

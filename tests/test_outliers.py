@@ -108,6 +108,41 @@ def test_graph_and_network_agree_on_outlier(folder: Path, batch: int) -> None:
     np.testing.assert_allclose(said.medians, also.medians, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["regress.pth", "regress.onnx"])
+def test_energies_beyond_the_training_are_outliers_and_counted(folder: Path, name: str, tmp_path: Path) -> None:
+    """Answers saturate beyond the truth of the training, where its light and place do not tell."""
+    model = xecml.load_model(folder / name)
+    (low, high), truth = model.truth_ends["energy"], table_of(folder / "train.root", "tree")["energyTruth"]
+    assert (low, high) == pytest.approx((truth.min(), truth.max()), rel=1e-5)
+    events = table_of(folder / "like.root", "tree")
+    # the same model, told that it was trained below the median of these answers
+    below = float(np.median(model.predict(events["npho"], events["time"])["energy"])) - 1e-3
+    told = tmp_path / name
+    content = checkpoint_reading.load(folder / "regress.pth")
+    for state in ("model_state", "ema_state"):
+        content[state]["energy_truth_highest"].fill_(below)
+    checkpoint_writing.save(tmp_path / "regress.pth", content)
+    if told.suffix == ".onnx":
+        export(tmp_path / "regress.pth", told)
+    other = xecml.load_model(told)
+    answers, before = (one.predict(events["npho"], events["time"]) for one in (other, model))
+    sigma = answers.get("sigma_energy", 0.05 / 3 * (below - low))
+    past = np.maximum(answers["energy"] - below, 0) / (3 * sigma)
+    np.testing.assert_allclose(answers["outlier"], np.hypot(before["outlier"], past), rtol=1e-3)
+    compared = other.compare(events["npho"], events["time"])
+    assert compared is not None
+    np.testing.assert_allclose(compared[0], answers["outlier"], rtol=1e-5)
+    number = int((past > 1).sum())
+    assert number > 20
+    answered = predict_files(other, [folder / "like.root"], tmp_path / "p.root").answered
+    assert answered.as_dict()["beyond_training"] == {"energy": pytest.approx(number, abs=1)}
+    assert re.search(
+        r"\d+ with an answer for the energy beyond all of the training \([\d.]+ to [\d.]+ MeV\), too near to it",
+        answered.line(),
+    )
+    assert "beyond" not in predict_files(model, [folder / "like.root"], tmp_path / "p.root").answered.line()
+
+
 def test_the_graph_says_what_outlier_is(folder: Path) -> None:
     session = onnxruntime.InferenceSession(folder / "regress.onnx")
     assert [o.name for o in session.get_outputs()][-2:] == ["outlier", "outlier_numbers"]

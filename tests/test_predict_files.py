@@ -45,6 +45,7 @@ class Sums:
         self.fails_at, self.calls = fails_at, 0
         self.names: dict[str, str] = {}
         self.calibration: dict[str, Any] = {}
+        self.truth_ends: dict[str, tuple[float, float]] = {}
 
     def judge(self, npho: np.ndarray, time: np.ndarray) -> tuple[dict[str, np.ndarray], None]:
         self.calls += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -347,6 +348,7 @@ def test_one_line_says_what_was_missing_once(distribution: TrainingDistribution,
     class Model:
         tasks = ("energy", "timing")
         usual_sensors = usual([coverage(fresh["npho"], fresh["time"])])
+        truth_ends: ClassVar[dict[str, tuple[float, float]]] = {}
 
     training = training_of(distribution)
     lines = []

@@ -180,6 +180,7 @@ def _model(path: str | Path, tasks: Sequence[str], said: Said, *, packed: bool) 
         "tasks": list(chosen),
         "units": {subject.named[task]: TASKS[task].unit for task in chosen},
         "truth_means": model.truth_means,
+        "truth_ends": {task: ends for task, ends in model.truth_ends.items() if task in chosen},
         SENSORS_SEEN: [[round(float(share), 4) for share in kind] for kind in model.usual_sensors],
     }
     if corrected := {task: one.model_dump() for task, one in model.calibration.items() if task in chosen}:

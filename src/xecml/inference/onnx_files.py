@@ -43,6 +43,7 @@ def _parsed(value: Any) -> Any:
 
 Branch = Annotated[str, Field(pattern=f"^({'|'.join(SENSOR_BRANCHES)})$")]
 Json = BeforeValidator(_parsed)
+Ends = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]
 
 
 class _Normalization(Described):
@@ -129,6 +130,8 @@ class PredictionMetadata(Metadata):
 
     tasks: Annotated[list[TaskName], Json]
     truth_means: Annotated[dict[Text, float], Json]
+    truth_ends: Annotated[dict[TaskName, Ends], Json] = Field({})
+    """least and greatest training truth of tasks whose answers saturate beyond; none in older files"""
     sensors_seen: Annotated[Annotated[list[Faces], Field(min_length=4, max_length=4)] | None, Json] = None
     """shares of sensors by face that training events had, see `xecml.inference.answer_counts`; none in older files"""
     calibration: Annotated[Calibration, Json] = Field({})
@@ -140,6 +143,13 @@ class PredictionMetadata(Metadata):
         if not tasks or len(set(tasks)) < len(tasks):
             raise ValueError("it must name at least one task, and each once")
         return tasks
+
+    @field_validator("truth_ends")
+    @classmethod
+    def _in_order(cls, ends: dict[str, list[float]]) -> dict[str, list[float]]:
+        if any(not low < high for low, high in ends.values()):
+            raise ValueError("an end is not below the other")
+        return ends
 
     @field_validator("truth_means")
     @classmethod

@@ -17,7 +17,7 @@ from xecml.data.coverage import Coverage, coverage
 from xecml.data.selected_events import Chosen
 from xecml.errors import InputError
 from xecml.events import INVALID, TASKS, Chunk, measured
-from xecml.inference.answer_counts import Answered
+from xecml.inference.answer_counts import Answered, beyond_training
 from xecml.inference.event_parts import EXTRA_TRUTH, RECONSTRUCTED, Read, Wanted, read_chosen
 from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.overlapped import in_order, workers
@@ -125,22 +125,23 @@ def answers_in_order(
         with_events: whether chunks keep their counts and times, which nobody may need any more.
     """
 
-    def work(read: Read) -> tuple[Answer, Coverage, Compared | None]:
+    def work(read: Read) -> tuple[Answer, Coverage, Compared | None, dict[str, int]]:
         npho, time = (read.chunk[branch] for branch in model.branches)
         found = coverage(npho, time)
         answers, compared = model.judge(npho, time)
         columns = prediction_columns(read.chunk, answers, found, numbers=read.numbers)
         columns |= _passed_on(read, columns)
-        return Answer(read if with_events else read._replace(chunk={}, kept={}), columns), found, compared
+        answer = Answer(read if with_events else read._replace(chunk={}, kept={}), columns)
+        return answer, found, compared, beyond_training(model, answers)
 
     number = workers(model, jobs)
     with (
         cpu_load.one_thread_each() as begin,
         closing(in_order(reads, work, workers=number, begin=begin)) as results,
     ):
-        for answer, found, compared in results:
+        for answer, found, compared, beyond in results:
             if answered is not None:
-                answered.add(found, model)
+                answered.add(found, model, beyond)
                 answered.compare(model.training, compared, answer.columns.get(OUTLIER))
             yield answer
 

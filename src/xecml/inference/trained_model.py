@@ -23,14 +23,14 @@ from xecml.inference.checkpoint_reading import restored
 from xecml.inference.checkpoint_schema import understood
 from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, EncoderMetadata, PredictionMetadata, open_onnx
 from xecml.inference.training_comparison import Compared, Training
-from xecml.inference.training_said import as_compared, compare, split, training_of, training_said
+from xecml.inference.training_said import as_compared, split, training_of, training_said
 from xecml.models import cpu
 from xecml.models.newer.checkpoints import load_newer
 from xecml.models.newer.network import NewerModel
 from xecml.models.normalise import validity
 from xecml.models.original.checkpoints import load_original, recognise
 from xecml.models.original.network import OriginalModel
-from xecml.models.regressor import SENSORS_SEEN, Regressor, answerable
+from xecml.models.regressor import ENDED, SENSORS_SEEN, UNBOUNDED, Regressor, answerable
 from xecml.models.training_distribution import Judged
 from xecml.models.weight_files import read
 from xecml.pretrained import model_file
@@ -48,6 +48,8 @@ class Model(Protocol):
     """Canonical branch name -> name in the files, where it was trained on others."""
     truth_means: dict[str, float]
     """Mean of the training truth by column (theta, ..., w): what a predictor that knows nothing would say."""
+    truth_ends: dict[str, tuple[float, float]]
+    """Least and greatest training truth by task, of tasks whose answers saturate beyond; empty where not known."""
     calibration: dict[str, Correction]
     """Corrections by task that `xec calibrate` wrote into it, which are in its answers; empty where it wrote none."""
     device: str
@@ -83,7 +85,7 @@ class Model(Protocol):
         """
 
     def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
-        """`outlier` (B,) and how events compare with the training sample, without answers; none if it is not known."""
+        """`outlier` (B,) as `predict` gives it, and how events compare with the training sample; none if not known."""
 
 
 class TorchModel:
@@ -111,6 +113,7 @@ class TorchModel:
             if len(TASKS[task].columns) == TASKS[task].size and task != "n_gamma"
             for column, mean in zip(TASKS[task].columns, network.get_buffer(f"{task}_truth_mean"), strict=True)
         }
+        self.truth_ends = _truth_ends(network)
         self.device, self.precision = self.computing.device, self.computing.precision
         self.computing.placed(network)
 
@@ -166,10 +169,10 @@ class TorchModel:
         joined = {name: as_array(torch.cat([p[name] for p in parts])) for name in every}
         return joined, as_compared(compared) if fitted else None
 
-    @torch.no_grad()
     def compare(self, npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], Compared] | None:
         """See `Model`."""
-        return compare(self.network, *_inputs(npho, time), computing=self.computing)
+        answers, compared = self.judge(npho, time)
+        return None if compared is None else (answers[OUTLIER], compared)
 
 
 class OnnxModel:
@@ -205,6 +208,7 @@ class OnnxModel:
         self.training = training_said(said)
         self.branches, self.names = said.pair, said.names
         self.truth_means = said.truth_means
+        self.truth_ends = {task: (low, high) for task, (low, high) in said.truth_ends.items()}
         self.calibration: dict[str, Correction] = said.calibration
         self._sensors_seen = said.sensors_seen
 
@@ -321,6 +325,16 @@ def _newer(
         )
     npho, time = network.branches
     return TorchModel(network, {"config": {"data": {"npho_branch": npho, "time_branch": time}}}, computing)
+
+
+def _truth_ends(network: Regressor) -> dict[str, tuple[float, float]]:
+    """See `Model`; files that were made before the ends were kept have ends that no truth has."""
+    found = {
+        task: (float(network.get_buffer(f"{task}_truth_lowest")), float(network.get_buffer(f"{task}_truth_highest")))
+        for task in network.tasks
+        if task in ENDED
+    }
+    return {task: ends for task, ends in found.items() if max(map(abs, ends)) < UNBOUNDED}
 
 
 def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

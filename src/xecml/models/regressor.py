@@ -36,11 +36,17 @@ SENSORS_SEEN = "sensors_seen"
 _TINY = 1e-6
 # an anchor's correction may leave the range of the training sample by this share of it
 _REACH = 0.1
-_UNBOUNDED = 1e30  # finite, as all numbers of a checkpoint
+UNBOUNDED = 1e30
+"""Ends that say nothing: finite, as all numbers of a checkpoint."""
 _QUANTILE_EVENTS = 1_000_000
 _REACH_QUANTILES = (0.001, 0.999)
 # tasks whose anchor is a factor on the first guess
 _RATIOS = ("energy",)
+ENDED = ("energy",)
+"""Tasks whose answers saturate beyond the truth of the training sample, which is therefore kept with the model.
+
+Places and directions end where the detector ends, and times follow the event's own."""
+_BEYOND_SIGMAS, _BEYOND_SHARE = 3.0, 0.05
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
 _LOG_SIGMA = (-6.0, 4.0)
 
@@ -119,7 +125,9 @@ class Regressor(nn.Module):
     @property
     def later_buffers(self) -> tuple[str, ...]:
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
-        return (SENSORS_SEEN, *BUFFERS, *(f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")))
+        ends = [f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")]
+        truths = [f"{task}_truth_{end}" for task in self.tasks if task in ENDED for end in ("lowest", "highest")]
+        return (SENSORS_SEEN, *BUFFERS, *ends, *truths)
 
     def __init__(
         self,
@@ -158,10 +166,13 @@ class Regressor(nn.Module):
                 ("mean", torch.zeros(size)),
                 ("width", torch.ones(size)),
                 ("truth_mean", torch.zeros(size)),
-                ("lowest", torch.full((size,), -_UNBOUNDED)),
-                ("highest", torch.full((size,), _UNBOUNDED)),
+                ("lowest", torch.full((size,), -UNBOUNDED)),
+                ("highest", torch.full((size,), UNBOUNDED)),
             ):
                 self.register_buffer(f"{task}_{name}", values)
+            if task in ENDED:
+                self.register_buffer(f"{task}_truth_lowest", torch.full((size,), -UNBOUNDED))
+                self.register_buffer(f"{task}_truth_highest", torch.full((size,), UNBOUNDED))
         self.heads = nn.ModuleDict(own if heads is None else dict(heads))
         self.paths = nn.ModuleDict()
         self.register_buffer(SENSORS_SEEN, torch.zeros(4, len(FACES)))
@@ -226,6 +237,9 @@ class Regressor(nn.Module):
             if TASKS[task].is_class:
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
+            if task in ENDED:
+                self.get_buffer(f"{task}_truth_lowest").copy_(y.amin(0))
+                self.get_buffer(f"{task}_truth_highest").copy_(y.amax(0))
             if of_time:
                 y = y - event_time[events].double()[:, None]
             guess = self._first_guess(task, features[events])
@@ -312,10 +326,18 @@ class Regressor(nn.Module):
     def judged(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Judged]:
         """Answers as `forward` gives them, and how the events compare with those of the training sample.
 
-        The latter says something only where `training_distribution.fitted`.
+        The latter says something only where `training_distribution.fitted`. An answer beyond the truth of the training
+        sample raises `outlier`: light alone does not tell such a photon from one of a brighter detector.
         """
         answers, look = self._answers(npho, time, valid, timed)
-        return answers, self.training_distribution(npho, time, valid, timed, look)
+        judged = self.training_distribution(npho, time, valid, timed, look)
+        outlier = judged.outlier
+        for task in self.tasks:
+            if task in ENDED:
+                ends = (self.get_buffer(f"{task}_truth_{end}") for end in ("lowest", "highest"))
+                past = beyond_ends(answers[task], answers.get(f"sigma_{task}"), *ends)
+                outlier = (outlier.square() + past.square()).sqrt()
+        return answers, judged._replace(outlier=outlier)
 
     def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)
@@ -345,6 +367,17 @@ class Regressor(nn.Module):
         """Names of the answers, widths after their task."""
         chosen = self.tasks if tasks is None else tasks
         return tuple(name for t in chosen for name in (t, *((f"sigma_{t}",) if t in self.with_sigma else ())))
+
+
+def beyond_ends(answer: Tensor, sigma: Tensor | None, lowest: Tensor, highest: Tensor) -> Tensor:
+    """How far answers (B,) lie beyond the ends of the training's truth, over what a photon inside could have by chance.
+
+    That is three of its own widths (B,), or a twentieth of the range where there are none. 0 of an answer within the
+    ends, or of none; above 1 where it is certain.
+    """
+    past = torch.relu(lowest - answer) + torch.relu(answer - highest)
+    chance = _BEYOND_SHARE * (highest - lowest) if sigma is None else _BEYOND_SIGMAS * sigma
+    return torch.where(past > 0, past / chance, 0.0)
 
 
 def _away(task: str, y: Tensor, guess: Tensor) -> Tensor:
