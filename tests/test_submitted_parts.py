@@ -124,6 +124,57 @@ def test_short_files_are_grouped_so_that_a_task_lasts(files: Path) -> None:
     assert header(out) == "0-5"
 
 
+def test_a_file_for_each_input_is_shared_out_once_too(files: Path) -> None:
+    """With a folder as output a task writes several files, and only those that are missing are made again."""
+    command = ("predict", *SITE, "model.pth", "in_*.root", "--out", "out/")
+    said(*command, "--array", "3", "--least-mb", "0")
+    manifest = json.loads(Path("out/predictions.jobs/manifest.json").read_text())
+    assert {part["out"]: part["files"] for part in manifest["parts"].values()} == {
+        f"out/in_{i}.root": [f"in_{i}.root"] for i in range(6)
+    }
+    assert manifest["tasks"] == {"0": [0, 1], "1": [2, 3], "2": [4, 5]}
+    for i in (0, 1, 3):
+        with making("predict"):
+            rootio.write(f"out/in_{i}.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
+    Path("in_9.root").write_bytes(b"x")
+    out, notices = said(*command, "--array", "50%4")
+    assert "3 of 6 files exist; the other 3 are submitted." in notices
+    assert "1 file more than when it was first submitted, such as in_9.root" in notices
+    assert Path("out/predictions.jobs/job_2.files").read_text() == "1\tin_2.root\n2\tin_4.root\n2\tin_5.root\n"
+    assert header(Path("out/predictions.jobs/job_2.sh").read_text()) == "1-2%4"
+    assert "--out out/" in Path("out/predictions.jobs/job_2.sh").read_text()
+    Path("in_3.root").write_bytes(b"other")
+    _, notices = said(*command, "--array", "50", "--dry-run")
+    assert "Made again, because their files have changed: 1 file." in notices
+    Path("in_3.root").write_bytes(b"x" * 1000)
+    _, error = said(*command, "--tree", "other", "--array", "3", status=2)
+    assert "The files of out are those of another command" in error
+    for i in (2, 4, 5):
+        with making("predict"):
+            rootio.write(f"out/in_{i}.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
+    out, _ = said(*command, "--array", "3")
+    assert out == "All requested files (6 files) exist; join them with: xec merge 'out/*.root' --out out.root\n"
+
+
+@pytest.mark.parametrize("tasks", [{"0": [0, 1]}, {"0": [0, 1, 2, 3, 4, 5], "1": [5]}, {"0": [0, 1, 2, 3, 4, 9]}])
+def test_a_manifest_whose_tasks_are_not_its_parts_is_refused(files: Path, tasks: dict[str, list[int]]) -> None:
+    command = ("predict", *SITE, "model.pth", "in_*.root", "--out", "out/", "--array", "3")
+    said(*command)
+    path = Path("out/predictions.jobs/manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tasks": tasks}))
+    _, error = said(*command, status=2)
+    assert "manifest.json is damaged: its tasks do not make each part once; remove it" in error
+
+
+def test_short_files_of_a_folder_are_grouped_too(files: Path) -> None:
+    for i in range(6):
+        with Path(f"in_{i}.root").open("wb") as file:
+            file.truncate(150_000_000)
+    out, notices = said("predict", *SITE, "model.pth", "in_*.root", "--out", "out/", "--array", "50", "--dry-run")
+    assert header(out) == "0-3"
+    assert "The files have 900 MB, so the array has 4 tasks, of 200 MB or more each" in notices
+
+
 # ------------------------------------------------------------------------------------------------- searches, sessions
 
 SEARCH = ("tune", *SITE, "--gpus", "1", "regress", "--study", "studies/lr", "--space", "space.yaml")

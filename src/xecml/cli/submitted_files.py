@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,8 +37,8 @@ class _Asked:
     files: list[str]
     out: Path
     """What the command writes; the folder, if it writes a file for each input."""
-    several: bool
-    """Whether it writes a file for each input."""
+    outs: list[Path]
+    """The file of each input, if it writes one for each; otherwise none."""
     folder: Path
     name: str
 
@@ -46,7 +46,7 @@ class _Asked:
 def of_files(
     command: str, words: Sequence[str], name: str | None, array: str | None, notices: list[str], least_mb: int
 ) -> Ordinary:
-    """A command that reads files and writes one; in an array each task reads its share and writes a part.
+    """A command that reads files and writes one, or one for each; in an array each task reads its share.
 
     Args:
         command: `predict` or `inpaint`.
@@ -63,22 +63,10 @@ def of_files(
     if array is None:
         own = written(command, asked.values)
         return Ordinary(own, asked.name, asked.folder, files={"": asked.files}, notices=notices)
-    if asked.several:
-        return _file_by_file(asked, array, notices)
     there = output_parts.read(asked.folder)
     manifest = there or _shared_out(asked, array, least_mb, notices)
     ordinary = _in_parts(asked, manifest, array, notices)
     return ordinary if there is None else _what_is_left(asked, ordinary, there, array)
-
-
-def _file_by_file(asked: _Asked, array: str, notices: list[str]) -> Ordinary:
-    """Tasks that write a file for each of theirs; finished files of `xec predict --chunk` are kept by itself."""
-    numbers, tasks = array_of(array)
-    if len(asked.files) < len(tasks):
-        notices.append(f"There are {number_of(len(asked.files), 'file')}, so the array has as many tasks.")
-        numbers, tasks = array_of(str(len(asked.files)) + "".join(array.partition("%")[1:]))
-    files = shares(asked.files, tasks)
-    return Ordinary(asked.words, asked.name, asked.folder, array=numbers, tasks=tasks, files=files, notices=notices)
 
 
 def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
@@ -90,8 +78,8 @@ def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
     jobs = " and ".join(sorted({one.record.id for one in open_ones if one.open}))
     if not left:
         return replace(ordinary, done=f"All missing parts are being made by job {jobs}, which still runs.")
-    notice = f"{number_of(len(ordinary.tasks) - len(left), 'part')} are left to job {jobs}, which still runs."
-    return _of_tasks(ordinary, left, [notice])
+    notice = f"{number_of(len(ordinary.tasks) - len(left), 'task')} are left to job {jobs}, which still runs."
+    return _of_tasks(ordinary, {task: ordinary.files[str(task)] for task in left}, [notice])
 
 
 def _asked(command: str, words: Sequence[str], name: str | None) -> _Asked:
@@ -106,27 +94,27 @@ def _asked(command: str, words: Sequence[str], name: str | None) -> _Asked:
     if not inputs:
         raise InputError(f"No files for 'xec {command}' are given; name them after the model.")
     files = expand(inputs)
-    out, several = _output_of(command, values, files)
+    out, outs = _output_of(command, values, files)
     if "\t" in "".join(files) or not all(file.isprintable() for file in files):
         raise InputError("A name of a file holds a character that cannot be printed; rename it.")
     in_parts = dict(values) | {"files": [FILES]}
-    if not several:
+    if not outs:
         in_parts["out"] = str(out.with_name(f"{out.stem}_{TASK}{out.suffix}"))
     if values.get("pretrained"):
         in_parts |= {"model": FILES, "files": []}
-    place = out / "predictions" if several else out
+    place = out / "predictions" if outs else out
     folder = place.with_name(f"{place.name}{SUFFIX}")
-    return _Asked(command, written(command, in_parts), values, files, out, several, folder, name or place.stem)
+    return _Asked(command, written(command, in_parts), values, files, out, outs, folder, name or place.stem)
 
 
-def _output_of(command: str, values: dict[str, Any], files: list[str]) -> tuple[Path, bool]:
-    """The file that a command writes; or the folder in which it writes one for each input."""
+def _output_of(command: str, values: dict[str, Any], files: list[str]) -> tuple[Path, list[Path]]:
+    """The file that a command writes and none; or the folder in which it writes one for each input, and these."""
     if command != "predict":
-        return Path(values["out"]), False
+        return Path(values["out"]), []
     named = named_outputs(values["out"], files, friend=values["friend"], ntuple=values["rntuple"])
     first = Path(named[0][0])
     one = len(named) == 1 and str(first) == str(values["out"])
-    return (first, False) if one else (first.parent, True)
+    return (first, []) if one else (first.parent, [path for path, _ in named])
 
 
 def _shared_out(asked: _Asked, array: str, least_mb: int, notices: list[str]) -> Manifest:
@@ -145,27 +133,38 @@ def _shared_out(asked: _Asked, array: str, least_mb: int, notices: list[str]) ->
             )
     if most < len(tasks):
         tasks = list(range(most))
-    files = shares(asked.files, tasks)
-    outs = {task: asked.out.with_name(f"{asked.out.stem}_{task}{asked.out.suffix}") for task in tasks}
-    return output_parts.manifest_of(asked.words, str(asked.values.get("tree") or "tree"), outs, files)
+    files, tree = shares(asked.files, tasks), str(asked.values.get("tree") or "tree")
+    if not asked.outs:
+        outs = {task: asked.out.with_name(f"{asked.out.stem}_{task}{asked.out.suffix}") for task in tasks}
+        return output_parts.manifest_of(asked.words, tree, outs, files)
+    number = {file: i for i, file in enumerate(asked.files)}
+    return output_parts.manifest_of(
+        asked.words,
+        tree,
+        dict(enumerate(asked.outs)),
+        {str(i): [file] for i, file in enumerate(asked.files)},
+        {task: [number[file] for file in own] for task, own in files.items()},
+    )
 
 
 def _in_parts(asked: _Asked, manifest: Manifest, array: str, notices: list[str]) -> Ordinary:
-    tasks = [int(number) for number in manifest.parts]
     whole = Ordinary(asked.words, asked.name, asked.folder, array=array, manifest=manifest, notices=notices)
-    return _of_tasks(whole, tasks, [])
+    return _of_tasks(whole, _files_of(manifest, map(int, manifest.parts)), [])
 
 
-def _of_tasks(ordinary: Ordinary, tasks: Sequence[int], notices: Sequence[str]) -> Ordinary:
-    """The command with these tasks of its manifest."""
-    assert ordinary.manifest is not None
-    files = {str(task): list(ordinary.manifest.parts[str(task)].files) for task in tasks}
+def _files_of(manifest: Manifest, parts: Iterable[int]) -> dict[int, list[str]]:
+    """Files of those parts by the task that makes them."""
+    return {task: manifest.files(own) for task, own in manifest.of_tasks(parts).items()}
+
+
+def _of_tasks(ordinary: Ordinary, files: Mapping[int, list[str]], notices: Sequence[str]) -> Ordinary:
+    """The command with these tasks, and the files of each."""
     percent = "".join((ordinary.array or "").partition("%")[1:])
     return replace(
         ordinary,
-        array=_ranges(tasks) + percent,
-        tasks=list(tasks),
-        files=files,
+        array=_ranges([*files]) + percent,
+        tasks=[*files],
+        files={str(task): own for task, own in files.items()},
         notices=[*ordinary.notices, *notices],
     )
 
@@ -176,8 +175,8 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
     kept, given = ([word for word in words if word != "--force"] for words in (there.command, asked.words))
     if kept != given:
         raise InputError(
-            f"The parts of {asked.out} are those of another command ({path}); name another --out, or remove {path} to "
-            "begin anew."
+            f"The {_kind(asked)}s of {asked.out} are those of another command ({path}); name another --out, or remove "
+            f"{path} to begin anew."
         )
     notices = []
     known = {file for part in there.parts.values() for file in part.files}
@@ -188,18 +187,32 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
         )
     progress = output_parts.progress_of(asked.folder, there)
     if progress.changed:
-        notices.append(f"Made again, because their files have changed: {number_of(len(progress.changed), 'part')}.")
-    left = [task for task in ordinary.tasks if task not in progress.finished]
-    chosen = set(array_of(array)[1])
+        notices.append(
+            f"Made again, because their files have changed: {number_of(len(progress.changed), _kind(asked))}."
+        )
+    left = {part for part in map(int, there.parts) if part not in progress.finished}
     if not array.partition("%")[0].isdecimal():  # numbers of tasks, and not how many
-        left = [task for task in left if task in chosen]
-    ordinary = _of_tasks(ordinary, left or ordinary.tasks, notices)
-    of = number_of(len(there.parts), "part")
+        chosen = set(array_of(array)[1])
+        left = {part for task, own in there.of_tasks(left).items() if task in chosen for part in own}
+    ordinary = _of_tasks(ordinary, _files_of(there, left or map(int, there.parts)), notices)
+    of = number_of(len(there.parts), _kind(asked))
     if not left:
-        merged = f"xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
-        return replace(ordinary, done=f"All requested parts ({of}) exist; join them with: {merged}")
+        return replace(ordinary, done=f"All requested {_kind(asked)}s ({of}) exist; join them with: {_merging(asked)}")
     done = f"{len(progress.finished)} of {of} exist; the other {len(left)} are submitted."
     return replace(ordinary, notices=[*ordinary.notices, done])
+
+
+def _kind(asked: _Asked) -> str:
+    """What is made at once: a file for an input, or a part of the output."""
+    return "file" if asked.outs else "part"
+
+
+def _merging(asked: _Asked) -> str:
+    """The command that joins what an array made."""
+    if not asked.outs:
+        return f"xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
+    folder = asked.outs[0].parent
+    return f"xec merge '{folder}/*{asked.outs[0].suffix}' --out {folder}.root"
 
 
 def _ranges(tasks: Sequence[int]) -> str:

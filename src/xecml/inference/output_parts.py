@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from xecml.files import atomic_path, mode_of
 from xecml.outputs import made_by, mark
@@ -41,11 +41,30 @@ class Manifest(Described):
         command: words after `xec`, with placeholders for what differs.
         tree: of the input files.
         parts: by number.
+        tasks: numbers of the parts that a task makes, by its number; none where every part is a task.
     """
 
     command: list[str] = Field(min_length=1)
     tree: str
     parts: dict[str, Part] = Field(min_length=1)
+    tasks: dict[str, list[int]] = Field({})
+
+    @model_validator(mode="after")
+    def _each_part_once(self) -> Manifest:
+        made = [str(part) for parts in self.tasks.values() for part in parts]
+        if self.tasks and (len(set(made)) < len(made) or set(made) != set(self.parts)):
+            raise ValueError("its tasks do not make each part once")
+        return self
+
+    def of_tasks(self, parts: Iterable[int]) -> dict[int, list[int]]:
+        """Those parts that each task makes, of tasks that make any."""
+        wanted, tasks = set(parts), self.tasks or {number: [int(number)] for number in self.parts}
+        found = {int(task): [part for part in own if part in wanted] for task, own in tasks.items()}
+        return {task: own for task, own in found.items() if own}
+
+    def files(self, parts: Iterable[int]) -> list[str]:
+        """Input files of parts."""
+        return [file for part in parts for file in self.parts[str(part)].files]
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,11 @@ class Progress:
 
 
 def manifest_of(
-    command: Sequence[str], tree: str, outs: Mapping[int, Path], files: Mapping[str, Sequence[str]]
+    command: Sequence[str],
+    tree: str,
+    outs: Mapping[int, Path],
+    files: Mapping[str, Sequence[str]],
+    tasks: Mapping[str, Sequence[int]] | None = None,
 ) -> Manifest:
     """The manifest of work that is shared out now.
 
@@ -71,6 +94,7 @@ def manifest_of(
         tree: of the input files.
         outs: output by number of the part.
         files: input files by the same numbers, as text.
+        tasks: parts by task, where these make several.
     """
     parts = {
         str(number): Part(
@@ -78,7 +102,9 @@ def manifest_of(
         )
         for number, out in outs.items()
     }
-    return Manifest(command=list(command), tree=tree, parts=parts)
+    return Manifest(
+        command=list(command), tree=tree, parts=parts, tasks={task: list(own) for task, own in (tasks or {}).items()}
+    )
 
 
 def read(folder: Path) -> Manifest | None:
