@@ -105,6 +105,7 @@ def test_no_event_and_no_dead_sensor(trained, events) -> None:
     assert (n == npho[:3]).all()
 
 
+@pytest.mark.parametrize("trained", [pytest.param("mae", marks=pytest.mark.long), "inpaint"], indirect=True)
 def test_an_exported_file_fills_alike(trained, events, tmp_path: Path) -> None:
     npho, time, dead = (x[:9] for x in events)
     report = export(trained, tmp_path / "repair.onnx")

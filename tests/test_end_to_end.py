@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_way(folder: Path, xec: Xec) -> None:
     quick = ("--config", folder / "quick.yaml")
     for seed, (name, events) in enumerate((("train", 640), ("val", 128), ("test", 192))):

@@ -466,7 +466,7 @@ def test_packed_input_and_encoders_of_the_newest_version_are_exported(
         pytest.param(
             "inpainter", {"head_type": "cross_attention", "predict_channels": ["npho", "time"]}, marks=pytest.mark.long
         ),
-        ("autoencoder", {}),
+        pytest.param("autoencoder", {}, marks=pytest.mark.long),
     ],
     ids=["faces", "split", "cross", "autoencoder"],
 )

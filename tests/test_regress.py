@@ -14,6 +14,7 @@ from tests.test_models import ALL, inputs
 from xecml.data.batch import Batch
 from xecml.errors import InputError
 from xecml.events import TASKS
+from xecml.inference.line_fit import integral
 from xecml.models.networks.compact import tiny
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, Normaliser
 from xecml.models.regressor import SENSORS_SEEN, Regressor
@@ -25,6 +26,7 @@ from xecml.training.regression_job import (
     RegressionLoss,
     TrainingStep,
     fit_targets,
+    peaks,
     resolution_metrics,
     validate,
 )
@@ -147,6 +149,47 @@ def test_names_of_metrics_end_in_their_unit() -> None:
     }  # fmt: skip
     difference = (answers["energy"] - truth["energy"])[7:, 0] * 1e3
     assert found["energy_bias_MeV"] == pytest.approx(difference.mean())
+
+
+# ---------------------------------------------------------------------------------------------------- peak at the truth
+
+
+@pytest.mark.parametrize("more", [{}, {"linear_path": True}], ids=["a factor on the light", "a sum"])
+def test_answers_and_widths_are_scaled(
+    more: dict[str, bool], events: dict[str, np.ndarray], truth: dict[str, torch.Tensor]
+) -> None:
+    torch.manual_seed(0)
+    network = Regressor(tiny(Normaliser(**ABSOLUTE_DEFAULTS)), ALL, with_sigma=["energy"], **more)
+    fit_targets(network, [batch_of(events, truth, slice(0, 300))])
+    one = inputs(events["npho"], events["time"])
+    before = network.eval()(*one)
+    network.scale("energy", 0.97)
+    after = network(*one)
+    for name, answers in before.items():
+        factor = 0.97 if name in ("energy", "sigma_energy") else 1.0
+        torch.testing.assert_close(after[name], factor * answers, rtol=2e-5, atol=1e-6)
+
+
+def test_the_model_to_use_has_the_peak_of_its_energies_at_the_truth() -> None:
+    """Of answers with a tail to one side; the model that is trained on is not touched, and few events say nothing."""
+    rng = np.random.default_rng(2)
+    energy = rng.uniform(0.02, 0.06, (40_000, 1))
+    grid = np.linspace(0.6, 1.2, 5000)
+    cumulated = integral(grid, 1.007, 0.02, 0.7)
+    ratio = np.interp(rng.uniform(cumulated[0], cumulated[-1], energy.shape), cumulated, grid)
+    found = peaks({"energy": ratio * energy}, {"energy": energy})
+    assert found == {"energy_peak_percent": pytest.approx(0.7, abs=0.06)}
+    assert np.median(ratio) < 1.004  # the middle lies below the peak
+    assert peaks({"energy": (ratio * energy)[:99]}, {"energy": energy[:99]}) == {}
+    assert peaks({"energy": np.full((300, 1), np.nan)}, {"energy": energy[:300]}) == {}
+    job = Regression(load_config(TINY))
+    used = job.in_use(job.model, found)
+    assert isinstance(used, Regressor)
+    factor = 1 / (1 + found["energy_peak_percent"] / 100)
+    assert float(used.get_buffer("energy_width")) == pytest.approx(factor * float(job.model.get_buffer("energy_width")))
+    assert float(job.model.get_buffer("energy_width")) == 1.0
+    for unsure in ({}, {"energy_peak_percent": math.nan}, {"energy_peak_percent": -40.0}):
+        assert float(job.in_use(job.model, unsure).get_buffer("energy_width")) == 1.0
 
 
 def test_a_single_event_has_no_widths() -> None:

@@ -14,6 +14,7 @@ In use, an event without any valid count is answered by NaN in everything, and o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
@@ -47,6 +48,11 @@ ENDED = ("energy",)
 
 Places and directions end where the detector ends, and times follow the event's own."""
 _BEYOND_SIGMAS, _BEYOND_SHARE = 3.0, 0.05
+SCALED = ("energy",)
+"""Tasks whose answers are scaled once the network is trained, so that the peak of answer over truth is at 1.
+
+Showers leak, so that at a given truth answers have a tail to one side. A loss finds the middle of the truth at a given
+answer, which puts the peak of a line on the other side of it."""
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
 _LOG_SIGMA = (-6.0, 4.0)
 
@@ -300,6 +306,20 @@ class Regressor(nn.Module):
                 guess = self._first_guess(task, look.features)
                 anchor = anchor if guess is None else _back(task, anchor, guess)
         return anchor + look.event_time[:, None] if TASKS[task].needs == "time" else anchor
+
+    @torch.no_grad()
+    def scale(self, task: str, factor: float) -> None:
+        """Multiply the answers of a task, and their widths, by a factor; see `SCALED`."""
+        kept = {name: self.get_buffer(f"{task}_{name}") for name in ("mean", "lowest", "highest", "width", "slope")}
+        kept["width"].mul_(factor)
+        ends = [kept[name] for name in ("lowest", "highest") if float(kept[name].abs().max()) < UNBOUNDED]
+        guess = self.encoder.n_features and self._first_guess(task, kept["slope"].new_zeros(1, self.encoder.n_features))
+        if isinstance(guess, Tensor):  # the anchor is the logarithm of a factor on it
+            for values in (kept["mean"], *ends):
+                values.add_(math.log(factor))
+        else:
+            for values in (kept["mean"], kept["slope"], *ends):
+                values.mul_(factor)
 
     # ------------------------------------------------------------------------------------------ answers
 

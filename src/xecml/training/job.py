@@ -59,6 +59,9 @@ class Job(Protocol):
     def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
         """Loss and metrics of a model over the batches of all processes, each event with the same weight."""
 
+    def in_use(self, model: nn.Module, metrics: Mapping[str, float]) -> nn.Module:
+        """The model as it is to be used, from one that was validated with these metrics; often the same."""
+
     def summary(self, metrics: Mapping[str, float]) -> str:
         """The physics of an epoch in one line."""
 

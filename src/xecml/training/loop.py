@@ -161,10 +161,11 @@ def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None)
         if run.tracker:
             run.tracker.epoch(found)
         done, at.epoch, at.batch_in_epoch, at.sums = at.epoch, at.epoch + 1, 0, Sums()
-        best = [run.best_path] if improved else []
         numbered = [run.folder / f"checkpoint_epoch_{done}.pth"] if done % saving.save_interval == 0 else []
         with run.spent.part("checkpoints"):
-            run.save(*best, *numbered, run.last_path)
+            if improved:
+                run.save_best(valued)
+            run.save(*numbered, run.last_path)
         run.watch.saved = run.last_path
         stop.saved()
         score = score_of(valued, saving.best_metric) if valued else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,17 @@ class Run:
             content = self.content()
             if self.first_process:
                 checkpoint_writing.save(path, content)
+
+    def save_best(self, metrics: Mapping[str, float]) -> None:
+        """Write the best checkpoint, whose averaged weights are as they are to be used; all processes take part.
+
+        Args:
+            metrics: of the validation that found it the best.
+        """
+        content = self.content()
+        if self.first_process:
+            content["ema_state"] = self.job.in_use(self.average.module, metrics).state_dict()
+            checkpoint_writing.save(self.best_path, content)
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
