@@ -1,6 +1,10 @@
 """Make a shipped model of a finished training: its averaged weights, its recipe, the record of its training.
 
-Run: python benchmarks/make_pretrained.py NAME RUN_FOLDER
+Run: python benchmarks/make_pretrained.py NAME RUN_FOLDER [--nominal FILE]
+
+A training validates on detectors that vary, and scales its energies by the peak of answer over truth on these. With
+--nominal this is done on events of the nominal detector instead, which no training has seen, so that its lines come out
+where they are.
 """
 
 from __future__ import annotations
@@ -10,13 +14,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
+from xecml import rootio
 from xecml.files import atomic_path
-from xecml.inference.checkpoint_reading import averaged_weights
+from xecml.inference.checkpoint_reading import averaged_weights, restored
 from xecml.inference.checkpoint_schema import understood
+from xecml.inference.line_fit import fit_line
+from xecml.inference.trained_model import TorchModel
+from xecml.models.regressor import Regressor
 from xecml.models.weight_files import read
 from xecml.pretrained import FOLDER
 
@@ -24,6 +33,7 @@ _KEPT = (
     "format", "format_version", "xecml", "torch", "revision", "geometry_hash", "kind", "tasks", "epoch", "run_name",
     "metrics", "data_fingerprint",
 )  # fmt: skip
+_CHUNK = 1024
 _LARGE = 1024
 """Numbers of a tensor from which 16 bits are worth it."""
 
@@ -32,12 +42,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the shipped model: signal, decoupled")
     parser.add_argument("folder", type=Path, help="of the finished training")
+    parser.add_argument("--nominal", type=Path, help="events of the nominal detector by which energies are scaled")
+    parser.add_argument("-n", type=int, default=20_480, help="events of it")
     options = parser.parse_args()
     source = options.folder / "checkpoint_best.pth"
     content = understood(read(source), source)
     small = {key: content[key] for key in _KEPT if key in content}
     small["config"] = without_paths(content["config"])
-    small["ema_state"] = {name: thinned(name, w) for name, w in averaged_weights(content).items()}
+    weights = averaged_weights(content)
+    if options.nominal is not None:
+        weights = scaled(content, source, options.nominal, options.n)
+    small["ema_state"] = {name: thinned(name, w) for name, w in weights.items()}
     with atomic_path(FOLDER / f"{options.name}.pth") as temporary:
         torch.save(small, temporary)
     recipe = FOLDER / f"{options.name}.yaml"
@@ -46,6 +61,22 @@ def main() -> None:
     shutil.copyfile(options.folder / "metrics.jsonl", FOLDER / f"{options.name}.jsonl")
     sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(FOLDER.glob(f"{options.name}.*"))}
     print(f"wrote {sizes}")
+
+
+def scaled(content: dict[str, Any], source: Path, events: Path, n: int) -> dict[str, Tensor]:
+    """Weights whose energies have their peak at the truth of the first n events of a file."""
+    network = restored(content, source)
+    assert isinstance(network, Regressor)
+    model, ratios = TorchModel(network, content), []
+    with rootio.open_tree(events) as reader:
+        for start in range(0, min(n, reader.n_events), _CHUNK):
+            chunk = reader.arrays(("npho", "time", "energyTruth"), start, min(start + _CHUNK, n, reader.n_events))
+            ratios.append(model.predict(chunk["npho"], chunk["time"])["energy"] / chunk["energyTruth"])
+    line = fit_line(np.concatenate(ratios))
+    assert line is not None
+    print(f"energies divided by {line.peak:.5f} +- {line.error:.5f}, the peak of {sum(map(len, ratios))} events")
+    network.scale("energy", 1 / line.peak)
+    return network.state_dict()
 
 
 def thinned(name: str, weight: Tensor) -> Tensor:

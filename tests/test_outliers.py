@@ -137,10 +137,10 @@ def test_energies_beyond_the_training_are_outliers_and_counted(folder: Path, nam
     answered = predict_files(other, [folder / "like.root"], tmp_path / "p.root").answered
     assert answered.as_dict()["beyond_training"] == {"energy": pytest.approx(number, abs=1)}
     assert re.search(
-        r"\d+ with an answer for the energy beyond all of the training \([\d.]+ to [\d.]+ MeV\), too near to it",
+        r"\d+ with a predicted energy outside the range of the training \([\d.]+ to [\d.]+ MeV\), whose true energy",
         answered.line(),
     )
-    assert "beyond" not in predict_files(model, [folder / "like.root"], tmp_path / "p.root").answered.line()
+    assert "outside" not in predict_files(model, [folder / "like.root"], tmp_path / "p.root").answered.line()
 
 
 def test_the_graph_says_what_outlier_is(folder: Path) -> None:

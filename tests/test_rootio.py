@@ -220,11 +220,26 @@ def test_a_block_that_no_thread_has_is_compressed_when_it_is_asked_for() -> None
     with ThreadPoolExecutor(1) as pool:
         ahead, plain = treewriter._Beforehand(1, pool), uproot.LZ4(1)
         first, second = np.arange(1000, dtype=">f4"), np.zeros(1000, ">f4")
-        ahead.begin([first, second])
+        ahead.next = ahead.begin([first, second])
         for asked in (second, first[:-1], first, second, first):
             assert bytes(ahead.compress(asked.tobytes())) == bytes(plain.compress(asked.tobytes()))
         assert ahead.code_pair == plain.code_pair
-        assert not ahead._begun
+        assert not ahead.next
+
+
+def test_a_chunk_may_be_begun_while_another_is_written(tmp_path: Path, few: dict[str, np.ndarray]) -> None:
+    """The file is the same as of chunks that are given one after the other."""
+    chunks = [{k: np.repeat(v[rows], 40, axis=0) for k, v in few.items()} for rows in (slice(0, 4), slice(4, None))]
+    with rootio.TreeWriter(tmp_path / "ahead.root", threads=2) as writer:
+        begun = [writer.begin(chunk) for chunk in chunks]
+        assert all(chunk.blocks for chunk in begun)
+        for chunk in begun:
+            writer.extend(chunk)
+        assert not any(chunk.blocks for chunk in begun)
+    with rootio.TreeWriter(tmp_path / "plain.root") as writer:
+        for chunk in chunks:
+            writer.extend(chunk)
+    assert (tmp_path / "ahead.root").read_bytes() == (tmp_path / "plain.root").read_bytes()
 
 
 def test_other_arrays_are_another_file(tmp_path: Path, few: dict[str, np.ndarray]) -> None:

@@ -94,7 +94,7 @@ def test_tasks_that_still_run_are_left_to_their_job(files: Path) -> None:
     assert tasks == [[0, 1, 2], [0, 2]]
     (files / "queue").write_text("12_[0-2]|PENDING|Priority|0:00||12\n")
     out, _ = said(*predict("--array", "3"))
-    assert out == "All missing parts are being made by job 12, which still runs.\n"
+    assert out == "All that is missing is being made by job 12, which still runs.\n"
 
 
 def test_parts_of_another_command_are_not_mixed(files: Path) -> None:

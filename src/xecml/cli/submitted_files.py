@@ -77,7 +77,7 @@ def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
         return ordinary
     jobs = " and ".join(sorted({one.record.id for one in open_ones if one.open}))
     if not left:
-        return replace(ordinary, done=f"All missing parts are being made by job {jobs}, which still runs.")
+        return replace(ordinary, done=f"All that is missing is being made by job {jobs}, which still runs.")
     notice = f"{number_of(len(ordinary.tasks) - len(left), 'task')} are left to job {jobs}, which still runs."
     return _of_tasks(ordinary, {task: ordinary.files[str(task)] for task in left}, [notice])
 

@@ -9,6 +9,7 @@ batches before it. A file's events are decompressed straight to their places; ba
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,13 +28,14 @@ from xecml.data.buffers import EVENT_BYTES, Buffer, Buffers
 from xecml.data.freed_memory import keep_freed_memory
 from xecml.data.order import Order, Ranges, Span, batch_edges
 from xecml.data.rows import Layout, fill
-from xecml.data.selected_events import Chosen, Cut, Left, check_some_left, look, open_selected
+from xecml.data.selected_events import Chosen, Cut, Left, check_some_left, look, open_selected, read_selected
 from xecml.errors import InputError
-from xecml.events import branch_names, number_of
+from xecml.events import TASKS, branch_names, number_of
 
 __all__ = ["Batch", "EventStream", "buffer_events"]
 
 _RANGE_EVENTS = 512
+_TRUTH_EVENTS = 65_536
 _SHARD_RANGE_EVENTS = 16
 _MOST_RANGES = 2**20
 _MOST_WAITING = 4
@@ -169,6 +171,24 @@ class EventStream:
         for column in (self._ranges.file, self._ranges.start, self._ranges.length):
             digest.update(column.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
+
+    def truth_ends(self, tasks: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Least and greatest truth of tasks of one number in all events of all processes."""
+        ends = dict.fromkeys(tasks, (math.inf, -math.inf))
+        chosen = {part.path: part.chosen for part in self._parts}
+        for path, some in chosen.items() if ends else ():
+            branches = [TASKS[task].truth for task in tasks]
+            for _, chunk in read_selected(
+                path, branches, some, tree=self._tree, chunk_events=_TRUTH_EVENTS, names=self._names
+            ):
+                for task, (low, high) in ends.items():
+                    truth = chunk[TASKS[task].truth]
+                    finite = truth[np.isfinite(truth)]
+                    ends[task] = (
+                        min(low, float(finite.min(initial=math.inf))),
+                        max(high, float(finite.max(initial=-math.inf))),
+                    )
+        return ends
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from batch `first_batch` on."""

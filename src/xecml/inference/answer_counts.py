@@ -110,8 +110,8 @@ class Answered:
         if self.few_times and "times" not in named:
             said.append(f"{self.few_times} answered on fewer times than the training had")
         said += [
-            f"{n} with an answer for the {task} beyond all of the training ({self._range(task)}), too near to it, with "
-            "'outlier' above 1"
+            f"{n} with a predicted {task} outside the range of the training ({self._range(task)}), whose true {task} "
+            "lies further outside"
             for task, n in self.beyond.items()
             if n >= max(_LEAST_BEYOND, _MANY_BEYOND * self.events)
         ]

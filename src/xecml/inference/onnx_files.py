@@ -151,6 +151,12 @@ class PredictionMetadata(Metadata):
             raise ValueError("an end is not below the other")
         return ends
 
+    @model_validator(mode="after")
+    def _ends_of_tasks(self) -> PredictionMetadata:
+        if odd := self.truth_ends.keys() - set(self.tasks):
+            raise ValueError(f"it has ends of '{one_line(min(odd))}', which it does not predict")
+        return self
+
     @field_validator("truth_means")
     @classmethod
     def _of_columns(cls, means: dict[str, float]) -> dict[str, float]:

@@ -329,12 +329,8 @@ def _newer(
 
 def _truth_ends(network: Regressor) -> dict[str, tuple[float, float]]:
     """See `Model`; files that were made before the ends were kept have ends that no truth has."""
-    found = {
-        task: (float(network.get_buffer(f"{task}_truth_lowest")), float(network.get_buffer(f"{task}_truth_highest")))
-        for task in network.tasks
-        if task in ENDED
-    }
-    return {task: ends for task, ends in found.items() if max(map(abs, ends)) < UNBOUNDED}
+    found = {task: tuple(float(end) for end in network.truth_ends(task)) for task in network.tasks if task in ENDED}
+    return {task: (low, high) for task, (low, high) in found.items() if high - low < UNBOUNDED / 2}
 
 
 def _inputs(npho: ArrayLike, time: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -243,9 +243,6 @@ class Regressor(nn.Module):
             if TASKS[task].is_class:
                 continue
             self.get_buffer(f"{task}_truth_mean").copy_(y.mean(0))
-            if task in ENDED:
-                self.get_buffer(f"{task}_truth_lowest").copy_(y.amin(0))
-                self.get_buffer(f"{task}_truth_highest").copy_(y.amax(0))
             if of_time:
                 y = y - event_time[events].double()[:, None]
             guess = self._first_guess(task, features[events])
@@ -308,6 +305,14 @@ class Regressor(nn.Module):
         return anchor + look.event_time[:, None] if TASKS[task].needs == "time" else anchor
 
     @torch.no_grad()
+    def set_truth_ends(self, ends: Mapping[str, tuple[float, float]]) -> None:
+        """Keep the least and the greatest truth of the whole training sample, of tasks of `ENDED`."""
+        for task, (low, high) in ends.items():
+            if task in ENDED and task in self.tasks:
+                self.get_buffer(f"{task}_truth_lowest").fill_(low)
+                self.get_buffer(f"{task}_truth_highest").fill_(high)
+
+    @torch.no_grad()
     def scale(self, task: str, factor: float) -> None:
         """Multiply the answers of a task, and their widths, by a factor; see `SCALED`."""
         kept = {name: self.get_buffer(f"{task}_{name}") for name in ("mean", "lowest", "highest", "width", "slope")}
@@ -352,12 +357,15 @@ class Regressor(nn.Module):
         answers, look = self._answers(npho, time, valid, timed)
         judged = self.training_distribution(npho, time, valid, timed, look)
         outlier = judged.outlier
-        for task in self.tasks:
-            if task in ENDED:
-                ends = (self.get_buffer(f"{task}_truth_{end}") for end in ("lowest", "highest"))
-                past = beyond_ends(answers[task], answers.get(f"sigma_{task}"), *ends)
-                outlier = (outlier.square() + past.square()).sqrt()
+        for task in (t for t in self.tasks if t in ENDED):
+            past = beyond_ends(answers[task], answers.get(f"sigma_{task}"), *self.truth_ends(task))
+            outlier = (outlier.square() + past.square()).sqrt()
         return answers, judged._replace(outlier=outlier)
+
+    def truth_ends(self, task: str) -> tuple[Tensor, Tensor]:
+        """Where answers of a task of `ENDED` begin to saturate, (1,) each: ends of the truth, corrected as answers."""
+        low, high = (self.get_buffer(f"{task}_truth_{end}") for end in ("lowest", "highest"))
+        return self.corrections.corrected(task, low), self.corrections.corrected(task, high)
 
     def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)

@@ -198,10 +198,12 @@ def _stream(worker: _Preparer, paths: Sequence[str], out: Path, total: int, chun
         context = contextvars.copy_context()
         for read in _read_ahead(reading, worker.read(paths, chunk_events)):
             columns = worker.columns(read)
+            # what is compressed while the chunk before is written
+            begun = writer.begin(columns) if len(columns["run"]) else None
             if written is not None:
                 written.result()
-            if len(columns["run"]):
-                written = writing.submit(context.run, writer.extend, columns)
+            if begun is not None:
+                written = writing.submit(context.run, writer.extend, begun)
             bar.advance(read.events)
         if written is not None:
             written.result()

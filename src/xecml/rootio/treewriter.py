@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import uproot
@@ -39,32 +39,45 @@ _BLOCK_BYTES = 2**24 - 1
 _PLACEHOLDER = uuid.UUID("c2b1d6f0-7e3a-4c58-9d41-5a0e6f8b2793")
 
 
+_Blocks = deque[tuple[NDArray[np.uint8], "Future[Any]"]]
+
+
+class Begun(NamedTuple):
+    """A chunk that is going to be written, and its blocks that threads have begun to compress."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    stored: dict[str, NDArray[Any]]
+    blocks: _Blocks
+
+
 class _Beforehand(uproot.LZ4):  # type: ignore[misc]
     """LZ4 of blocks that threads have compressed before they are asked for; of others as ever. The bytes are equal."""
 
     def __init__(self, level: int, pool: ThreadPoolExecutor) -> None:
         super().__init__(level)
         self._pool = pool
-        self._begun: deque[tuple[NDArray[np.uint8], Future[Any]]] = deque()
+        self.next: _Blocks = deque()
+        """Blocks of the chunk that is written, in the order of their storing."""
 
     @property
     def code_pair(self) -> tuple[int, int]:
         """Numbers of algorithm and level in the file, which uproot knows for its own classes alone."""
         return int(uproot.const.kLZ4), int(self.level)
 
-    def begin(self, arrays: list[NDArray[Any]]) -> None:
+    def begin(self, arrays: list[NDArray[Any]]) -> _Blocks:
         """Have arrays compressed, which must be as they are going to be stored, in the order of their storing."""
-        self._begun.clear()
+        begun: _Blocks = deque()
         for array in arrays:
             content = array.reshape(-1).view(np.uint8)
             for start in range(0, len(content), _BLOCK_BYTES):
                 block = content[start : start + _BLOCK_BYTES]
-                self._begun.append((block, self._pool.submit(super().compress, block)))
+                begun.append((block, self._pool.submit(super().compress, block)))
+        return begun
 
     def compress(self, data: Any) -> Any:
         """Compress a block, or wait until that is done."""
-        if self._begun and _equal(self._begun[0][0], np.frombuffer(data, np.uint8)):
-            return self._begun.popleft()[1].result()
+        if self.next and _equal(self.next[0][0], np.frombuffer(data, np.uint8)):
+            return self.next.popleft()[1].result()
         return super().compress(data)
 
 
@@ -123,12 +136,24 @@ class TreeWriter:
             )
         return self
 
-    def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def begin(self, arrays: Mapping[str, NDArray[Any]]) -> Begun:
+        """Begin to compress a chunk that `extend` is given next, or next but one, while another is written."""
+        stored, blocks = dict(arrays), _Blocks()
+        if isinstance(self._compression, _Beforehand):
+            large = [name for name, values in arrays.items() if values.nbytes > _MANY_BYTES]
+            for name in large:
+                stored[name] = np.ascontiguousarray(arrays[name], arrays[name].dtype.newbyteorder(">"))
+            blocks = self._compression.begin([stored[name] for name in large])
+        return Begun(arrays, stored, blocks)
+
+    def extend(self, chunk: Mapping[str, NDArray[Any]] | Begun) -> None:
         """Append events. The first call fixes names, types and shapes of the branches.
 
         Raises:
             ValueError: later arrays differ in names, types or shapes, or in length among themselves.
         """
+        begun = chunk if isinstance(chunk, Begun) else self.begin(chunk)
+        arrays = begun.arrays
         columns = {name: (values.dtype, values.shape[1:]) for name, values in arrays.items()}
         lengths = {len(values) for values in arrays.values()}
         if len(lengths) != 1:
@@ -145,7 +170,9 @@ class TreeWriter:
             if columns != self._columns:
                 raise ValueError(f"branches changed from {self._columns} to {columns}")
             if lengths != {0}:
-                self._tree.extend(self._begun(arrays))
+                if isinstance(self._compression, _Beforehand):
+                    self._compression.next = begun.blocks
+                self._tree.extend(begun.stored)
         for values in arrays.values():
             self._digest.update(np.ascontiguousarray(values).data)
         self.n_events += lengths.pop()
@@ -164,17 +191,6 @@ class TreeWriter:
         with _fixed_dates():
             self._file[name] = text
         self._digest.update(f"{name} {text}".encode())
-
-    def _begun(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Arrays to write, of which threads have begun to compress the large ones."""
-        if not isinstance(self._compression, _Beforehand):
-            return dict(arrays)
-        stored = dict(arrays)
-        large = [name for name, values in arrays.items() if values.nbytes > _MANY_BYTES]
-        for name in large:
-            stored[name] = np.ascontiguousarray(arrays[name], arrays[name].dtype.newbyteorder(">"))
-        self._compression.begin([stored[name] for name in large])
-        return stored
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

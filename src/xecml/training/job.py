@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch
+from xecml.data.stream import EventStream
 
 
 class Step(Protocol):
@@ -48,6 +49,9 @@ class Job(Protocol):
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Store the distribution of the training events in the model, and keep all its other constants."""
+
+    def bound(self, training: EventStream) -> None:
+        """Store in the model where the truth of the training sample ends."""
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Apply to an augmented batch the random changes that every step needs.

@@ -17,6 +17,7 @@ from xecml import cpu_load, geometry, rootio
 from xecml.config import Config
 from xecml.data.batch import Batch
 from xecml.data.masks import Masking
+from xecml.data.stream import EventStream
 from xecml.events import INVALID
 from xecml.models.build import build_autoencoder, build_inpainter
 from xecml.models.rebuild.autoencoder import Autoencoder
@@ -79,6 +80,9 @@ class Rebuilding:
         """Fit the distribution of the training sample."""
         self.model.eval()
         remember(self.model.training_distribution, self.model.encoder.look, batches)
+
+    def bound(self, training: EventStream) -> None:
+        """Store nothing: there is no truth."""
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Choose the sensors to hide."""

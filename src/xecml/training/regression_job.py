@@ -20,11 +20,12 @@ from xecml.choices import LOSSES
 from xecml.config import Config, TaskConfig
 from xecml.data.batch import Batch, full
 from xecml.data.coverage import Coverage, coverage, usual
+from xecml.data.stream import EventStream
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.inference.line_fit import fit_line
 from xecml.models.build import build_regressor
-from xecml.models.regressor import SCALED, SENSORS_SEEN, Regressor, answerable, any_of
+from xecml.models.regressor import ENDED, SCALED, SENSORS_SEEN, Regressor, answerable, any_of
 from xecml.models.training_distribution import Gathered, remember
 from xecml.training import losses
 from xecml.training.losses import TaskBalance
@@ -56,17 +57,27 @@ class Regression:
         fit_targets(self.model, batches, keep_features=keep_features)
 
     def remember(self, batches: Iterable[Batch]) -> None:
-        """Fit which sensors are usual, and the distribution of the training sample."""
+        """Fit which sensors are usual, mean truths, and the distribution of the training sample."""
         found: list[Coverage] = []
+        means: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
 
         def counted() -> Iterator[Batch]:
             for batch in batches:
                 found.append(coverage(batch.npho.numpy(), batch.time.numpy()))
+                for task, of_batches in means.items():
+                    of_batches.append(batch.truth[task].double().mean(0))
                 yield batch
 
         self.model.eval()
         remember(self.model.training_distribution, self.model.encoder.look, counted())
         self.model.get_buffer(SENSORS_SEEN).copy_(torch.from_numpy(usual(found)))
+        for task, of_batches in means.items():
+            if not TASKS[task].is_class:
+                self.model.get_buffer(f"{task}_truth_mean").copy_(torch.stack(of_batches).mean(0))
+
+    def bound(self, training: EventStream) -> None:
+        """Store the ends of the truth, beyond which answers saturate."""
+        self.model.set_truth_ends(training.truth_ends([task for task in self.tasks if task in ENDED]))
 
     def prepare(self, batch: Batch, seed: tuple[int, ...], epoch: float, first: int = 0) -> Batch:
         """Leave the batch as it is."""
@@ -326,8 +337,9 @@ def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]
     """
     found = {}
     for task in (t for t in SCALED if t in answers):
-        ratio = answers[task].astype(np.float64) / truth[task]
-        line = fit_line(ratio[np.isfinite(ratio)])
+        known = np.isfinite(answers[task]) & (truth[task] > 0)
+        ratio = answers[task][known].astype(np.float64) / truth[task][known]
+        line = fit_line(ratio)
         if line is not None and line.error < _KNOWN:
             found[f"{task}_peak_percent"] = 100 * (line.peak - 1)
     return found

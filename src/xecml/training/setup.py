@@ -101,6 +101,7 @@ def begin(
             job.remember(alone)
         else:
             job.fit(alone, keep_features=given.encoder_given)
+        job.bound(training)
     groups = parameter_groups(job.step, options.weight_decay, encoder_scale=options.encoder_lr_scale)
     # one pass over the memory of weights, gradients and moments
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
@@ -207,8 +208,11 @@ def score_of(metrics: dict[str, float], name: str) -> float:
     """
     if name in ("theta_s68", "phi_s68"):  # as older recipes call them
         name = f"{name}_deg"
-    if name not in metrics:
-        of_all = sorted(key for key in metrics if not any(face in key.split("_") for face in geometry.FACES))
+    peaks = {key for key in metrics if key.endswith("_peak_percent")}  # which tell nothing of how good an epoch is
+    if name not in metrics or name in peaks:
+        of_all = sorted(
+            key for key in metrics if not any(face in key.split("_") for face in geometry.FACES) and key not in peaks
+        )
         which = "choose one of" if len(of_all) == len(metrics) else "choose one of a face, or of all together:"
         raise InputError(
             f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; {which} "

@@ -158,6 +158,7 @@ def restore(
         group |= values
     check_finite(saved["loss_state"], path)
     load_exactly(average.module, averaged_weights(saved), path, "the configured model")
+    average.take_buffers()
     average.updates = saved["ema_updates"] if saved.get("ema_state") else 0
 
 

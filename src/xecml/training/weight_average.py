@@ -26,6 +26,13 @@ class WeightAverage:
         self._mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._own = list(self.module.parameters())
         self._of_model = list(model.parameters())
+        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def take_buffers(self) -> None:
+        """Take the model's buffers, which a checkpoint of the best epoch has otherwise in its average."""
+        for own, other in self._buffers:
+            own.copy_(other)
 
     @torch.no_grad()
     def update(self) -> None:
