@@ -73,7 +73,7 @@ def test_parts_of_an_array_are_joined_in_the_order_of_its_tasks() -> None:
 def test_a_part_or_an_event_that_is_missing_is_named() -> None:
     shared_out()
     all_parts()
-    with pytest.raises(InputError, match=r"all_1.root is not named \(1 part of 3 missing"):
+    with pytest.raises(InputError, match=r"all_1.root is not named; .*--inputs.* \(1 part of 3 missing"):
         merge_files(["all_0.root", "all_10.root"], "out.root")
     Path("all_10.root").unlink()
     with pytest.raises(InputError, match="all_10.root is not there yet; submit the array again"):

@@ -136,17 +136,21 @@ def test_a_file_for_each_input_is_shared_out_once_too(files: Path) -> None:
     for i in (0, 1, 3):
         with making("predict"):
             rootio.write(f"out/in_{i}.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
-    Path("in_9.root").write_bytes(b"x")
     out, notices = said(*command, "--array", "50%4")
     assert "3 of 6 files exist; the other 3 are submitted." in notices
-    assert "1 file more than when it was first submitted, such as in_9.root" in notices
     assert Path("out/predictions.jobs/job_2.files").read_text() == "1\tin_2.root\n2\tin_4.root\n2\tin_5.root\n"
     assert header(Path("out/predictions.jobs/job_2.sh").read_text()) == "1-2%4"
     assert "--out out/" in Path("out/predictions.jobs/job_2.sh").read_text()
+    # what has changed is made again, once
     Path("in_3.root").write_bytes(b"other")
-    _, notices = said(*command, "--array", "50", "--dry-run")
+    _, notices = said(*command, "--array", "50")
     assert "Made again, because their files have changed: 1 file." in notices
-    Path("in_3.root").write_bytes(b"x" * 1000)
+    assert Path("out/predictions.jobs/job_3.files").read_text().startswith("1\tin_2.root\n1\tin_3.root\n")
+    with making("predict"):
+        rootio.write("out/in_3.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
+    _, notices = said(*command, "--array", "50", "--dry-run")
+    assert "changed" not in notices
+    assert "3 of 6 files exist" in notices
     _, error = said(*command, "--tree", "other", "--array", "3", status=2)
     assert "The files of out are those of another command" in error
     for i in (2, 4, 5):
@@ -154,6 +158,47 @@ def test_a_file_for_each_input_is_shared_out_once_too(files: Path) -> None:
             rootio.write(f"out/in_{i}.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
     out, _ = said(*command, "--array", "3")
     assert out == "All requested files (6 files) exist; join them with: xec merge 'out/*.root' --out out.root\n"
+    # files that came later get tasks of their own, and no others are asked for with them
+    Path("in_9.root").write_bytes(b"x")
+    _, notices = said(*command, "--array", "50%4")
+    assert "1 file more than when it was first submitted, such as in_9.root, get tasks of their own." in notices
+    assert Path("out/predictions.jobs/job_4.files").read_text() == "3\tin_9.root\n"
+    assert "3-3%4" in Path("out/predictions.jobs/job_4.sh").read_text()
+    assert json.loads(Path("out/predictions.jobs/manifest.json").read_text())["tasks"]["3"] == [6]
+
+
+def test_other_names_in_the_same_folder_have_a_manifest_of_their_own(files: Path) -> None:
+    command = ("predict", *SITE, "model.pth", "in_?.root", "--array", "2", "--least-mb", "0")
+    for more in (("--out", "p_*.parquet"), ("--out", "q_*.root"), ("--friend",)):
+        said(*command, *more)
+    assert sorted(path.name for path in files.glob("*.jobs")) == ["p_.parquet.jobs", "predictions.jobs", "q_.root.jobs"]
+    for i in range(6):
+        with making("predict"):
+            rootio.write(f"q_in_{i}.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
+            rootio.write(f"in_{i}_predictions.root", {"run": np.zeros(1, np.int32)}, tree="predictions")
+            Path(f"p_in_{i}.parquet").write_bytes(b"other")
+    out, _ = said(*command, "--out", "q_*.root")
+    assert out == "All requested files (6 files) exist; join them with: xec merge 'q_*.root' --out q_all.root\n"
+    out, _ = said(*command, "--friend")
+    assert out == "All requested files (6 files) exist.\n"
+
+
+def test_pieces_are_left_to_the_tasks(files: Path) -> None:
+    command = ("predict", *SITE, "model.pth", "in_*.root", "--out", "out/", "--chunk", "10", "--array", "2")
+    said(*command, "--least-mb", "0")
+    _, notices = said(*command)
+    assert "With --chunk, a task finds out itself which of its files exist, so all tasks are submitted." in notices
+    assert Path("out/predictions.jobs/job_2.files").read_text().count("\t") == 6
+
+
+def test_a_submission_that_fails_leaves_the_manifest_as_it_was(files: Path) -> None:
+    command = ("predict", *SITE, "model.pth", "in_*.root", "--out", "out/", "--array", "2")
+    said(*command)
+    before = Path("out/predictions.jobs/manifest.json").read_text()
+    Path("in_9.root").write_bytes(b"x")
+    (files / "bin" / "sbatch").write_text("#!/bin/bash\necho no >&2\nexit 1\n")
+    said(*command, status=2)
+    assert Path("out/predictions.jobs/manifest.json").read_text() == before
 
 
 @pytest.mark.parametrize("tasks", [{"0": [0, 1]}, {"0": [0, 1, 2, 3, 4, 5], "1": [5]}, {"0": [0, 1, 2, 3, 4, 9]}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,7 +21,7 @@ from xecml.events import number_of
 from xecml.files import expand, is_url, regular_file
 from xecml.inference import output_parts
 from xecml.inference.output_parts import Manifest
-from xecml.inference.prediction_outputs import named_outputs
+from xecml.inference.prediction_outputs import FRIEND, named_outputs
 from xecml.pretrained import model_file
 
 LEAST_MB = 200
@@ -64,9 +65,10 @@ def of_files(
         own = written(command, asked.values)
         return Ordinary(own, asked.name, asked.folder, files={"": asked.files}, notices=notices)
     there = output_parts.read(asked.folder)
-    manifest = there or _shared_out(asked, array, least_mb, notices)
-    ordinary = _in_parts(asked, manifest, array, notices)
-    return ordinary if there is None else _what_is_left(asked, ordinary, there, array)
+    if there is not None:
+        return _what_is_left(asked, there, array, least_mb, notices)
+    manifest = _shared_out(asked, array, least_mb, notices)
+    return _in_parts(asked, manifest, map(int, manifest.parts), array, notices)
 
 
 def without(ordinary: Ordinary, open_ones: Sequence[Status]) -> Ordinary:
@@ -102,9 +104,17 @@ def _asked(command: str, words: Sequence[str], name: str | None) -> _Asked:
         in_parts["out"] = str(out.with_name(f"{out.stem}_{TASK}{out.suffix}"))
     if values.get("pretrained"):
         in_parts |= {"model": FILES, "files": []}
-    place = out / "predictions" if outs else out
+    place = out / _pattern(values) if outs else out
     folder = place.with_name(f"{place.name}{SUFFIX}")
     return _Asked(command, written(command, in_parts), values, files, out, outs, folder, name or place.stem)
+
+
+def _pattern(values: Mapping[str, Any]) -> str:
+    """What tells the files of a command apart from others in their folder."""
+    if not values["out"]:
+        return Path(FRIEND).stem.strip("_")
+    name = Path(values["out"]).name
+    return name.replace("*", "") if "*" in name else "predictions"
 
 
 def _output_of(command: str, values: dict[str, Any], files: list[str]) -> tuple[Path, list[Path]]:
@@ -147,14 +157,11 @@ def _shared_out(asked: _Asked, array: str, least_mb: int, notices: list[str]) ->
     )
 
 
-def _in_parts(asked: _Asked, manifest: Manifest, array: str, notices: list[str]) -> Ordinary:
-    whole = Ordinary(asked.words, asked.name, asked.folder, array=array, manifest=manifest, notices=notices)
-    return _of_tasks(whole, _files_of(manifest, map(int, manifest.parts)), [])
-
-
-def _files_of(manifest: Manifest, parts: Iterable[int]) -> dict[int, list[str]]:
-    """Files of those parts by the task that makes them."""
-    return {task: manifest.files(own) for task, own in manifest.of_tasks(parts).items()}
+def _in_parts(asked: _Asked, manifest: Manifest, parts: Iterable[int], array: str, notices: Sequence[str]) -> Ordinary:
+    """The command with those tasks of a manifest that make some parts, and their files."""
+    whole = Ordinary(asked.words, asked.name, asked.folder, array=array, manifest=manifest, notices=list(notices))
+    files = {task: manifest.files(own) for task, own in manifest.of_tasks(parts).items()}
+    return _of_tasks(whole, files, [])
 
 
 def _of_tasks(ordinary: Ordinary, files: Mapping[int, list[str]], notices: Sequence[str]) -> Ordinary:
@@ -169,7 +176,7 @@ def _of_tasks(ordinary: Ordinary, files: Mapping[int, list[str]], notices: Seque
     )
 
 
-def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str) -> Ordinary:
+def _what_is_left(asked: _Asked, there: Manifest, array: str, least_mb: int, notices: list[str]) -> Ordinary:
     """Of an array that was submitted before: what is not there yet."""
     path = asked.folder / output_parts.NAME
     kept, given = ([word for word in words if word != "--force"] for words in (there.command, asked.words))
@@ -178,28 +185,48 @@ def _what_is_left(asked: _Asked, ordinary: Ordinary, there: Manifest, array: str
             f"The {_kind(asked)}s of {asked.out} are those of another command ({path}); name another --out, or remove "
             f"{path} to begin anew."
         )
-    notices = []
-    known = {file for part in there.parts.values() for file in part.files}
+    known = {file: int(number) for number, part in there.parts.items() for file in part.files}
     if more := [file for file in asked.files if file not in known]:
-        notices.append(
-            f"{number_of(len(more), 'file')} more than when it was first submitted, such as {more[0]}, are not in "
-            f"{path}; give them an --out of their own."
-        )
+        there = _with_more(asked, there, more, array, least_mb, notices, path)
+    if asked.values.get("chunk"):
+        notices.append("With --chunk, a task finds out itself which of its files exist, so all tasks are submitted.")
+        return _in_parts(asked, there, map(int, there.parts), array, notices)
     progress = output_parts.progress_of(asked.folder, there)
     if progress.changed:
         notices.append(
             f"Made again, because their files have changed: {number_of(len(progress.changed), _kind(asked))}."
         )
-    left = {part for part in map(int, there.parts) if part not in progress.finished}
+    wanted = set(map(int, there.parts))
+    if asked.outs:  # each of them is a file of its own
+        wanted = {int(number) for number, part in there.parts.items() if part.files[0] in set(asked.files)}
+    left = wanted - set(progress.finished)
     if not array.partition("%")[0].isdecimal():  # numbers of tasks, and not how many
         chosen = set(array_of(array)[1])
         left = {part for task, own in there.of_tasks(left).items() if task in chosen for part in own}
-    ordinary = _of_tasks(ordinary, _files_of(there, left or map(int, there.parts)), notices)
-    of = number_of(len(there.parts), _kind(asked))
+    of = number_of(len(wanted), _kind(asked))
     if not left:
-        return replace(ordinary, done=f"All requested {_kind(asked)}s ({of}) exist; join them with: {_merging(asked)}")
-    done = f"{len(progress.finished)} of {of} exist; the other {len(left)} are submitted."
-    return replace(ordinary, notices=[*ordinary.notices, done])
+        done = _in_parts(asked, there, wanted, array, notices)
+        return replace(done, done=f"All requested {_kind(asked)}s ({of}) exist{_merging(asked)}")
+    notices.append(f"{len(wanted & set(progress.finished))} of {of} exist; the other {len(left)} are submitted.")
+    return _in_parts(asked, there.renewed(left & set(progress.changed)), left, array, notices)
+
+
+def _with_more(
+    asked: _Asked, there: Manifest, more: list[str], array: str, least_mb: int, notices: list[str], path: Path
+) -> Manifest:
+    """A manifest for files that came later: with them, where each has a file of its own; parts of one file stay."""
+    number = number_of(len(more), "file")
+    if not asked.outs:
+        notices.append(
+            f"{number} more than when it was first submitted, such as {more[0]}, are not in {path}; give them an --out "
+            "of their own."
+        )
+        return there
+    notices.append(f"{number} more than when it was first submitted, such as {more[0]}, get tasks of their own.")
+    out_of = dict(zip(asked.files, asked.outs, strict=True))
+    tasks = array if array.partition("%")[0].isdecimal() else str(len(more))
+    new = _shared_out(replace(asked, files=more, outs=[out_of[file] for file in more]), tasks, least_mb, [])
+    return there.extended(new)
 
 
 def _kind(asked: _Asked) -> str:
@@ -208,11 +235,17 @@ def _kind(asked: _Asked) -> str:
 
 
 def _merging(asked: _Asked) -> str:
-    """The command that joins what an array made."""
+    """How to join what an array made, where that can be done."""
     if not asked.outs:
-        return f"xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
-    folder = asked.outs[0].parent
-    return f"xec merge '{folder}/*{asked.outs[0].suffix}' --out {folder}.root"
+        return (
+            f"; join them with: xec merge {asked.out.with_name(asked.out.stem)}_*{asked.out.suffix} --out {asked.out}"
+        )
+    if not asked.values["out"] or any(out.suffix != ".root" for out in asked.outs):
+        return "."
+    folder, name = asked.outs[0].parent, Path(str(asked.values["out"]).replace("*", "all")).name
+    pattern = str(asked.values["out"]) if "*" in str(asked.values["out"]) else f"{folder}/*.root"
+    merged = folder.parent / (name if "*" in str(asked.values["out"]) else f"{folder.resolve().name}.root")
+    return f"; join them with: xec merge {shlex.quote(pattern)} --out {shlex.quote(str(merged))}"
 
 
 def _ranges(tasks: Sequence[int]) -> str:

@@ -97,9 +97,9 @@ def submit(given: Submission) -> Record:
     script = given.script(number)
     path = Path(f"{script.stem}.sh")
     table = Path(f"{script.stem}.files")
-    first = given.manifest is not None and not (given.folder / output_parts.NAME).exists()
+    known = output_parts.read(given.folder)
     try:
-        if given.manifest is not None and first:
+        if given.manifest is not None and given.manifest != known:
             output_parts.write(given.folder, given.manifest)
         with atomic_path(path) as temporary:
             temporary.write_text(script.text(), encoding="utf-8")
@@ -111,8 +111,10 @@ def submit(given: Submission) -> Record:
     except BaseException:
         path.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
-        if first:
+        if given.manifest is not None and known is None:
             (given.folder / output_parts.NAME).unlink(missing_ok=True)
+        elif given.manifest is not None and known is not None and given.manifest != known:
+            output_parts.write(given.folder, known)
         raise
     record = Record(
         id=job,

@@ -61,7 +61,7 @@ def merge_files(
         files: prediction files.
         out: ROOT file to write.
         inputs: files of events that were predicted; by default those that `xec submit` shared out among the parts,
-            if the parts are its. Without any, an event is only not to be there twice.
+            if the parts are its: then all of them must be named. Without any, an event is only not to be there twice.
         tree: name of the tree in these.
         force: replace an existing file that this function did not make.
 
@@ -73,7 +73,7 @@ def merge_files(
     if not found:
         raise InputError(f"{out} is the only file that was named; name the output and the parts to merge.")
     claim([out], inputs=[*found, *inputs], force=force)
-    manifest = output_parts.beside([Path(path) for path in found])
+    manifest = None if inputs else output_parts.beside([Path(path) for path in found])
     if manifest is not None:
         found = _in_order(found, manifest)
     elif len({Path(path).resolve() for path in found}) < len(found):
@@ -84,10 +84,10 @@ def merge_files(
     if inputs:
         checked = _compare(whole, found, [*source.expand(inputs)], tree)
     elif manifest is not None:
-        by_out = {Path(part.out).resolve(): part for part in manifest.parts.values()}
+        by_out = manifest.outputs()
         for path, own in zip(found, keys, strict=True):
             part = by_out[Path(path).resolve()]
-            checked += _compare(own, [path], part.files, manifest.tree)
+            checked += _compare(own, [path], [manifest.placed(file) for file in part.files], manifest.tree)
     else:
         _refuse_twice(whole, found)
     records = earlier_of(found)
@@ -103,18 +103,25 @@ def merge_files(
 def _in_order(found: list[str], manifest: Manifest) -> list[str]:
     """Parts in the order of their tasks, all of them and no others."""
     given = {Path(path).resolve(): path for path in found}
-    wanted = [Path(part.out) for part in manifest.parts.values()]
-    missing = [path for path in wanted if path.resolve() not in given]
+    by_out = manifest.outputs()
+    missing = [Path(part.out) for path, part in by_out.items() if path not in given]
     if missing:
-        there = [path for path in missing if path.exists()]
-        what = "is not named" if there else "is not there yet; submit the array again, which makes what is missing"
-        raise InputError(
-            f"{(there or missing)[0]} {what} ({number_of(len(missing), 'part')} of {len(wanted)} missing)."
+        there = [path for path in missing if Path(manifest.placed(str(path))).exists()]
+        what = (
+            "is not named; name it, or say with --inputs of which files the others are"
+            if there
+            else "is not there yet; submit the array again, which makes what is missing"
         )
-    others = given.keys() - {path.resolve() for path in wanted}
+        raise InputError(
+            f"{(there or missing)[0]} {what} ({number_of(len(missing), 'part')} of {len(by_out)} missing)."
+        )
+    others = given.keys() - by_out.keys()
     if others:
-        raise InputError(f"{given[min(others)]} is no part of the same array as the others; leave it out.")
-    return [given[path.resolve()] for path in wanted]
+        raise InputError(
+            f"{given[min(others)]} is no part of the same array as the others; leave it out, or name all files that "
+            "were predicted with --inputs."
+        )
+    return [given[path] for path in by_out]
 
 
 def _compare(keys: NDArray[np.int64], parts: Sequence[str], inputs: Sequence[str], tree: str) -> int:
