@@ -1,4 +1,4 @@
-"""Compare event files with the sample that a model was trained on, without predicting them."""
+"""Compare event files with the sample that a model was trained on; answers are computed for `outlier` alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""What a training stores for its energies: where the truth of its sample ends, and a peak that is at the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import point_sources
+from tests.test_stopping import recipe
+from xecml import load_model, rootio
+from xecml.inference import checkpoint_reading
+from xecml.inference.trained_model import TorchModel
+from xecml.training import checkpoint_writing, loop, regression_job
+
+ENERGY = ("tasks.energy.enabled=true", "tasks.angle.enabled=false", "training.epochs=1", "training.ema_decay=0.9")
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("energies")
+    for seed, (name, n) in enumerate((("train", 96), ("val", 64), ("other", 96)), 1):
+        sample = point_sources(n, seed)
+        if name == "other":
+            sample["energyTruth"] = (sample["energyTruth"] + 0.03).astype(np.float32)
+        rootio.write(folder / f"{name}.root", sample)
+    return folder
+
+
+def energies(path: Path) -> np.ndarray:
+    (chunk,) = rootio.read(path, ("energyTruth",))
+    return chunk["energyTruth"]
+
+
+def state(folder: Path, name: str = "best") -> dict[str, Any]:
+    return checkpoint_reading.load(folder / f"checkpoint_{name}.pth")["ema_state"]
+
+
+def test_the_ends_are_those_of_the_whole_sample_however_a_training_begins(events: Path, tmp_path: Path) -> None:
+    """Also where only weights are taken from a training on another sample, or from a file of before."""
+    own, other = (energies(events / f"{name}.root") for name in ("train", "other"))
+    first = loop.train(recipe(events, tmp_path, *ENERGY), name="first", quiet=True)
+    assert load_model(first.best).truth_ends == {"energy": (pytest.approx(own.min()), pytest.approx(own.max()))}
+    both = f"data.train_path=[{events}/train.root,{events}/other.root]"
+    old = checkpoint_reading.load(first.best)
+    for key in ("model_state", "ema_state"):
+        old[key] = {name: weight for name, weight in old[key].items() if "energy_truth_" not in name} | {
+            "energy_truth_mean": old[key]["energy_truth_mean"]
+        }
+    checkpoint_writing.save(tmp_path / "old.pth", old)
+    assert load_model(tmp_path / "old.pth").truth_ends == {}
+    for number, start in enumerate((first.best, tmp_path / "old.pth")):
+        settings = (*ENERGY, both, "checkpoint.weights_only=true", f"checkpoint.resume_from={start}")
+        wide = load_model(loop.train(recipe(events, tmp_path, *settings), name=f"wide{number}", quiet=True).best)
+        assert wide.truth_ends == {"energy": (pytest.approx(own.min()), pytest.approx(other.max()))}
+        assert wide.truth_means["energy"] == pytest.approx(np.concatenate([own, other]).mean(), rel=1e-4)
+
+
+def test_a_selection_has_its_own_ends(events: Path, tmp_path: Path) -> None:
+    middle = float(np.median(energies(events / "train.root")))
+    settings = (*ENERGY, f"data.train_selection=energyTruth > {middle}")
+    model = load_model(loop.train(recipe(events, tmp_path, *settings), name="run", quiet=True).best)
+    assert model.truth_ends["energy"][0] > middle
+
+
+def test_ends_of_a_calibrated_model_are_corrected_as_its_answers(events: Path, tmp_path: Path) -> None:
+    first = loop.train(recipe(events, tmp_path, *ENERGY), name="first", quiet=True)
+    (chunk,) = rootio.read(events / "other.root", ("npho", "time"))
+    plain, other = load_model(first.best), load_model(first.best)
+    assert isinstance(other, TorchModel)
+    other.network.corrections.get_buffer("energy_factor").fill_(1.1)
+    calibrated = TorchModel(other.network, other.content)
+    np.testing.assert_allclose(calibrated.truth_ends["energy"], 1.1 * np.array(plain.truth_ends["energy"]), rtol=1e-6)
+    one, two = (model.predict(chunk["npho"], chunk["time"]) for model in (plain, calibrated))
+    np.testing.assert_allclose(two["energy"], 1.1 * one["energy"], rtol=1e-6)
+    np.testing.assert_allclose(two["outlier"], one["outlier"], rtol=1e-4)
+
+
+def test_the_best_checkpoint_is_scaled_and_the_last_one_is_not(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peak that is 2 % high; and what goes on from the best checkpoint is what was trained."""
+    monkeypatch.setattr(regression_job, "peaks", lambda answers, truth: {"energy_peak_percent": 2.0})
+    run = loop.train(recipe(events, tmp_path, *ENERGY), name="run", quiet=True)
+    assert run.metrics["val/energy_peak_percent"] == 2.0
+    best, last = (state(run.folder, name) for name in ("best", "last"))
+    torch.testing.assert_close(1.02 * best["energy_width"], last["energy_width"])
+    torch.testing.assert_close(best["heads.energy.0.weight"], last["heads.energy.0.weight"], rtol=0, atol=0)
+    on = ("training.epochs=2", f"checkpoint.resume_from={run.best}")
+    more = loop.train(recipe(events, tmp_path, *ENERGY, *on), name="more", quiet=True)
+    torch.testing.assert_close(state(more.folder, "last")["energy_width"], last["energy_width"])
+    torch.testing.assert_close(1.02 * state(more.folder)["energy_width"], last["energy_width"])
