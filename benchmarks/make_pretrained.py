@@ -50,7 +50,8 @@ def main() -> None:
     source = options.folder / "checkpoint_best.pth"
     content = understood(read(source), source)
     small = {key: content[key] for key in _KEPT if key in content}
-    small["config"] = without_paths(content["config"])
+    small["config"], small["run_name"] = without_paths(content["config"]), options.name
+    small["config"]["mlflow"] = {**small["config"]["mlflow"], "run_name": options.name}
     weights = averaged_weights(content)
     if options.nominal is not None:
         weights = scaled(content, source, options.nominal, options.n)
