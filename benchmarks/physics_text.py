@@ -53,9 +53,10 @@ _LINES = """\
 
 A spectrum's edge or line must come out where it is. The peak is that of a fit (a Gaussian with an exponential tail to
 low energies), the mode that of a kernel density without a fit, the mean contains the tail of leaking showers. The aim
-is 0.1 %. 82.9 MeV lies outside of what trees and networks were trained on. Who learns the middle of
-a distribution with a tail to one side puts its peak on the other side of the truth; `xec calibrate --line` moves it
-([calibration](calibration.md))."""
+is 0.1 %. 82.9 MeV lies outside of what the trees were trained on; the networks of the package know up to 140 MeV. Who
+learns the middle of a distribution with a tail to one side puts its peak on the other side of the truth. Trainings of
+networks move it back by one factor for all energies ([training](training.md#energy-a-line-is-where-it-is)), and
+`xec calibrate --line` for a line ([calibration](calibration.md))."""
 _SLOPES = """\
 Slope of the mean answer against the truth, less 1, in percent, and whether it is 1 within 0.2 % (`undecided`: the
 events are too few to say). The mean of the energy contains the tail of showers that leak, which depends on the energy,
