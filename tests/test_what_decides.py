@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tests import untrained
 from tests.conftest import point_sources
 from tests.runtimes import packages
+from tests.test_saliency import Endless
 from xecml.data.batch import Batch, validity
 from xecml.errors import InputError
 from xecml.evaluation import integrated_gradients as way
@@ -44,7 +45,7 @@ CAPTUM = "captum==0.9.0"
 N = 32
 
 
-class OneFace(nn.Module):
+class OneFace(Endless):
     """energy = sum of a ln n over the sensors of one face; or b t over them."""
 
     tasks = ("energy",)
