@@ -12,11 +12,12 @@ from xecml.events import INVALID
 from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS
 from xecml.inference.repair_models import NetworkRepair
 from xecml.inference.training_said import joined
+from xecml.models.encoder import Encoder
 from xecml.models.newer.inputs import NewerNormaliser
 from xecml.models.normalise import Normaliser, validity
 from xecml.models.original.network import OriginalModel
 from xecml.models.rebuild.filler import Filler
-from xecml.models.regressor import Encoder, Regressor
+from xecml.models.regressor import Regressor
 
 SENTINEL_WIDTH = 1e-3
 """Normalised times so near the sentinel are not measured: older code computes it in its own way."""

@@ -14,8 +14,8 @@ from xecml.data.event_numbers import CONDITIONS, KEYS
 from xecml.inference.arithmetic import Arithmetic, as_array
 from xecml.inference.onnx_files import Metadata, TrainingMetadata
 from xecml.inference.training_comparison import Compared, Training
+from xecml.models.encoder import Encoder
 from xecml.models.normalise import validity
-from xecml.models.regressor import Encoder
 from xecml.models.training_distribution import QUANTILES, Judged, TrainingDistribution
 
 _BATCH = 256

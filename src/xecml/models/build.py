@@ -10,6 +10,7 @@ from torch import nn
 from xecml.choices import LOSSES, PRESETS
 from xecml.config import RELATIVE_BRANCHES, Config
 from xecml.errors import InputError
+from xecml.models.encoder import Encoder
 from xecml.models.networks import compact
 from xecml.models.networks.quick_look import N_FEATURES
 from xecml.models.networks.reference import ReferenceEncoder, reference
@@ -24,7 +25,7 @@ from xecml.models.rebuild.head_of_hot_spot import HotSpotHead
 from xecml.models.rebuild.head_of_nearest import NearestHead
 from xecml.models.rebuild.inpainter import Inpainter
 from xecml.models.rebuild.shower import NUMBERS, POINTS
-from xecml.models.regressor import Encoder, Regressor
+from xecml.models.regressor import Regressor
 
 
 def normaliser(config: Config) -> Normaliser:

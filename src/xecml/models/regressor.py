@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.geometry import FACES
 from xecml.models.corrections import BUFFERS, Corrections
-from xecml.models.normalise import Normaliser
+from xecml.models.encoder import Encoder, Glance
 from xecml.models.ridge import Ridges
 from xecml.models.training_distribution import Judged, TrainingDistribution
 
@@ -55,56 +55,6 @@ Showers leak, so that at a given truth answers have a tail to one side. A loss f
 answer, which puts the peak of a line on the other side of it."""
 # widths stay between e^-6 and e^4 target widths, so that a likelihood cannot run away
 _LOG_SIGMA = (-6.0, 4.0)
-
-
-class Glance(Protocol):
-    """What targets refer to, for B events."""
-
-    @property
-    def features(self) -> Tensor:
-        """(B, n_features): numbers for the linear anchor."""
-
-    @property
-    def light_time(self) -> Tensor:
-        """(B,) seconds: light-weighted mean time of the event."""
-
-    @property
-    def event_time(self) -> Tensor:
-        """(B,) seconds: rough time of the event; a constant added to all times is added to it."""
-
-
-class Encoder(Protocol):
-    """What a regressor needs of its encoder."""
-
-    out_width: int
-    n_features: int
-    from_times: Tensor
-    """(n_features,) which of the anchor's numbers need times"""
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """The transform of inputs."""
-
-    def __call__(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[Tensor, Glance]:
-        """Code (B, out_width) of events, and what their targets refer to."""
-
-    def look(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> Glance:
-        """Only what targets refer to."""
-
-    def fit_features(self, features: Tensor) -> None:
-        """Fit the standardisation of the anchor's numbers."""
-
-    def standard_features(self, features: Tensor) -> Tensor:
-        """Standardise the anchor's numbers."""
-
-    def first_guess(self, task: str, features: Tensor) -> Tensor | None:
-        """A first guess of a task from the anchor's numbers without any fit (B, size); None if there is none.
-
-        In the task's units; of a `ratio` task proportional to it.
-        """
-
-    def head(self, size: int, *, hidden_dim: int, dropout: float) -> nn.Module:
-        """A head from codes to `size` answers."""
 
 
 class Regressor(nn.Module):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from xecml.events import INVALID, TASKS
+from xecml.models.encoder import Glance
 from xecml.models.newer.autoencoder import Decoders
 from xecml.models.newer.cross_attention import CrossAttentionHead
 from xecml.models.newer.encoder import NewerEncoder
 from xecml.models.newer.face_heads import FaceHeads
 from xecml.models.newer.hiding import Seen, hide_normalised
-from xecml.models.regressor import Glance, Regressor
+from xecml.models.regressor import Regressor
 
 
 class NewerModel(Regressor):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch, full
+from xecml.models.encoder import Encoder
 from xecml.models.rebuild.point_light import PointLight
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
-from xecml.models.regressor import Encoder
 from xecml.models.training_distribution import TrainingDistribution
 
 

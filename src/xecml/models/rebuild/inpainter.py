@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from xecml.data.batch import Batch, full, was_read
+from xecml.models.encoder import Encoder
 from xecml.models.rebuild.head import Asked, Head
 from xecml.models.rebuild.sensor_targets import Ground, Rebuilt, hide
 from xecml.models.rebuild.shower import Shower
-from xecml.models.regressor import Encoder
 from xecml.models.training_distribution import TrainingDistribution
 
 _TRUSTED = 200.0  # photons at which a time counts half

@@ -18,9 +18,9 @@ from xecml import geometry
 from xecml.data.batch import Batch, event_and_sensor, full
 from xecml.errors import InputError
 from xecml.events import INVALID
+from xecml.models.encoder import Encoder
 from xecml.models.normalise import Normaliser
 from xecml.models.rebuild.point_light import PointLight, PointSource
-from xecml.models.regressor import Encoder
 from xecml.models.training_distribution import Gathered, TrainingDistribution
 
 CHANNELS = ("npho", "time")
