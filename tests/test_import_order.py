@@ -30,7 +30,7 @@ ROOMS = (
     "data",
     "checks",
     "realdata",
-    "models.corrections models.cpu models.normalise models.ridge models.weight_files",
+    "models.corrections models.cpu models.encoder models.normalise models.ridge models.weight_files",
     "models.networks",
     "models.training_distribution",
     "models.regressor",
