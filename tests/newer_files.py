@@ -28,8 +28,8 @@ Case = dict[str, Any]
 CASES: dict[str, Case] = {
     case["name"]: case for case in json.loads((Path(__file__).parent / "data" / "newer_checkpoint.json").read_text())
 }
-WHOLE = Path("/work/shared/reference/newer_checkpoint.json")
-"""All numbers, where they are at hand."""
+WHOLE = Path(__file__).parents[2] / "shared" / "reference" / "newer_checkpoint.json"
+"""All numbers, where they are at hand beside the project."""
 _COMMON = {
     "outer_mode": "finegrid", "outer_fine_pool": [2, 2], "npho_scale": 20000.0, "npho_scale2": 1.0,
     "time_scale": 1.14e-7, "time_shift": -0.46, "sentinel_time": -1.0, "sentinel_npho": -1.0, "npho_scheme": "sqrt",

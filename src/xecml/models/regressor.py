@@ -83,7 +83,8 @@ class Regressor(nn.Module):
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
         ends = [f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")]
         truths = [f"{task}_truth_{end}" for task in self.tasks if task in ENDED for end in ("lowest", "highest")]
-        return (SENSORS_SEEN, *BUFFERS, *ends, *truths)
+        widths = [f"{task}_sigma_factor" for task in self.with_sigma]
+        return (SENSORS_SEEN, *BUFFERS, *ends, *truths, *widths)
 
     def __init__(
         self,
@@ -126,6 +127,8 @@ class Regressor(nn.Module):
                 ("highest", torch.full((size,), UNBOUNDED)),
             ):
                 self.register_buffer(f"{task}_{name}", values)
+            if task in self.with_sigma:
+                self.register_buffer(f"{task}_sigma_factor", torch.ones(size))
             if task in ENDED:
                 self.register_buffer(f"{task}_truth_lowest", torch.full((size,), -UNBOUNDED))
                 self.register_buffer(f"{task}_truth_highest", torch.full((size,), UNBOUNDED))
@@ -214,6 +217,8 @@ class Regressor(nn.Module):
                 self._keep_answers(task, mean, width)
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
+            if task in self.with_sigma:  # they belong to widths that are learnt anew
+                self.get_buffer(f"{task}_sigma_factor").fill_(1.0)
             if self.encoder.n_features:
                 self.get_buffer(f"{task}_lowest").copy_(ends[0] - reach)
                 self.get_buffer(f"{task}_highest").copy_(ends[1] + reach)
@@ -276,6 +281,15 @@ class Regressor(nn.Module):
             for values in (kept["mean"], kept["slope"], *ends):
                 values.mul_(factor)
 
+    @torch.no_grad()
+    def widen(self, task: str, factors: Sequence[float]) -> None:
+        """Multiply the widths that a task's answers are given by factors (size,), once the network is trained.
+
+        The likelihood of a distribution that residuals do not follow gives widths that are right in its own sense only.
+        """
+        kept = self.get_buffer(f"{task}_sigma_factor")
+        kept.mul_(kept.new_tensor(factors))
+
     # ------------------------------------------------------------------------------------------ answers
 
     def standardised(
@@ -332,9 +346,9 @@ class Regressor(nn.Module):
             answers[task] = F.normalize(y, dim=1) if TASKS[task].kind == "vector" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
                 sigma = torch.exp(z[:, size:].clamp(*self.log_sigma_limits)) * width
-                answers[f"sigma_{task}"] = _scalar(
-                    sigma if self.training else self.corrections.corrected_width(task, sigma)
-                )
+                if not self.training:
+                    sigma = self.corrections.corrected_width(task, sigma * self.get_buffer(f"{task}_sigma_factor"))
+                answers[f"sigma_{task}"] = _scalar(sigma)
         if self.training:
             return answers, look
         known = answerable(answers, valid, timed)

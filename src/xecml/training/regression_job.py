@@ -35,6 +35,10 @@ _MOST_OFF = 5.0
 """Percent by which a peak is believed to be off; a network that has hardly learnt has none."""
 _KNOWN = 3e-3
 """Error of a peak that is known well enough; a thousand validation events give half of it."""
+_WIDEST = 3.0
+"""Factor by which the widths of a network may be wrong; one that has hardly learnt knows none."""
+_PULLS = 500
+"""Events from which the width of pulls is known well enough, to 3 %."""
 _FIT_EVENTS = 20_000
 """Training events from which means, widths and anchors are fitted."""
 
@@ -88,12 +92,15 @@ class Regression:
         return validate(cast(Regressor, model), self.loss, batches, fabric)
 
     def in_use(self, model: nn.Module, metrics: Mapping[str, float]) -> nn.Module:
-        """A copy whose energies have their peak where the truth is, as far as the validation tells."""
+        """A copy whose energies have their peak at the truth, and its pulls a width of 1, as the validation tells."""
         used = cast(Regressor, copy.deepcopy(model))
         for task in SCALED:
             peak = metrics.get(f"{task}_peak_percent", math.nan)
             if abs(peak) < _MOST_OFF:
                 used.scale(task, 1 / (1 + peak / 100))
+        for task in used.with_sigma:
+            widths = [metrics.get(f"{column}_pull_width", math.nan) for column in TASKS[task].columns]
+            used.widen(task, [width if 1 / _WIDEST < width < _WIDEST else 1.0 for width in widths])
         return used
 
     def summary(self, metrics: Mapping[str, float]) -> str:
@@ -302,7 +309,7 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
     model.eval()
     loss.eval()
     sums, numbers = dict.fromkeys(model.tasks, 0.0), dict.fromkeys(model.tasks, 0)
-    answers: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
+    answers: dict[str, list[NDArray[Any]]] = {name: [] for name in model.outputs()}
     truth: dict[str, list[NDArray[Any]]] = {task: [] for task in model.tasks}
     for batch in batches:
         cpu_load.look()
@@ -313,9 +320,10 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
         for task in model.tasks:
             sums[task] += float(parts[task]) * len(batch)
             numbers[task] += int(known[f"known_{task}"].sum())
-            answers[task].append(predicted[task].reshape(len(batch), -1).cpu().numpy())
             # buffers of the stream are used again: what stays is a copy
             truth[task].append(batch.truth[task].numpy().copy())
+        for name, of_batches in answers.items():
+            of_batches.append(predicted[name].reshape(len(batch), -1).cpu().numpy())
     mine = (sums, numbers, *({t: np.concatenate(v) for t, v in part.items()} for part in (answers, truth)))
     shares = gather_objects(fabric, mine)
     means = {}
@@ -325,9 +333,9 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
         means[task] = sum(share[0][task] for share in shares) / number
     # it is linear in the losses of the tasks, so that it may be taken of their means
     total = loss.balance({task: torch.tensor(mean, device=fabric.device) for task, mean in means.items()})
-    joined = [{t: np.concatenate([share[i][t] for share in shares]) for t in model.tasks} for i in (2, 3)]
+    joined = [{name: np.concatenate([share[i][name] for share in shares]) for name in shares[0][i]} for i in (2, 3)]
     values = {"loss": float(total)} | {f"loss_{task}": mean for task, mean in means.items()}
-    return values | resolution_metrics(joined[0], joined[1]) | peaks(joined[0], joined[1])
+    return values | resolution_metrics(*joined) | peaks(*joined) | pull_widths(*joined)
 
 
 def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -342,6 +350,25 @@ def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]
         line = fit_line(ratio)
         if line is not None and line.error < _KNOWN:
             found[f"{task}_peak_percent"] = 100 * (line.peak - 1)
+    return found
+
+
+def pull_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Central 68 % half-width of residual over predicted width, by column; 1 if the widths are right.
+
+    Nothing is said where there are too few events to know it.
+    """
+    found = {}
+    for task in (t for t in truth if f"sigma_{t}" in answers):
+        difference = answers[task].astype(np.float64) - truth[task]
+        if TASKS[task].kind == "angles":
+            difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
+        pulls = difference / answers[f"sigma_{task}"]
+        if np.isfinite(pulls).all(1).sum() < _PULLS:
+            continue
+        columns = TASKS[task].columns  # one for all components of a vector
+        for column, values in zip(columns, pulls.reshape(-1, len(columns)).T, strict=True):
+            found[f"{column}_pull_width"] = resolution.figures_of_merit(values, replicas=0, with_peak=False).s68
     return found
 
 

@@ -36,6 +36,9 @@ from xecml.training.run import Run
 from xecml.training.starting_points import start
 from xecml.training.weight_average import WeightAverage
 
+_NO_SCORES = ("_peak_percent", "_pull_width")
+"""Ends of names of metrics that do not tell how good an epoch is."""
+
 
 def make_job(config: Config, kind: str) -> Job:
     """The job of a name: `regress`, `mae` or `inpaint`."""
@@ -208,10 +211,10 @@ def score_of(metrics: dict[str, float], name: str) -> float:
     """
     if name in ("theta_s68", "phi_s68"):  # as older recipes call them
         name = f"{name}_deg"
-    peaks = {key for key in metrics if key.endswith("_peak_percent")}  # which tell nothing of how good an epoch is
-    if name not in metrics or name in peaks:
+    aside = {key for key in metrics if key.endswith(_NO_SCORES)}
+    if name not in metrics or name in aside:
         of_all = sorted(
-            key for key in metrics if not any(face in key.split("_") for face in geometry.FACES) and key not in peaks
+            key for key in metrics if not any(face in key.split("_") for face in geometry.FACES) and key not in aside
         )
         which = "choose one of" if len(of_all) == len(metrics) else "choose one of a face, or of all together:"
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a training stores for its energies: where the truth of its sample ends, and a peak that is at the truth."""
+"""What a training stores beside weights: ends of the truth, a peak that is at the truth, and pulls of width 1."""
 
 from __future__ import annotations
 
@@ -93,3 +93,51 @@ def test_the_best_checkpoint_is_scaled_and_the_last_one_is_not(
     more = loop.train(recipe(events, tmp_path, *ENERGY, *on), name="more", quiet=True)
     torch.testing.assert_close(state(more.folder, "last")["energy_width"], last["energy_width"])
     torch.testing.assert_close(1.02 * state(more.folder)["energy_width"], last["energy_width"])
+
+
+def test_sigmas_of_the_best_checkpoint_are_those_that_the_validation_shows(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The width of the pulls multiplies them; the training, and what goes on from it, knows nothing of that."""
+    found = {"energy_pull_width": 1.25, "u_pull_width": 0.8, "v_pull_width": float("nan"), "w_pull_width": 7.0}
+    monkeypatch.setattr(regression_job, "pull_widths", lambda answers, truth: found)
+    likelihoods = tuple(f"tasks.{task}.loss_fn=student_nll" for task in ("energy", "uvwFI"))
+    settings = (*ENERGY, "tasks.uvwFI.enabled=true", *likelihoods)
+    run = loop.train(recipe(events, tmp_path, *settings), name="run", quiet=True)
+    assert run.metrics["val/energy_pull_width"] == 1.25
+    best, last = (state(run.folder, name) for name in ("best", "last"))
+    assert best["energy_sigma_factor"].tolist() == [1.25]
+    assert best["uvwFI_sigma_factor"].tolist() == [pytest.approx(0.8), 1.0, 1.0]  # unknown, or of no network at all
+    assert last["energy_sigma_factor"].tolist() == [1.0]
+    (chunk,) = rootio.read(events / "other.root", ("npho", "time"))
+    scaled, plain = load_model(run.best), load_model(run.best)
+    assert isinstance(plain, TorchModel)
+    plain.network.get_buffer("uvwFI_sigma_factor").fill_(1.0)
+    one, two = (model.predict(chunk["npho"], chunk["time"]) for model in (plain, scaled))
+    np.testing.assert_allclose(two["sigma_uvwFI"], [0.8, 1.0, 1.0] * one["sigma_uvwFI"], rtol=1e-6)
+    np.testing.assert_array_equal(two["uvwFI"], one["uvwFI"])
+    anew = ("checkpoint.weights_only=true", f"checkpoint.resume_from={run.best}")
+    more = loop.train(recipe(events, tmp_path, *settings, *anew), name="more", quiet=True)
+    # pulls are those of widths as they were given
+    assert state(more.folder)["energy_sigma_factor"].tolist() == [1.25**2]
+    old = checkpoint_reading.load(run.best)
+    old["ema_state"] = {name: weight for name, weight in old["ema_state"].items() if "sigma_factor" not in name}
+    checkpoint_writing.save(tmp_path / "old.pth", old)
+    before = load_model(tmp_path / "old.pth").predict(chunk["npho"], chunk["time"])
+    np.testing.assert_array_equal(before["sigma_uvwFI"], one["sigma_uvwFI"])
+
+
+def test_widths_of_pulls_are_measured_by_column() -> None:
+    """Angles through the seam, a vector in one, and nothing of a few events."""
+    rng = np.random.default_rng(4)
+    truth = {"angle": np.tile([90.0, 179.0], (2000, 1)), "angleVec": np.tile([0.6, 0.0, 0.8], (2000, 1))}
+    noise = rng.standard_normal((2000, 5))
+    answers = {"angle": truth["angle"] + noise[:, :2] * [2.0, 3.0], "angleVec": truth["angleVec"] + noise[:, 2:] * 0.02}
+    answers["angle"][:, 1] = (answers["angle"][:, 1] + 180) % 360 - 180
+    sigmas = {"sigma_angle": np.full((2000, 2), 2.0), "sigma_angleVec": np.full((2000, 3), 0.01)}
+    found = regression_job.pull_widths(answers | sigmas, truth)
+    expected = {"theta_pull_width": 1.0, "phi_pull_width": 1.5, "emiVec_pull_width": 2.0}
+    assert found == {name: pytest.approx(width, rel=0.06) for name, width in expected.items()}
+    assert regression_job.pull_widths(answers, truth) == {}
+    few = [{name: values[:499] for name, values in part.items()} for part in (answers | sigmas, truth)]
+    assert regression_job.pull_widths(*few) == {}
