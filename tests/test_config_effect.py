@@ -104,6 +104,9 @@ EFFECTS: dict[str, Effect] = {
                best_metric="theta_s68_deg"),
     "checkpoint.save_predictions": Effect("0", training("mae"), ("training.epochs=1",)),
     "checkpoint.weights_only": Effect("true", _train, ("checkpoint.resume_from={trained}",)),
+    "checkpoint.heads_from_scratch": Effect(
+        "[angle]", _train, ("checkpoint.resume_from={trained}", "checkpoint.weights_only=true")
+    ),
     "mlflow.run_name": Effect("other", command),
     **together("mlflow", tracking, enabled="true", tensorboard="{root}/runs"),
     **together("mlflow", tracking, "mlflow.enabled=true", experiment="other"),

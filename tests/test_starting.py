@@ -80,3 +80,29 @@ def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path:
     other = recipe(sample, tmp_path, start, "tasks.timing.enabled=false", "model.preset=compact")
     with pytest.raises(InputError, match="does not fit the configured encoder"):
         loop.train(other, name="x", quiet=True)
+
+
+def test_a_head_begins_anew_where_the_truth_is_distributed_otherwise(
+    run: loop.Result, sample: Path, tmp_path: Path
+) -> None:
+    """Its weights, and the first guess that it corrects; all else is as it was. Going on from it is as ever."""
+    still = ("training.lr=1e-9", "training.lr_min=0", "training.epochs=1", f"checkpoint.resume_from={run.best}")
+    scratch = "checkpoint.heads_from_scratch=[angle]"
+    narrow = "data.train_selection=abs(uvwTruth[:,1]) < 35"
+    settings = (*still, "checkpoint.weights_only=true", scratch, narrow)
+    result = loop.train(recipe(sample, tmp_path, *settings), name="tuned", quiet=True)
+    before, after = checkpoint_reading.load(run.best)["ema_state"], checkpoint_reading.load(result.best)["model_state"]
+    for name in ("encoder.features_mean", "encoder.numbers.weight", "uvwFI_slope", "heads.uvwFI.1.weight"):
+        torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=0)
+    for name in ("angle_slope", "angle_width", "heads.angle.1.weight"):
+        assert not torch.allclose(after[name], before[name], rtol=0.02)
+    on = (f"checkpoint.resume_from={result.folder}/checkpoint_last.pth", "training.epochs=2", scratch, narrow)
+    assert loop.train(recipe(sample, tmp_path, *on), name="on", quiet=True).metrics["epoch"] == 2
+    with pytest.raises(InputError, match="belongs to a start from weights alone"):
+        loop.train(
+            recipe(sample, tmp_path, f"checkpoint.resume_from={run.folder}/checkpoint_last.pth", scratch),
+            name="x",
+            quiet=True,
+        )
+    with pytest.raises(InputError, match="names 'n_gamma', which this training does not learn; its tasks are angle"):
+        loop.train(recipe(sample, tmp_path, *still, "checkpoint.heads_from_scratch=[n_gamma]"), name="x", quiet=True)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from xecml.choices import LOSSES, MASK_PATTERNS, LossName, PresetName
-from xecml.events import TASKS
+from xecml.events import TASKS, TaskName
 from xecml.limits import (
     Count,
     Counted,
@@ -381,6 +381,11 @@ class CheckpointConfig(_Section):
         10, le=10**6, description="epochs; between two files with predicted sensors of mae and inpaint; 0: none"
     )
     weights_only: bool = Field(False, description="take only the weights of resume_from and begin at epoch 1")
+    heads_from_scratch: list[TaskName] = Field(
+        [],
+        description="tasks whose truth is distributed otherwise than in the training of resume_from: with "
+        "weights_only, their heads and first guesses are not taken but learnt anew",
+    )
     best_metric: Title = Field(
         "loss",
         description="validation metric by which the best checkpoint is chosen; lower is better, except for accuracies",

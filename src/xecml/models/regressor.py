@@ -155,6 +155,7 @@ class Regressor(nn.Module):
         keep_features: bool = False,
         timed: Tensor | None = None,
         run: Tensor | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         """Fit anchors, means and widths on a training sample.
 
@@ -166,6 +167,7 @@ class Regressor(nn.Module):
             keep_features: keep the standardisation of the numbers, as an encoder that was trained with it needs.
             timed: events (N,) with a valid time, which alone tell of `timing`; all are taken to have one without it.
             run: run numbers (N,); detectors differ between runs.
+            tasks: whose are fitted; by default all.
 
         Raises:
             InputError: a target has zero width in the sample.
@@ -181,7 +183,7 @@ class Regressor(nn.Module):
             return Ridges(numbers[events], some, None if run is None else run[events])
 
         known: dict[tuple[bool, bool], Ridges] = {}
-        for task in self.tasks:
+        for task in self.tasks if tasks is None else tasks:
             events: Tensor | slice = slice(None)
             of_time = TASKS[task].needs == "time"
             if of_time and timed is not None and not bool(timed.all()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,8 +44,11 @@ class Job(Protocol):
     def step(self) -> nn.Module:
         """A `Step` of both."""
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
-        """Fit the model's constants on the training sample; keep those of an encoder that comes with its own."""
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
+        """Fit the model's constants, and those of tasks, on the training sample.
+
+        Those of an encoder that comes with its own are kept.
+        """
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Store the distribution of the training events in the model, and keep all its other constants."""

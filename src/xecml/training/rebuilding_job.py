@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ class Rebuilding:
         )
         self.aim = f"to rebuild {100 * self.masking.ratio:g} % of the sensors"
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
-        """Fit means and widths of the sensors."""
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
+        """Fit means and widths of the sensors; there are no tasks."""
         self.model.fit(batches, keep_features=keep_features)
 
     def remember(self, batches: Iterable[Batch]) -> None:

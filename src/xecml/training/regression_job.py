@@ -56,9 +56,9 @@ class Regression:
         self.step = TrainingStep(self.model, self.loss)
         self.aim = ", ".join(self.tasks)
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool) -> None:
-        """Fit means, widths and anchors of the targets."""
-        fit_targets(self.model, batches, keep_features=keep_features)
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
+        """Fit means, widths and anchors of the targets of tasks."""
+        fit_targets(self.model, batches, keep_features=keep_features, tasks=tasks)
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Fit which sensors are usual, mean truths, and the distribution of the training sample."""
@@ -129,10 +129,13 @@ class Regression:
 
 
 @torch.no_grad()
-def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False) -> None:
+def fit_targets(
+    model: Regressor, batches: Iterable[Batch], *, keep_features: bool = False, tasks: Sequence[str] | None = None
+) -> None:
     """Fit what the model keeps as buffers on the first training events.
 
-    These are means, widths and anchors, and what the events were like: usual sensors, distribution.
+    These are means, widths and anchors (of all tasks, or of those named), and what the events were like: usual sensors,
+    distribution.
 
     Raises:
         InputError: nothing was measured that a task can be learnt from, or a target has zero width.
@@ -180,6 +183,7 @@ def fit_targets(model: Regressor, batches: Iterable[Batch], *, keep_features: bo
         keep_features=keep_features,
         timed=timed[some],
         run=torch.cat(runs)[some],
+        tasks=tasks,
     )
 
 

@@ -99,11 +99,12 @@ def begin(
         _claim(config, [*training.files, *validation.files, recipe_path], folder, resumed=resumed, force=force)
     if given.resumed is None:
         # every process fits to the same events, those of a single process
-        alone = streams(config, None, None, tasks=job.tasks)[0].epoch(0)
+        alone = streams(config, None, None, tasks=job.tasks)[0]
+        fitted = given.from_scratch if given.targets_given else job.tasks
+        if fitted or not given.targets_given:
+            job.fit(alone.epoch(0), keep_features=given.encoder_given, tasks=fitted)
         if given.targets_given:
-            job.remember(alone)
-        else:
-            job.fit(alone, keep_features=given.encoder_given)
+            job.remember(alone.epoch(0))
         job.bound(training)
     groups = parameter_groups(job.step, options.weight_decay, encoder_scale=options.encoder_lr_scale)
     # one pass over the memory of weights, gradients and moments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -30,6 +30,9 @@ from xecml.models.weight_files import check_finite, check_weights, read
 from xecml.pretrained import is_shipped, model_file
 from xecml.training.weight_average import WeightAverage
 
+_TASK_PARTS = (("heads.", "."), ("paths.", "."), ("", "_"))
+"""Before and after a task's name in the names of what belongs to it."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -40,12 +43,14 @@ class Start:
         encoder_given: whether the encoder came from elsewhere, and keeps its constants.
         line: what was taken and left, in one line; empty for a start from nothing.
         targets_given: whether means, widths and anchors of the targets came too, and are not to be fitted.
+        from_scratch: tasks for which they did not, nor a head.
     """
 
     resumed: dict[str, Any] | None
     encoder_given: bool
     line: str
     targets_given: bool = False
+    from_scratch: tuple[str, ...] = ()
 
 
 def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> Start:
@@ -63,19 +68,29 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     given = resumed or config.training.mae_checkpoint
     if given is None:
         return Start(None, False, "")
-    path = str(model_file(given))
+    path, scratch = str(model_file(given)), tuple(config.checkpoint.heads_from_scratch)
+    if unknown := [task for task in scratch if task not in tasks]:
+        raise InputError(
+            f"checkpoint.heads_from_scratch names '{unknown[0]}', which this training does not learn; its tasks are "
+            f"{', '.join(tasks) or 'none'}."
+        )
     file = read(path)
     found = recognise(file)
     if found == "newer":
         return _from_newer(model, config, file, path)
     if found is not None:
-        return _from_original(model, file, path)
+        return _from_original(model, file, path, scratch)
     content, dropped = without_calibration(understood(file, path))
     _check_inputs(config, content, path)
     same = resumed is not None and content["kind"] == kind and content.get("tasks", []) == tasks
     # a shipped model has no optimizer to go on with
     if same and not config.checkpoint.weights_only and not is_shipped(path):
         check_run(content, path)
+        if scratch and list(scratch) != content["config"]["checkpoint"].get("heads_from_scratch"):
+            raise InputError(
+                "checkpoint.heads_from_scratch belongs to a start from weights alone; set "
+                "checkpoint.weights_only=true, or leave it out to go on."
+            )
         load_exactly(model, content["model_state"], path, "the configured model")
         at = f"epoch {content['epoch']}" + (f", batch {content['batch_in_epoch']}" if content["batch_in_epoch"] else "")
         average = "average" if content.get("ema_state") else "average from the weights, since it has none"
@@ -87,9 +102,16 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         )
     weights = averaged_weights(content)
     if same:
-        load_exactly(model, weights, path, "the configured model")
+        own = model.state_dict()
+        kept = {n: own.get(n, w) if _of_tasks(n, scratch) else w for n, w in weights.items()}
+        load_exactly(model, kept, path, "the configured model")
+        but = f" but those of the {_heads(scratch)}, which begin anew" if scratch else ""
         return Start(
-            None, True, f"Took all weights of {path}{_source(content)}; epoch 1, a new optimizer.{dropped}", True
+            None,
+            True,
+            f"Took all weights of {path}{_source(content)}{but}; epoch 1, a new optimizer.{dropped}",
+            True,
+            scratch,
         )
     encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
     if not encoder:
@@ -102,6 +124,15 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         f"Took the encoder ({len(encoder)} tensors) of {path}{_source(content)}; left {', '.join(left) or 'nothing'}; "
         f"epoch 1, a new optimizer, heads from scratch.{dropped}",
     )
+
+
+def _of_tasks(name: str, tasks: tuple[str, ...]) -> bool:
+    """Whether a tensor of a regressor belongs to the head, the linear path or the targets of one of the tasks."""
+    return name.startswith(tuple(f"{part}{task}{end}" for task in tasks for part, end in _TASK_PARTS))
+
+
+def _heads(tasks: tuple[str, ...]) -> str:
+    return f"head{'s' if len(tasks) > 1 else ''} of {', '.join(tasks)}"
 
 
 def _check_inputs(config: Config, content: dict[str, Any], path: str) -> None:
@@ -183,7 +214,7 @@ def _check_moments(saved: dict[str, Any], groups: list[dict[str, Any]], path: st
             )
 
 
-def _from_original(model: nn.Module, content: Mapping[str, Any], path: str) -> Start:
+def _from_original(model: nn.Module, content: Mapping[str, Any], path: str, scratch: tuple[str, ...]) -> Start:
     """Load the encoder of a file of the original layout, and its heads where they serve."""
     check_readable(content, path)
     encoder = model.get_submodule("encoder")
@@ -195,7 +226,7 @@ def _from_original(model: nn.Module, content: Mapping[str, Any], path: str) -> S
     assert isinstance(other, ReferenceEncoder)
     load_exactly(encoder, other.state_dict(), path, "the configured encoder")
     _same_grid(encoder, other, path)
-    heads = _take_heads(model, found, path) if isinstance(model, Regressor) else []
+    heads = _take_heads(model, found, path, scratch) if isinstance(model, Regressor) else []
     taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (original layout)"
     return Start(None, True, f"{taken}; epoch 1, a new optimizer{_scratch(model, heads)}.")
 
@@ -217,7 +248,7 @@ def _from_newer(model: nn.Module, config: Config, content: Mapping[str, Any], pa
     load_exactly(encoder, other.state_dict(), path, "the configured encoder")
     heads: list[str] = []
     if isinstance(model, Regressor) and isinstance(found := _newer_model(content, path), NewerModel):
-        heads = _take_heads(model, found, path)
+        heads = _take_heads(model, found, path, config.checkpoint.heads_from_scratch)
     taken = f"Took the encoder{' and the heads of ' if heads else ''}{', '.join(heads)} of {path} (newest version)"
     unsaid = "".join(f", {key} {value:g} since the file does not say" for key, value in form.unsaid.items()
                      if key == "npho_threshold")  # fmt: skip
@@ -277,11 +308,14 @@ def _same_grid(ours: ReferenceEncoder, theirs: ReferenceEncoder, path: str) -> N
         )
 
 
-def _take_heads(model: Regressor, found: OriginalModel | NewerModel | ReferenceEncoder, path: str) -> list[str]:
+def _take_heads(
+    model: Regressor, found: OriginalModel | NewerModel | ReferenceEncoder, path: str, scratch: Sequence[str]
+) -> list[str]:
     """Load the trained heads of the model's tasks; a single-task file's has another form and stays behind."""
     if isinstance(found, ReferenceEncoder):
         return []
-    heads = {task: dict(found.heads[task].state_dict()) for task in model.tasks if task in found.trained_heads}
+    wanted = [task for task in model.tasks if task in found.trained_heads and task not in scratch]
+    heads = {task: dict(found.heads[task].state_dict()) for task in wanted}
     taken = [task for task, weights in heads.items() if weights.keys() == model.heads[task].state_dict().keys()]
     for task in taken:
         own, weights, size = model.heads[task].state_dict(), heads[task], TASKS[task].size
