@@ -71,8 +71,10 @@ def test_the_file_is_self_contained_and_describes_itself(exported: Path) -> None
     assert '"energy": "GeV"' in metadata["xecml.units"]
     assert '"npho_scale": 1000.0' in metadata["xecml.normalization"]
     assert metadata["xecml.run_name"] == "run"
+    assert xecml.load_model(exported).calibration == {}
 
 
+@pytest.mark.long
 def test_a_subset_of_tasks(trained: Path, tmp_path: Path) -> None:
     report = export(trained, tmp_path / "e.onnx", tasks=["energy"])
     assert report.tasks == ("energy",)

@@ -259,7 +259,7 @@ def test_sixteen_bits_agree_for_every_head(preset: str, sample: dict[str, np.nda
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "preset", [pytest.param(name, marks=[] if name in ("tiny", "compact") else pytest.mark.long) for name in PRESETS]
+    "preset", [pytest.param(name, marks=[] if name == "compact" else pytest.mark.long) for name in PRESETS]
 )
 def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
     network = every_head(preset, sample)
@@ -276,7 +276,7 @@ def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_
 @pytest.mark.skipif(
     shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
 )
-@pytest.mark.parametrize("preset", ["tiny", "compact"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("compact", marks=pytest.mark.long)])
 def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.ndarray]) -> None:
     network, x = every_head(preset, sample), inputs(sample["npho"][:4], sample["time"][:4])
     with torch.no_grad(), warnings.catch_warnings():

@@ -432,8 +432,9 @@ def test_a_regressor_is_evaluated_exported_and_predicted(
     np.testing.assert_allclose(powers["energy"], np.exp(wanted["energy"]), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", [pytest.param("sqrt", marks=pytest.mark.long), "log1p"])
+@pytest.mark.parametrize("scheme", ["sqrt", "log1p"])
 def test_packed_input_and_encoders_of_the_newest_version_are_exported(
     scheme: str, event_file: Path, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_graph_and_network_agree_on_outlier(folder: Path, batch: int) -> None:
     np.testing.assert_allclose(said.medians, also.medians, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["regress.pth", "regress.onnx"])
+@pytest.mark.parametrize("name", ["regress.pth", pytest.param("regress.onnx", marks=pytest.mark.long)])
 def test_energies_beyond_the_training_are_outliers_and_counted(folder: Path, name: str, tmp_path: Path) -> None:
     """Answers saturate beyond the truth of the training, where its light and place do not tell."""
     model = xecml.load_model(folder / name)
@@ -243,6 +243,7 @@ def test_pages_are_the_same_again_and_only_of_known_kinds(folder: Path, tmp_path
     assert "late" in draw_comparison(comparison, "late.root").get_suptitle()
 
 
+@pytest.mark.long
 def test_an_export_whose_outlier_disagrees_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
