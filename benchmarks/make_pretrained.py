@@ -94,7 +94,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     kept = {name: dict(values) if isinstance(values, dict) else values for name, values in config.items()}
     for path in ("train_path", "val_path"):
         kept["data"][path] = ""
-    kept["checkpoint"]["resume_from"] = None
+    kept["checkpoint"] |= {"resume_from": None, "heads_from_scratch": []}
     kept["checkpoint"]["save_dir"] = "artifacts"
     kept["training"]["mae_checkpoint"] = None
     return kept

@@ -16,17 +16,21 @@ def draw_edge(rng: np.random.Generator, n: int, kind: str, tail: float = 1.2) ->
     return np.concatenate([true + true / EDGE * responses(rng, n, tail), rng.uniform(30, 75, n // 33)])
 
 
-@pytest.mark.parametrize("kind", ["edge", "rising"])
-def test_an_edge_is_found_and_its_errors_are_right(kind: str) -> None:
-    """Pulls of 8 spectra: mean within 1.1 of 0 (3 errors), none beyond 4."""
+@pytest.mark.parametrize(("step", "n", "bias"), [(1.0, 4000, 0.1), (0.45, 50_000, 0.06), (0.0, 20_000, 0.2)])
+def test_an_edge_is_found_and_its_errors_are_right(step: float, n: int, bias: float) -> None:
+    """Sixteen spectra with shares of a step: within the bias that is documented, and 3 errors of their mean; no pull
+    is beyond 4. With a response that is the same at all energies, what rises from nothing comes out 0.12 MeV lower.
+    """
     rng = np.random.default_rng(6)
-    # of what rises from nothing few events are near its end
-    found = [fit_edge(draw_edge(rng, 4000 if kind == "edge" else 20_000, kind), EDGE) for _ in range(8)]
+    parts = [("edge", round(n * step)), ("rising", round(n * (1 - step)))]
+    found = [fit_edge(np.concatenate([draw_edge(rng, m, kind) for kind, m in parts]), EDGE) for _ in range(16)]
     assert all(edge is not None for edge in found)
-    pulls = np.array([(edge.position - EDGE) / edge.error for edge in found if edge])
-    assert abs(pulls.mean()) < 1.1
-    assert np.abs(pulls).max() < 4
-    assert 0.02 < np.median([edge.error for edge in found if edge]) < (0.5 if kind == "edge" else 1.0)
+    off = np.array([edge.position - EDGE for edge in found if edge])
+    errors = np.array([edge.error for edge in found if edge])
+    assert abs(off.mean()) < bias + 3 * off.std() / 4
+    assert np.abs(off / errors).max() < 4
+    assert 0.02 < np.median(errors) < 0.5
+    assert off.std() < 1.5 * errors.mean()
     widths = np.array([(edge.sigma - 1) / edge.sigma_error for edge in found if edge])
     assert abs(widths.mean()) < 1.1
     assert np.mean([edge.chi2 for edge in found if edge]) == pytest.approx(1, abs=0.25)

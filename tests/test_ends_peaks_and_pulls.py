@@ -118,8 +118,7 @@ def test_sigmas_of_the_best_checkpoint_are_those_that_the_validation_shows(
     np.testing.assert_array_equal(two["uvwFI"], one["uvwFI"])
     anew = ("checkpoint.weights_only=true", f"checkpoint.resume_from={run.best}")
     more = loop.train(recipe(events, tmp_path, *settings, *anew), name="more", quiet=True)
-    # pulls are those of widths as they were given
-    assert state(more.folder)["energy_sigma_factor"].tolist() == [1.25**2]
+    assert state(more.folder)["energy_sigma_factor"].tolist() == [1.25]  # and not its square
     old = checkpoint_reading.load(run.best)
     old["ema_state"] = {name: weight for name, weight in old["ema_state"].items() if "sigma_factor" not in name}
     checkpoint_writing.save(tmp_path / "old.pth", old)
@@ -136,8 +135,11 @@ def test_widths_of_pulls_are_measured_by_column() -> None:
     answers["angle"][:, 1] = (answers["angle"][:, 1] + 180) % 360 - 180
     sigmas = {"sigma_angle": np.full((2000, 2), 2.0), "sigma_angleVec": np.full((2000, 3), 0.01)}
     found = regression_job.pull_widths(answers | sigmas, truth)
-    expected = {"theta_pull_width": 1.0, "phi_pull_width": 1.5, "emiVec_pull_width": 2.0}
+    expected = {
+        "theta_pull_width": 1.0,
+        "phi_pull_width": 1.5,
+    } | {f"emiVec_{axis}_pull_width": 2.0 for axis in "xyz"}
     assert found == {name: pytest.approx(width, rel=0.06) for name, width in expected.items()}
     assert regression_job.pull_widths(answers, truth) == {}
-    few = [{name: values[:499] for name, values in part.items()} for part in (answers | sigmas, truth)]
+    few = [{name: values[:999] for name, values in part.items()} for part in (answers | sigmas, truth)]
     assert regression_job.pull_widths(*few) == {}

@@ -220,6 +220,8 @@ def every_head(preset: str, sample: dict[str, np.ndarray]) -> Regressor:
     for view in (network.encoder.window, network.encoder.surroundings):  # type: ignore[attr-defined]
         view[-1].reset_parameters()
         view[-1].weight.data /= getattr(view[-1], "scale", 1.0)
+    for task in network.with_sigma:
+        network.widen(task, [1.3])
     return network.eval()
 
 

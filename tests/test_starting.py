@@ -85,24 +85,26 @@ def test_another_run_gives_its_encoder(run: loop.Result, sample: Path, tmp_path:
 def test_a_head_begins_anew_where_the_truth_is_distributed_otherwise(
     run: loop.Result, sample: Path, tmp_path: Path
 ) -> None:
-    """Its weights, and the first guess that it corrects; all else is as it was. Going on from it is as ever."""
+    """Its weights, its form, and the first guess that it corrects; all else is as it was. Going on is as ever."""
     still = ("training.lr=1e-9", "training.lr_min=0", "training.epochs=1", f"checkpoint.resume_from={run.best}")
     scratch = "checkpoint.heads_from_scratch=[angle]"
     narrow = "data.train_selection=abs(uvwTruth[:,1]) < 35"
-    settings = (*still, "checkpoint.weights_only=true", scratch, narrow)
+    likelihood = "tasks.angle.loss_fn=student_nll"
+    settings = (*still, "checkpoint.weights_only=true", scratch, narrow, likelihood)
     result = loop.train(recipe(sample, tmp_path, *settings), name="tuned", quiet=True)
     before, after = checkpoint_reading.load(run.best)["ema_state"], checkpoint_reading.load(result.best)["model_state"]
     for name in ("encoder.features_mean", "encoder.numbers.weight", "uvwFI_slope", "heads.uvwFI.1.weight"):
         torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=0)
+    assert after["heads.angle.4.bias"].shape == (4,)  # sigmas too
     for name in ("angle_slope", "angle_width", "heads.angle.1.weight"):
         assert not torch.allclose(after[name], before[name], rtol=0.02)
-    on = (f"checkpoint.resume_from={result.folder}/checkpoint_last.pth", "training.epochs=2", scratch, narrow)
-    assert loop.train(recipe(sample, tmp_path, *on), name="on", quiet=True).metrics["epoch"] == 2
+    on = (f"checkpoint.resume_from={result.folder}/checkpoint_last.pth", "training.epochs=2", narrow, likelihood)
     with pytest.raises(InputError, match="belongs to a start from weights alone"):
-        loop.train(
-            recipe(sample, tmp_path, f"checkpoint.resume_from={run.folder}/checkpoint_last.pth", scratch),
-            name="x",
-            quiet=True,
-        )
+        loop.train(recipe(sample, tmp_path, *on, scratch), name="x", quiet=True)
+    auto = ("checkpoint.resume_from=auto", "training.epochs=2", "checkpoint.weights_only=true", scratch)
+    for name, more in (("on", on), ("tuned", (*auto, narrow, likelihood))):
+        assert loop.train(recipe(sample, tmp_path, *more), name=name, quiet=True).metrics["epoch"] == 2
+    with pytest.raises(InputError, match="needs a checkpoint"):
+        loop.train(recipe(sample, tmp_path, scratch), name="x", quiet=True)
     with pytest.raises(InputError, match="names 'n_gamma', which this training does not learn; its tasks are angle"):
         loop.train(recipe(sample, tmp_path, *still, "checkpoint.heads_from_scratch=[n_gamma]"), name="x", quiet=True)

@@ -383,8 +383,8 @@ class CheckpointConfig(_Section):
     weights_only: bool = Field(False, description="take only the weights of resume_from and begin at epoch 1")
     heads_from_scratch: list[TaskName] = Field(
         [],
-        description="tasks whose truth is distributed otherwise than in the training of resume_from: with "
-        "weights_only, their heads and first guesses are not taken but learnt anew",
+        description="tasks whose truth has another distribution than in the training of resume_from: with "
+        "weights_only and the same tasks, their heads and first guesses are not taken but learnt anew",
     )
     best_metric: Title = Field(
         "loss",

@@ -6,10 +6,15 @@ that end E0 their density is taken as a step and a slope, above it are few photo
     n(E) = a [E < E0] + b (E0 - E) [E < E0], smeared by the response, + c        a, b, c >= 0
 
 The response is that of a line (`xecml.inference.line_fit`): a Gaussian of width s with an exponential tail to low
-energies that begins t below its peak. A spectrum hardly tells of t / s, which a slope resembles: it is held near what
-lines of networks show, with a width of its own that enters the errors. E0 is thus the end itself, and not a point half
-way up, which lies lower. Where a spectrum that rises from nothing is as likely, no step is taken. The likelihood in
-the bins of a window is maximised; errors are from its curvature.
+energies that begins t below its peak, both in proportion to the photon's energy. (With one response for all energies,
+the end of a spectrum that rises from nothing would come out lower, as a share by twice the response's mean square.)
+A spectrum hardly tells of t / s, which a slope resembles: it is held near what lines of networks show, with a width of
+its own that enters the errors. E0 is thus the end itself, and not a point half way up, which lies lower.
+
+The likelihood in the bins of a window is maximised; errors are from its curvature. A small step is hard to tell from
+none, and the end is lower with one. That there is none, as in the background of photons, is taken to be ten times as
+likely beforehand as that there is one, whose share of the events may be anything. The result is the mean over these
+possibilities, by how likely each is with all else fitted, and its error contains by how much they differ.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,19 +38,30 @@ _LEAST_KNOWN = 0.03
 _BINS = 100
 _BEGIN = np.linspace(-0.08, 0.08, 17)
 """Ends at which the fit may begin."""
-_NO_STEP, _WORSE = (0, 1, 2, 4), 2.0
-"""Parameters of a spectrum that rises from nothing, and by how much its logarithm of the likelihood may be worse."""
+_NODES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+"""Shares of a step that the mean is taken over, in standard errors from the likeliest."""
+_NO_STEP = 10.0
+"""How many times as likely as a step no step is, before the events are looked at."""
+_APART = 0.02
+"""Shares of the step that are closer are one."""
 _TAIL, _TAIL_SPREAD = math.log(1.2), 0.35
 """Logarithm of t / s, and how well it is known: lines of networks have 0.8 to 1.7."""
-_WIDTHS, _WALL = (math.log(1e-3), math.log(0.3)), 1e6
-"""Logarithms of the narrowest and the widest response, and the steepness of the wall beyond."""
-_STEP = 1e-4
-_FARTHEST = 8.0
-"""Logarithm of a ratio of components, beyond which one of them is not there."""
+_WIDTHS = (math.log(1e-3), math.log(0.3))
+"""Logarithms of the narrowest and the widest response."""
+_FLAT = (-12.0, 6.0)
+"""Logarithms of the least and the largest flat part over what is below the end."""
+_END, _WIDTH, _RATIO, _SHARE, _REST = range(5)
+"""Parameters of the fit: the end as a share of the energy that was asked for, less 1; logarithms of the response's
+width, as a share of the photon's energy, and of its tail over its width; share of the step in what is below the end;
+logarithm of the flat part over what is below the end."""
+_SCALES = np.array([0.01, 0.3, 0.3, 0.3, 0.5])
+"""Sizes of the parameters' differences that matter."""
+_STEP = 1e-3
+"""For derivatives, in these scales."""
 _LEAST_CURVATURE = 1e-6
 _LEAST_FALL, _BESIDE = 4.0, 0.06
 """Standard errors by which there must be more events below the end than above it, so far on both sides."""
-_SEARCH = {"xatol": 1e-5, "fatol": 1e-7, "maxiter": 4000, "maxfev": 4000}
+_SEARCH = {"eps": 1e-5, "ftol": 1e-12, "gtol": 1e-4, "maxiter": 500, "maxfun": 6000}
 
 
 @dataclass(frozen=True)
@@ -52,15 +69,15 @@ class Edge:
     """A fitted end of a spectrum, in the unit of the spectrum.
 
     Attributes:
-        position: where the spectrum ends before it is smeared.
+        position: where the spectrum ends before it is smeared: mean over shares of the step.
         error: of the position.
-        sigma: of the response's core.
+        sigma: of the response's core, to a photon of the end's energy.
         sigma_error: of it.
         tail: where the response's exponential begins, below its peak.
         events: in the window.
-        chi2: of the fit per degree of freedom, over bins with at least five expected events.
+        chi2: of the likeliest fit per degree of freedom, over bins with at least five expected events.
         window: lowest and highest energy that were fitted.
-        ratios: logarithms of slope and flat part over the step, of events in the window.
+        likeliest: parameters (5,) of that fit, see `_END`.
     """
 
     position: float
@@ -71,12 +88,12 @@ class Edge:
     events: int
     chi2: float
     window: tuple[float, float]
-    ratios: tuple[float, float]
+    likeliest: tuple[float, ...]
 
     def expected(self, edges: Floats) -> Floats:
-        """Events (B,) that the fitted spectrum has in equal bins between edges (B + 1,) that span the window."""
-        p = np.array([0.0, math.log(self.sigma / self.position), math.log(self.tail / self.sigma), *self.ratios])
-        counts: Floats = np.exp(_log_shares(p, edges / self.position - 1)) * self.events
+        """Events (B,) that the likeliest spectrum has in equal bins between edges (B + 1,) that span the window."""
+        energy = sum(self.window) / 2  # which the window is about
+        counts: Floats = np.exp(_log_shares(np.array(self.likeliest), edges / energy - 1)) * self.events
         return counts
 
 
@@ -87,52 +104,97 @@ def fit_edge(energies: Floats, energy: float) -> Edge | None:
         energies: finite numbers (N,).
         energy: where the end should be, in their unit.
     """
-    from scipy.optimize import minimize
-
     edges = energy * np.linspace(1 - _WINDOW, 1 + _WINDOW, _BINS + 1)
     counts = np.histogram(energies, edges)[0].astype(np.float64)
     if counts.sum() < LEAST_EVENTS:
         return None
     x = edges / energy - 1  # the fit works in shares of the energy
-
-    def cost(p: Floats) -> float:
-        prior = 0.5 * ((p[2] - _TAIL) / _TAIL_SPREAD) ** 2 + 0.5 * (np.maximum(np.abs(p[3:]) - _FARTHEST, 0) ** 2).sum()
-        outside = np.maximum([abs(p[0]) - _WINDOW, p[1] - _WIDTHS[1], _WIDTHS[0] - p[1]], 0.0)
-        return -float(counts @ _log_shares(p, x)) + float(prior) + _WALL * float((outside**2).sum())
-
-    def fitted(slope: float, free: Sequence[int]) -> tuple[float, Floats]:
-        starts = [np.array([end, math.log(0.02), _TAIL, slope, -2.0]) for end in _BEGIN]
-        p = min(starts, key=cost)
-
-        def of_free(q: Floats) -> float:
-            p[list(free)] = q
-            return cost(p)
-
-        # twice: the second simplex is large again, where the first may have collapsed
-        q = p[list(free)]
-        for _ in range(2):
-            q = minimize(of_free, q, method="Nelder-Mead", options=_SEARCH).x
-        return of_free(q), p
-
-    # what rises from nothing needs no step, and with one its end would hardly be known
-    (rising, p), (step, other) = fitted(_FARTHEST, _NO_STEP), fitted(0.0, range(5))
-    free = list(_NO_STEP)
-    if rising > step + _WORSE:
-        p, free = other, list(range(5))
-    errors, sigma, position = _errors(p, x, counts, free), math.exp(p[1]), energy * (1 + p[0])
+    starts = [np.array([end, math.log(0.02), _TAIL, share, -2.0]) for end in _BEGIN for share in (0.0, 0.5, 1.0)]
+    best = _fitted(counts, x, starts)
+    # without a step, and for shares from 0 to 1, all else being fitted
+    spread = _error(best, x, counts, _SHARE, range(5))
+    wanted = np.clip(best.p[_SHARE] + (spread if spread < 0.5 else 0.5) * np.array(_NODES), 0.0, 1.0)
+    shares = sorted({float(best.p[_SHARE]), *(float(w) for w in wanted if abs(w - best.p[_SHARE]) > _APART)})
+    fits = [_fitted(counts, x, [best.p, *starts], share) for share in (0.0, *shares)]
+    weights = np.append(_NO_STEP, _stretches(shares)) * np.exp([best.cost - fit.cost for fit in fits])
+    end, end_error = _mean(weights, [(fit.p[_END], _error(fit, x, counts, _END)) for fit in fits])
+    width, width_error = _mean(weights, [(fit.p[_WIDTH], _error(fit, x, counts, _WIDTH)) for fit in fits])
+    sigma, position = math.exp(width), energy * (1 + end)
     found = Edge(
         position,
-        errors[0] * energy,
-        sigma * energy,
-        errors[1] * sigma * energy,
-        math.exp(p[2]) * sigma * energy,
+        end_error * energy,
+        sigma * position,
+        width_error * sigma * position,
+        math.exp(best.p[_RATIO]) * sigma * position,
         int(counts.sum()),
-        _chi2(p, x, counts),
+        _chi2(best.p, x, counts),
         (float(edges[0]), float(edges[-1])),
-        (float(p[3]), float(p[4])),
+        tuple(float(value) for value in best.p),
     )
-    good = 0 < errors[0] < _LEAST_KNOWN and sigma < WIDEST and abs(p[0]) <= _SEARCHED
+    good = 0 < end_error < _LEAST_KNOWN and sigma < WIDEST and abs(end) <= _SEARCHED
     return found if good and _falls(energies, position, energy) else None
+
+
+class _Fit(NamedTuple):
+    """A spectrum that was fitted: minus the logarithm of its likelihood, and parameters (5,)."""
+
+    cost: float
+    p: Floats
+
+
+def _fitted(counts: Floats, x: Floats, starts: Sequence[Floats], share: float | None = None) -> _Fit:
+    """The likeliest spectrum of counts (B,) in bins between shares x (B + 1,) of an energy.
+
+    Args:
+        counts: of events.
+        x: edges of the bins, less 1.
+        starts: parameters (5,) to begin from; the likeliest are taken.
+        share: of the step, if it is not to be fitted.
+    """
+    from scipy.optimize import minimize
+
+    most = float(counts @ np.log(np.maximum(counts, 1) / counts.sum()))  # of any spectrum
+
+    def cost(p: Floats) -> float:
+        return 0.5 * ((float(p[_RATIO]) - _TAIL) / _TAIL_SPREAD) ** 2 + most - float(counts @ _log_shares(p, x))
+
+    if share is not None:
+        starts = [np.where(np.arange(5) == _SHARE, share, start) for start in starts]
+    limits = [
+        (-_WINDOW, _WINDOW),
+        _WIDTHS,
+        (_TAIL - 2, _TAIL + 2),
+        (share or 0.0, 1.0 if share is None else share),
+        _FLAT,
+    ]
+    found = minimize(
+        lambda q: cost(q * _SCALES),
+        min(starts, key=cost) / _SCALES,
+        method="L-BFGS-B",
+        bounds=[(low / scale, high / scale) for (low, high), scale in zip(limits, _SCALES, strict=True)],
+        options=_SEARCH,
+    )
+    return _Fit(float(found.fun), found.x * _SCALES)
+
+
+def _stretches(places: Sequence[float]) -> Floats:
+    """Lengths (N,) of what lies nearest to each of N places in order."""
+    if len(places) == 1:
+        return np.ones(1)
+    between = np.diff(places)
+    lengths: Floats = (np.append(between, between[-1:] * 0) + np.insert(between, 0, 0.0)) / 2
+    return lengths
+
+
+def _mean(weights: Floats, parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of values with errors by weights (N,), and its error, to which the values' differences add."""
+    values, errors = np.array(parts).T
+    known = np.isfinite(errors)
+    if not known.any():
+        return float(values[np.argmax(weights)]), math.nan
+    weights, values, errors = (part[known] for part in (weights, values, errors))
+    mean = float(weights @ values / weights.sum())
+    return mean, math.sqrt(float(weights @ (errors**2 + (values - mean) ** 2) / weights.sum()))
 
 
 def _falls(energies: Floats, position: float, energy: float) -> bool:
@@ -147,42 +209,44 @@ def _falls(energies: Floats, position: float, energy: float) -> bool:
 def _log_shares(p: Floats, edges: Floats) -> Floats:
     """Logarithms of the shares of equal bins (B,) between edges (B + 1,), in shares of an energy, from it.
 
-    p is end and log width in these, log tail in widths, and logarithms of slope and flat part over the step.
+    Of parameters p, see `_END`.
     """
     step = edges[1] - edges[0]
-    # the search may look far outside
-    end, log_sigma, log_tail = np.clip(p[:3], [-1.0, -9.0, -3.0], [1.0, 0.0, 3.0])
-    sigma, tail = math.exp(log_sigma), math.exp(log_tail)
-    # on to where nothing of the response is left, from where what lies above is summed
-    more = max(math.ceil((end + 6 * sigma - edges[-1]) / step), 1)
+    end, sigma, tail = float(p[_END]), math.exp(p[_WIDTH]), math.exp(p[_RATIO])
+    # middles of bins, on to where nothing of the response is left: what lies above is summed from there
+    more = max(math.ceil(((1 + end) * (1 + 6 * sigma) - 1 - edges[-1]) / step), 1)
     grid = (edges[0] + step / 2) + step * np.arange(len(edges) - 1 + min(more, 10 * _BINS))
-    whole = float(integral(np.array([end + 40 * sigma]), end, sigma, tail)[0])
-    # a photon of the end's energy is answered above E as often as one of E0 + x is above E0
-    above = 1 - integral(grid, end, sigma, tail) / whole
-    slope = (np.cumsum(above[::-1])[::-1] - above / 2) * step  # from the middle of a bin on
+    # answer over the end's energy: a photon of energy E is answered at e as often as one of the end's at e E0 / E
+    ratio = (1 + grid) / (1 + end)
+    whole = float(integral(np.array([1 + 40 * sigma]), 1.0, sigma, tail)[0])
+    answered = np.diff(integral(ratio, 1.0, sigma, tail)) / whole
+    between = (ratio[1:] + ratio[:-1]) / 2
+    above, slope = (np.cumsum((answered / between**k)[::-1])[::-1] for k in (1, 2))
+    slope = np.maximum((1 + end) * above - (1 + grid[:-1]) * slope, 0.0)
     n = len(edges) - 1
     parts = np.stack([above[:n], slope[:n], np.ones(n)])
     parts = parts / np.maximum(parts.sum(1, keepdims=True), 1e-300)
-    weights = np.exp(np.clip([0.0, p[3], p[4]], -_FARTHEST - 4, _FARTHEST + 4))
-    logs: Floats = np.log(np.maximum(weights @ parts / weights.sum(), 1e-300))
+    rest = math.exp(p[_REST])
+    weights = np.array([p[_SHARE], 1 - p[_SHARE], rest]) / (1 + rest)
+    logs: Floats = np.log(np.maximum(weights @ parts, 1e-300))
     return logs
 
 
-def _errors(p: Floats, edges: Floats, counts: Floats, free: Sequence[int]) -> tuple[float, float]:
-    """Standard errors of the end and of the logarithm of the width; NaN where there are none."""
-    steps = _STEP * np.diag([0.02, 1.0, 1.0, 1.0, 1.0])
-    scores = np.stack([(_log_shares(p + s, edges) - _log_shares(p - s, edges)) / (2 * s.sum()) for s in steps])
+def _error(fit: _Fit, edges: Floats, counts: Floats, which: int, free: Sequence[int] = (0, 1, 2, 4)) -> float:
+    """Standard error of a parameter of a fit in which some were free; NaN where there is none."""
+    p, steps = fit.p, np.diag(_STEP * _SCALES)
+    scores = np.stack([(_log_shares(p + s, edges) - _log_shares(p - s, edges)) / (2 * _STEP) for s in steps])
     information = (scores * (np.exp(_log_shares(p, edges)) * counts.sum())) @ scores.T
-    information[2, 2] += 1 / _TAIL_SPREAD**2
+    information[_RATIO, _RATIO] += (_SCALES[_RATIO] / _TAIL_SPREAD) ** 2
+    # what has no say has no curvature: a flat part that is not there
     free = [i for i in free if information[i, i] > _LEAST_CURVATURE * counts.sum()]
-    if 0 not in free or 1 not in free:
-        return math.nan, math.nan
+    if which not in free:
+        return math.nan
     try:
-        variances = np.diag(np.linalg.inv(information[np.ix_(free, free)]))
+        variance = np.linalg.inv(information[np.ix_(free, free)])[free.index(which), free.index(which)]
     except np.linalg.LinAlgError:
-        return math.nan, math.nan
-    end, width = (math.sqrt(v) if v > 0 else math.nan for v in variances[:2])
-    return end, width
+        return math.nan
+    return math.sqrt(variance) * float(_SCALES[which]) if variance > 0 else math.nan
 
 
 def _chi2(p: Floats, edges: Floats, counts: Floats) -> float:

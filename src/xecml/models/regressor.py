@@ -48,6 +48,8 @@ ENDED = ("energy",)
 
 Places and directions end where the detector ends, and times follow the event's own."""
 _BEYOND_SIGMAS, _BEYOND_SHARE = 3.0, 0.05
+SIGMA_FACTOR = "_sigma_factor"
+"""End of the names of buffers (size,) by which the widths of a task are multiplied once the network is trained."""
 SCALED = ("energy",)
 """Tasks whose answers are scaled once the network is trained, so that the peak of answer over truth is at 1.
 
@@ -83,7 +85,7 @@ class Regressor(nn.Module):
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
         ends = [f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")]
         truths = [f"{task}_truth_{end}" for task in self.tasks if task in ENDED for end in ("lowest", "highest")]
-        widths = [f"{task}_sigma_factor" for task in self.with_sigma]
+        widths = [f"{task}{SIGMA_FACTOR}" for task in self.with_sigma]
         return (SENSORS_SEEN, *BUFFERS, *ends, *truths, *widths)
 
     def __init__(
@@ -128,7 +130,7 @@ class Regressor(nn.Module):
             ):
                 self.register_buffer(f"{task}_{name}", values)
             if task in self.with_sigma:
-                self.register_buffer(f"{task}_sigma_factor", torch.ones(size))
+                self.register_buffer(f"{task}{SIGMA_FACTOR}", torch.ones(size))
             if task in ENDED:
                 self.register_buffer(f"{task}_truth_lowest", torch.full((size,), -UNBOUNDED))
                 self.register_buffer(f"{task}_truth_highest", torch.full((size,), UNBOUNDED))
@@ -220,7 +222,7 @@ class Regressor(nn.Module):
             for name, value in (("slope", slope), ("mean", mean), ("width", width)):
                 self.get_buffer(f"{task}_{name}").copy_(value)
             if task in self.with_sigma:  # they belong to widths that are learnt anew
-                self.get_buffer(f"{task}_sigma_factor").fill_(1.0)
+                self.get_buffer(f"{task}{SIGMA_FACTOR}").fill_(1.0)
             if self.encoder.n_features:
                 self.get_buffer(f"{task}_lowest").copy_(ends[0] - reach)
                 self.get_buffer(f"{task}_highest").copy_(ends[1] + reach)
@@ -289,7 +291,7 @@ class Regressor(nn.Module):
 
         The likelihood of a distribution that residuals do not follow gives widths that are right in its own sense only.
         """
-        kept = self.get_buffer(f"{task}_sigma_factor")
+        kept = self.get_buffer(f"{task}{SIGMA_FACTOR}")
         kept.mul_(kept.new_tensor(factors))
 
     # ------------------------------------------------------------------------------------------ answers
@@ -349,7 +351,7 @@ class Regressor(nn.Module):
             if task in self.with_sigma:
                 sigma = torch.exp(z[:, size:].clamp(*self.log_sigma_limits)) * width
                 if not self.training:
-                    sigma = self.corrections.corrected_width(task, sigma * self.get_buffer(f"{task}_sigma_factor"))
+                    sigma = self.corrections.corrected_width(task, sigma * self.get_buffer(f"{task}{SIGMA_FACTOR}"))
                 answers[f"sigma_{task}"] = _scalar(sigma)
         if self.training:
             return answers, look

@@ -37,7 +37,9 @@ def resolved(config: Config, folder: Path, fabric: Fabric) -> Config:
     there = (folder / LAST).is_file()
     if fabric.world_size > 1:
         there = fabric.broadcast(there)
-    own = {"resume_from": str(folder / LAST), "weights_only": False} if there else {"resume_from": None}
+    own: dict[str, Any] = {"resume_from": None}
+    if there:
+        own = {"resume_from": str(folder / LAST), "weights_only": False, "heads_from_scratch": []}
     return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update=own)})
 
 

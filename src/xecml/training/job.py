@@ -44,8 +44,8 @@ class Job(Protocol):
     def step(self) -> nn.Module:
         """A `Step` of both."""
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
-        """Fit the model's constants, and those of tasks, on the training sample.
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str] | None = None) -> None:
+        """Fit the model's constants on the training sample, and those of all tasks or of some.
 
         Those of an encoder that comes with its own are kept.
         """

@@ -72,7 +72,7 @@ class Rebuilding:
         )
         self.aim = f"to rebuild {100 * self.masking.ratio:g} % of the sensors"
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str] | None = None) -> None:
         """Fit means and widths of the sensors; there are no tasks."""
         self.model.fit(batches, keep_features=keep_features)
 

@@ -37,7 +37,7 @@ _KNOWN = 3e-3
 """Error of a peak that is known well enough; a thousand validation events give half of it."""
 _WIDEST = 3.0
 """Factor by which the widths of a network may be wrong; one that has hardly learnt knows none."""
-_PULLS = 500
+_PULLS = 1000
 """Events from which the width of pulls is known well enough, to 3 %."""
 _FIT_EVENTS = 20_000
 """Training events from which means, widths and anchors are fitted."""
@@ -56,8 +56,8 @@ class Regression:
         self.step = TrainingStep(self.model, self.loss)
         self.aim = ", ".join(self.tasks)
 
-    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str]) -> None:
-        """Fit means, widths and anchors of the targets of tasks."""
+    def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str] | None = None) -> None:
+        """Fit means, widths and anchors of the targets, of all tasks or of some."""
         fit_targets(self.model, batches, keep_features=keep_features, tasks=tasks)
 
     def remember(self, batches: Iterable[Batch]) -> None:
@@ -99,7 +99,7 @@ class Regression:
             if abs(peak) < _MOST_OFF:
                 used.scale(task, 1 / (1 + peak / 100))
         for task in used.with_sigma:
-            widths = [metrics.get(f"{column}_pull_width", math.nan) for column in TASKS[task].columns]
+            widths = [metrics.get(name, math.nan) for name in _pull_names(task)]
             used.widen(task, [width if 1 / _WIDEST < width < _WIDEST else 1.0 for width in widths])
         return used
 
@@ -358,7 +358,7 @@ def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]
 
 
 def pull_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """Central 68 % half-width of residual over predicted width, by column; 1 if the widths are right.
+    """Central 68 % half-width of residual over predicted width, by component; 1 if the widths are right.
 
     Nothing is said where there are too few events to know it.
     """
@@ -370,10 +370,16 @@ def pull_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray
         pulls = difference / answers[f"sigma_{task}"]
         if np.isfinite(pulls).all(1).sum() < _PULLS:
             continue
-        columns = TASKS[task].columns  # one for all components of a vector
-        for column, values in zip(columns, pulls.reshape(-1, len(columns)).T, strict=True):
-            found[f"{column}_pull_width"] = resolution.figures_of_merit(values, replicas=0, with_peak=False).s68
+        for name, values in zip(_pull_names(task), pulls.T, strict=True):
+            found[name] = resolution.figures_of_merit(values, replicas=0, with_peak=False).s68
     return found
+
+
+def _pull_names(task: str) -> list[str]:
+    """Names of the metrics of each component of a task."""
+    columns = TASKS[task].columns
+    parts = columns if len(columns) == TASKS[task].size else [f"{columns[0]}_{axis}" for axis in "xyz"]
+    return [f"{part}_pull_width" for part in parts]
 
 
 _MEND = "name files that have some, or switch the task off"

@@ -100,9 +100,8 @@ def begin(
     if given.resumed is None:
         # every process fits to the same events, those of a single process
         alone = streams(config, None, None, tasks=job.tasks)[0]
-        fitted = given.from_scratch if given.targets_given else job.tasks
-        if fitted or not given.targets_given:
-            job.fit(alone.epoch(0), keep_features=given.encoder_given, tasks=fitted)
+        if not given.targets_given or given.from_scratch:
+            job.fit(alone.epoch(0), keep_features=given.encoder_given, tasks=given.from_scratch or None)
         if given.targets_given:
             job.remember(alone.epoch(0))
         job.bound(training)
@@ -217,9 +216,11 @@ def score_of(metrics: dict[str, float], name: str) -> float:
         of_all = sorted(
             key for key in metrics if not any(face in key.split("_") for face in geometry.FACES) and key not in aside
         )
-        which = "choose one of" if len(of_all) == len(metrics) else "choose one of a face, or of all together:"
+        which = (
+            "choose one of" if len(of_all) == len(metrics) - len(aside) else "choose one of a face, or of all together:"
+        )
         raise InputError(
-            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, metrics)}; {which} "
+            f"checkpoint.best_metric '{name}' is no metric of this job{nearest(name, of_all)}; {which} "
             f"{', '.join(of_all)}."
         )
     return -metrics[name] if "accuracy" in name else metrics[name]

@@ -25,7 +25,7 @@ from xecml.models.newer.network import NewerModel, NewerRepair
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original.checkpoints import check_readable, load_original, recognise
 from xecml.models.original.network import OriginalModel, OriginalViews
-from xecml.models.regressor import Regressor
+from xecml.models.regressor import SIGMA_FACTOR, Regressor
 from xecml.models.weight_files import check_finite, check_weights, read
 from xecml.pretrained import is_shipped, model_file
 from xecml.training.weight_average import WeightAverage
@@ -66,9 +66,12 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     """
     resumed = config.checkpoint.resume_from
     given = resumed or config.training.mae_checkpoint
+    scratch = tuple(config.checkpoint.heads_from_scratch)
     if given is None:
+        if scratch:
+            raise InputError("checkpoint.heads_from_scratch needs a checkpoint; name it as checkpoint.resume_from.")
         return Start(None, False, "")
-    path, scratch = str(model_file(given)), tuple(config.checkpoint.heads_from_scratch)
+    path = str(model_file(given))
     if unknown := [task for task in scratch if task not in tasks]:
         raise InputError(
             f"checkpoint.heads_from_scratch names '{unknown[0]}', which this training does not learn; its tasks are "
@@ -86,7 +89,7 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     # a shipped model has no optimizer to go on with
     if same and not config.checkpoint.weights_only and not is_shipped(path):
         check_run(content, path)
-        if scratch and list(scratch) != content["config"]["checkpoint"].get("heads_from_scratch"):
+        if scratch:
             raise InputError(
                 "checkpoint.heads_from_scratch belongs to a start from weights alone; set "
                 "checkpoint.weights_only=true, or leave it out to go on."
@@ -102,8 +105,9 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
         )
     weights = averaged_weights(content)
     if same:
-        own = model.state_dict()
-        kept = {n: own.get(n, w) if _of_tasks(n, scratch) else w for n, w in weights.items()}
+        # factors of sigmas belong to the end of that training
+        kept = {n: w for n, w in weights.items() if not (_of_tasks(n, scratch) or n.endswith(SIGMA_FACTOR))}
+        kept |= {n: w for n, w in model.state_dict().items() if _of_tasks(n, scratch)}
         load_exactly(model, kept, path, "the configured model")
         but = f" but those of the {_heads(scratch)}, which begin anew" if scratch else ""
         return Start(
