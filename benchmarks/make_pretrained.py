@@ -2,9 +2,10 @@
 
 Run: python benchmarks/make_pretrained.py NAME RUN_FOLDER [--nominal FILE]
 
-A training validates on detectors that vary, and scales its energies by the peak of answer over truth on these. With
---nominal this is done on events of the nominal detector instead, which no training has seen, so that lines of the
-nominal detector come out at their true energies.
+A training validates on detectors that vary, and by these scales its energies to the peak of answer over truth, and its
+sigmas to the width of the pulls. With --nominal, energies are scaled on events of the nominal detector instead, which
+no training has seen, so that lines of the nominal detector come out at their true energies. Sigmas are then half way
+between what both kinds of detectors want (in the logarithm).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import yaml
 from torch import Tensor
 
 from xecml import rootio
+from xecml.events import TASKS
 from xecml.files import atomic_path
 from xecml.inference.checkpoint_reading import averaged_weights, restored
 from xecml.inference.checkpoint_schema import understood
@@ -28,6 +30,7 @@ from xecml.inference.trained_model import TorchModel
 from xecml.models.regressor import Regressor
 from xecml.models.weight_files import read
 from xecml.pretrained import FOLDER
+from xecml.training.regression_job import pull_names, pull_widths
 
 _KEPT = (
     "format", "format_version", "xecml", "torch", "revision", "geometry_hash", "kind", "tasks", "epoch", "run_name",
@@ -44,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the shipped model: signal, decoupled")
     parser.add_argument("folder", type=Path, help="of the finished training")
-    parser.add_argument("--nominal", type=Path, help="events of the nominal detector by which energies are scaled")
+    parser.add_argument(
+        "--nominal", type=Path, help="events of the nominal detector by which energies and sigmas are scaled"
+    )
     parser.add_argument("-n", type=int, default=20_480, help="events of it")
     options = parser.parse_args()
     source = options.folder / "checkpoint_best.pth"
@@ -67,19 +72,32 @@ def main() -> None:
 
 
 def scaled(content: dict[str, Any], source: Path, events: Path, n: int) -> dict[str, Tensor]:
-    """Weights whose energies have their peak at the truth of the first n events of a file."""
+    """Weights whose energies have their peak at the truth of the first n events of a file, and sigmas nearer to it."""
     network = restored(content, source)
     assert isinstance(network, Regressor)
-    model, ratios = TorchModel(network, content), []
+    model = TorchModel(network, content)
+    found: dict[str, list[np.ndarray]] = {}
+    truth: dict[str, list[np.ndarray]] = {}
     with rootio.open_tree(events) as reader:
+        names = {task: TASKS[task].truth for task in network.tasks}
         for start in range(0, min(n, reader.n_events), _CHUNK):
-            chunk = reader.arrays((*model.branches, "energyTruth"), start, min(start + _CHUNK, n, reader.n_events))
-            ratios.append(model.predict(*(chunk[b] for b in model.branches))["energy"] / chunk["energyTruth"])
-    line = fit_line(np.concatenate(ratios))
+            chunk = reader.arrays((*model.branches, *names.values()), start, min(start + _CHUNK, n, reader.n_events))
+            answers = model.predict(*(chunk[b] for b in model.branches))
+            rows = len(chunk[model.branches[0]])
+            for task, branch in names.items():
+                truth.setdefault(task, []).append(chunk[branch].reshape(rows, -1))
+            for name in network.outputs():
+                found.setdefault(name, []).append(answers[name].reshape(rows, -1))
+    answered, true = ({name: np.concatenate(parts) for name, parts in of.items()} for of in (found, truth))
+    line = fit_line((answered["energy"] / true["energy"]).ravel())
     if line is None or line.error > _KNOWN or abs(line.peak - 1) > _FAR:
         raise SystemExit(f"{events} does not tell where the peak of the energies is: {line}")
-    print(f"energies divided by {line.peak:.5f} +- {line.error:.5f}, the peak of {sum(map(len, ratios))} events")
+    print(f"energies divided by {line.peak:.5f} +- {line.error:.5f}, the peak of {len(true['energy'])} events")
     network.scale("energy", 1 / line.peak)
+    pulls = pull_widths(answered, true)
+    for task in network.with_sigma:
+        network.widen(task, [pulls[name] ** 0.5 for name in pull_names(task)])
+    print(f"sigmas multiplied by the roots of { ({name: round(width, 3) for name, width in pulls.items()}) }")
     return network.state_dict()
 
 

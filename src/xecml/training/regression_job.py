@@ -99,7 +99,7 @@ class Regression:
             if abs(peak) < _MOST_OFF:
                 used.scale(task, 1 / (1 + peak / 100))
         for task in used.with_sigma:
-            widths = [metrics.get(name, math.nan) for name in _pull_names(task)]
+            widths = [metrics.get(name, math.nan) for name in pull_names(task)]
             used.widen(task, [width if 1 / _WIDEST < width < _WIDEST else 1.0 for width in widths])
         return used
 
@@ -370,12 +370,12 @@ def pull_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray
         pulls = difference / answers[f"sigma_{task}"]
         if np.isfinite(pulls).all(1).sum() < _PULLS:
             continue
-        for name, values in zip(_pull_names(task), pulls.T, strict=True):
+        for name, values in zip(pull_names(task), pulls.T, strict=True):
             found[name] = resolution.figures_of_merit(values, replicas=0, with_peak=False).s68
     return found
 
 
-def _pull_names(task: str) -> list[str]:
+def pull_names(task: str) -> list[str]:
     """Names of the metrics of each component of a task."""
     columns = TASKS[task].columns
     parts = columns if len(columns) == TASKS[task].size else [f"{columns[0]}_{axis}" for axis in "xyz"]
