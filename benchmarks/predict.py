@@ -117,7 +117,8 @@ def made(folder: str, events: int, model: str, path: str) -> dict[str, str]:
     if path:
         repeat(Path(path), file, events)
     else:
-        simulate(file, events, seed=3, settings=load_settings(None, {"map_quality": "quick"}))
+        settings = load_settings(None, {"map_quality": "quick", "energy_mev": [15.0, 60.0]})
+        simulate(file, events, seed=3, settings=settings)
     return {"path": str(file), "model": model or str(fitted(file, Path(folder) / "model.pth"))}
 
 
