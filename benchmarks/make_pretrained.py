@@ -97,7 +97,8 @@ def scaled(content: dict[str, Any], source: Path, events: Path, n: int) -> dict[
     pulls = pull_widths(answered, true)
     for task in network.with_sigma:
         network.widen(task, [pulls[name] ** 0.5 for name in pull_names(task)])
-    print(f"sigmas multiplied by the roots of { ({name: round(width, 3) for name, width in pulls.items()}) }")
+    said = ", ".join(f"{name.removesuffix('_pull_width')} {width:.3f}" for name, width in pulls.items())
+    print(f"sigmas multiplied by the roots of the widths of pulls: {said}")
     return network.state_dict()
 
 

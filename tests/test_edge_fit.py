@@ -18,9 +18,7 @@ def draw_edge(rng: np.random.Generator, n: int, kind: str, tail: float = 1.2) ->
 
 @pytest.mark.parametrize(("step", "n", "bias"), [(1.0, 4000, 0.1), (0.45, 50_000, 0.06), (0.0, 20_000, 0.2)])
 def test_an_edge_is_found_and_its_errors_are_right(step: float, n: int, bias: float) -> None:
-    """Sixteen spectra with shares of a step: within the bias that is documented, and 3 errors of their mean; no pull
-    is beyond 4. With a response that is the same at all energies, what rises from nothing comes out 0.12 MeV lower.
-    """
+    """Sixteen spectra with shares of a step: no more off than docs/real_data.md says and 3 errors of their mean."""
     rng = np.random.default_rng(6)
     parts = [("edge", round(n * step)), ("rising", round(n * (1 - step)))]
     found = [fit_edge(np.concatenate([draw_edge(rng, m, kind) for kind, m in parts]), EDGE) for _ in range(16)]

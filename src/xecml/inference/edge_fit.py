@@ -164,7 +164,7 @@ def _fitted(counts: Floats, x: Floats, starts: Sequence[Floats], share: float | 
         (-_WINDOW, _WINDOW),
         _WIDTHS,
         (_TAIL - 2, _TAIL + 2),
-        (share or 0.0, 1.0 if share is None else share),
+        (0.0, 1.0) if share is None else (share, share),
         _FLAT,
     ]
     found = minimize(
@@ -182,7 +182,7 @@ def _stretches(places: Sequence[float]) -> Floats:
     if len(places) == 1:
         return np.ones(1)
     between = np.diff(places)
-    lengths: Floats = (np.append(between, between[-1:] * 0) + np.insert(between, 0, 0.0)) / 2
+    lengths: Floats = (np.append(between, 0.0) + np.append(0.0, between)) / 2
     return lengths
 
 
