@@ -20,15 +20,14 @@ from xecml.inference.baseline import baseline_files
 from xecml.inference.predict import predict_files
 from xecml.inference.trained_model import load_model
 from xecml.pretrained import model_file
-from xecml.simulation.generate import simulate
 from xecml.simulation.settings import make_settings
 from yardstick_blocks import sample as training_sample
+from yardstick_blocks import simulated
 
 KINDS = (SIGNAL, DECOUPLED)
 SHIPPED = tuple(f"compact@{kind}=pretrained:{kind}" for kind in KINDS)
 """The networks that come with the package, as they would be named on the command line."""
 TRAINING_SEEDS = {SIGNAL: 281_801, DECOUPLED: 281_802}
-_A_FILE = 51_200
 
 
 @dataclass(frozen=True)
@@ -120,33 +119,31 @@ def _listed(given: Any) -> list[str]:
     return [str(path) for path in ([given] if isinstance(given, str) else given or []) if str(path)]
 
 
-def training_files(kind: str, events: int, folder: Path, *, jobs: int = 1) -> list[Path]:
-    """Training events for trees, 15 to 60 MeV of the nominal detector, simulated where they are not there."""
-    # trees of fewer events are trained on the first of these
-    number = -(-events // _A_FILE)
-    files = [folder / f"{kind}_{k:04d}.root" for k in range(number)]
-    if not all(path.exists() for path in files):
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = make_settings({"vertex": kind, "energy_mev": (15.0, 60.0), "relative_branches": False})
-        simulate(
-            folder / f"{kind}.root", number * _A_FILE, settings=settings, seed=TRAINING_SEEDS[kind], jobs=jobs,
-            chunk=_A_FILE,
-        )  # fmt: skip
-    return files
+def trees(kind: str, events: int, files: Sequence[str | Path] | None, folder: Path, *, jobs: int = 1) -> Method:
+    """Boosted trees on the first events of files, or on simulated ones; trained where they have not been.
 
-
-def trees(kind: str, events: int, files: Sequence[str | Path], folder: Path, *, jobs: int = 1) -> Method:
-    """Boosted trees on the first events of files; trained where they have not been.
+    Args:
+        kind: of photons.
+        events: to be trained on; trees of fewer are trained on the first of those of more.
+        files: event files; without any, events of 15 to 60 MeV of the nominal detector are simulated.
+        folder: for trees and their features.
+        jobs: threads.
 
     Raises:
         InputError: the files hold fewer events, or lightgbm is not installed.
     """
-    paths = [str(Path(path).resolve()) for path in source.expand(files)]
-    path = folder / "trees" / f"{kind}_{events}_{_key(' '.join(paths).encode())}.json"
+    paths = [str(Path(path).resolve()) for path in source.expand(files)] if files else []
+    name = f"{kind}_{events}_{_key(' '.join(paths).encode())}" if paths else f"{kind}_{events}_simulated"
+    path = folder / "trees" / f"{name}.json"
     if not path.exists():
         yardstick.lightgbm()
         path.parent.mkdir(parents=True, exist_ok=True)
-        given = training_sample(paths, kind, events, folder / "features", threads=jobs)
+        kept = folder / "features"
+        if paths:
+            given = training_sample(paths, kind, events, kept, threads=jobs)
+        else:
+            settings = make_settings({"vertex": kind, "energy_mev": (15.0, 60.0), "relative_branches": False})
+            given = simulated(settings, TRAINING_SEEDS[kind], kind, events, kept, threads=jobs)
         yardstick.save(yardstick.train(given, kind, threads=jobs), path)
     found = yardstick.load(path)
 

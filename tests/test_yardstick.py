@@ -236,6 +236,24 @@ def test_without_lightgbm_one_is_told(bench: dict[str, Any], monkeypatch: pytest
         bench["yardstick"].lightgbm()
 
 
+def test_simulated_blocks_are_those_of_their_seeds_and_leave_no_events(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = bench["yardstick_blocks"]
+    monkeypatch.setattr(blocks, "SIMULATED", 24)
+    settings = make_settings({"vertex": "signal", "energy_mev": (15.0, 60.0), "map_quality": "quick"})
+    found = blocks.simulated(settings, 5, "signal", 40, tmp_path / "features", quiet=True)
+    assert sorted(path.suffix for path in (tmp_path / "features").iterdir()) == [".npz", ".npz"]
+    for k, seed in enumerate((5, 15)):
+        simulate(tmp_path / f"{seed}.root", 24, settings=settings, seed=seed)
+        rows = slice(24 * k, min(24 * k + 24, 40))
+        own = blocks.sample([tmp_path / f"{seed}.root"], "signal", rows.stop - rows.start, tmp_path, quiet=True)
+        np.testing.assert_array_equal(found.features[rows], own.features)
+        np.testing.assert_array_equal(found.targets[rows], own.targets)
+    again = blocks.simulated(settings, 5, "signal", 40, tmp_path / "features", quiet=True)
+    np.testing.assert_array_equal(again.features, found.features)
+
+
 @pytest.mark.slow
 def test_trees_learn_what_the_conventional_answers_miss(bench: dict[str, Any], tmp_path: Path) -> None:
     """On other events than those they were trained on: narrower in u, v, w, and the columns of `xec predict`."""
