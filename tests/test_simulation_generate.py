@@ -158,6 +158,18 @@ def test_unmeasured_is_marked(signal: Arrays) -> None:
     assert signal["relative_npho"][~empty].max() == 1
 
 
+def test_light_of_further_photons_is_told_apart(tmp_path: Path) -> None:
+    events = run(tmp_path, 64, n_gamma=[0, 1, 1, 0, 0], expected_counts=True, pileup_counts=True)
+    whole, further = (events[name].astype(float) for name in ("npho_expected", "npho_pileup"))
+    alone = events["nGamma"] == 1
+    assert (further[alone] == 0).all()
+    assert (further[~alone].sum(1) > 0).all()
+    assert (further <= whole * (1 + 1e-5)).all()
+    # what is left is the light of one photon of 52.83 MeV, as that of events without pile-up
+    left = (whole - further).sum(1)
+    assert np.median(left[~alone]) == pytest.approx(np.median(left[alone]), rel=0.05)
+
+
 def test_seed_and_jobs(tmp_path: Path) -> None:
     one = run(tmp_path, 150, seed=9, name="one.root")
     two = run(tmp_path, 150, seed=9, jobs=2, name="two.root")

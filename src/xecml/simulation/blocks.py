@@ -309,6 +309,7 @@ def simulate_block(
     npho: Floats32,
     time: Floats32,
     expected: Floats32,
+    pileup: Floats32,
     truth: Floats,
 ) -> int:
     """Simulate as many events as `npho` has rows.
@@ -321,6 +322,7 @@ def simulate_block(
         npho: (n, 4760) filled: photons.
         time: (n, 4760) filled: seconds.
         expected: (n, 4760) or (0, 4760), filled: mean photons before the response.
+        pileup: (n, 4760) or (0, 4760), filled: those of them that are not of the photon of interest.
         truth: (n, TRUTH_COLUMNS) filled.
 
     Returns:
@@ -373,6 +375,10 @@ def simulate_block(
             expected[i, :] = 0.0
             for g in range(pulses):
                 expected[i, :] += work.photons[g]
+        if pileup.shape[0] > 0:
+            pileup[i, :] = 0.0
+            for g in range(pulses - 1):
+                pileup[i, :] += work.photons[g]
         truth[i, N_GAMMA] = pulses
         if pulses > 0:
             truth[i, ENERGY], truth[i, OFFSET] = E, offset

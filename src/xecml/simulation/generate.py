@@ -228,13 +228,18 @@ def _one_block(detector: Detector, seed: int, block: int, first: int, last: int,
     begin, end = block * BLOCK, min((block + 1) * BLOCK, last)
     n = end - begin
     npho, times = (np.empty((n, geometry.N_SENSORS), np.float32) for _ in range(2))
-    expected = np.empty((n if settings.expected_counts else 0, geometry.N_SENSORS), np.float32)
+    expected, pileup = (
+        np.empty((n if wanted else 0, geometry.N_SENSORS), np.float32)
+        for wanted in (settings.expected_counts, settings.pileup_counts)
+    )
     columns = np.empty((n, truth.TRUTH_COLUMNS))
-    done = blocks.simulate_block(rng, detector.physics, detector.source, work, npho, times, expected, columns)
+    done = blocks.simulate_block(rng, detector.physics, detector.source, work, npho, times, expected, pileup, columns)
     if done < n:
         raise InputError(_nothing_kept(settings, begin + done))
     arrays = branches(settings, npho, times, columns, np.arange(begin, end))
     arrays[TRIED_BRANCH] = columns[:, truth.TRIED]
     if settings.expected_counts:
         arrays["npho_expected"] = expected
+    if settings.pileup_counts:
+        arrays["npho_pileup"] = pileup
     return {name: values[max(first - begin, 0) :] for name, values in arrays.items()}

@@ -220,6 +220,8 @@ class SimulationSettings(_Section):
     """write energyDeposit (GeV), xyzDeposit (cm), axisDeposit (unit vector), npheFace (6 faces)"""
     expected_counts: bool = False
     """write npho_expected: the mean photons of every sensor, before the response"""
+    pileup_counts: bool = False
+    """write npho_pileup: those of the mean photons that are of further photons than the one of interest"""
 
     response: ResponseSettings = ResponseSettings()
     optical: OpticsSettings = OpticsSettings()
