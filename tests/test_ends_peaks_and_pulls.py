@@ -14,6 +14,8 @@ from tests.test_stopping import recipe
 from xecml import load_model, rootio
 from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import TorchModel
+from xecml.models import sigma_shape
+from xecml.resolution import s68
 from xecml.training import checkpoint_writing, loop, regression_job
 
 ENERGY = ("tasks.energy.enabled=true", "tasks.angle.enabled=false", "training.epochs=1", "training.ema_decay=0.9")
@@ -120,10 +122,53 @@ def test_sigmas_of_the_best_checkpoint_are_those_that_the_validation_shows(
     more = loop.train(recipe(events, tmp_path, *settings, *anew), name="more", quiet=True)
     assert state(more.folder)["energy_sigma_factor"].tolist() == [1.25]  # and not its square
     old = checkpoint_reading.load(run.best)
-    old["ema_state"] = {name: weight for name, weight in old["ema_state"].items() if "sigma_factor" not in name}
+    old["ema_state"] = {name: w for name, w in old["ema_state"].items() if not name.endswith(("_factor", "_shape"))}
     checkpoint_writing.save(tmp_path / "old.pth", old)
     before = load_model(tmp_path / "old.pth").predict(chunk["npho"], chunk["time"])
     np.testing.assert_array_equal(before["sigma_uvwFI"], one["sigma_uvwFI"])
+
+
+def answers_of_wrong_widths(n: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Residuals whose width is known but for a factor that depends on energy and depth."""
+    rng = np.random.default_rng(seed)
+    energy, depth = rng.uniform(0.015, 0.060, n), rng.exponential(6.0, n)
+    truth = {"energy": energy[:, None], "uvwFI": np.stack([*rng.normal(0, 10, (2, n)), depth], 1)}
+    wrong = 0.7 + 15 * (energy - 0.015) + 0.01 * depth
+    widths = {"energy": (0.02 * energy)[:, None], "uvwFI": np.full((n, 3), 0.2)}
+    noise = {name: rng.standard_t(4, w.shape) * w for name, w in widths.items()}
+    answers = {name: truth[name] + noise[name] * wrong[:, None] for name in truth}
+    return {k: v.astype(np.float32) for k, v in (answers | {f"sigma_{n}": w for n, w in widths.items()}).items()}, truth
+
+
+def test_widths_are_right_at_every_energy_and_depth_once_their_shape_is_fitted() -> None:
+    """On other events than the fit's; with a factor alone they are off by a third at the ends."""
+    fitted = regression_job.fitted_widths(*answers_of_wrong_widths(40_000, 1))
+    answers, truth = answers_of_wrong_widths(60_000, 2)
+    energy, depth = truth["energy"][:, 0], truth["uvwFI"][:, 2]
+    of = sigma_shape.terms({name: torch.from_numpy(answers[name]) for name in ("energy", "uvwFI")})
+    bins = [(energy < 0.02), (energy > 0.052), (depth < 1), (depth > 12), (energy > 0.05) & (depth > 10)]
+    for task, component in (("energy", 0), ("uvwFI", 0), ("uvwFI", 2)):
+        factors, shape = fitted[task]
+        total = torch.tensor(factors) * sigma_shape.factors(torch.from_numpy(shape).float(), of)
+        pulls = (answers[task] - truth[task])[:, component] / answers[f"sigma_{task}"][:, component]
+        after = [s68((pulls / total.numpy()[:, component])[events]) for events in bins]
+        before = [s68(pulls[events]) / s68(pulls) for events in bins]
+        assert max(abs(width - 1) for width in before) > 0.2
+        assert max(abs(width - 1) for width in after) < 0.07, (task, component, after)
+
+
+def test_few_events_and_networks_without_energy_and_place_have_no_shape() -> None:
+    answers, truth = answers_of_wrong_widths(2000, 3)
+    assert regression_job.fitted_widths(answers, truth) == {}
+    time = {"timing": np.zeros((5000, 1)), "sigma_timing": np.ones((5000, 1))}
+    assert regression_job.fitted_widths(time, {"timing": np.zeros((5000, 1))}) == {}
+    shape = torch.full((sigma_shape.N_TERMS, 2), 0.5)
+    assert sigma_shape.factors(shape, None).tolist() == [[1.0, 1.0]]
+    # far away from the sample a width stays finite
+    of = sigma_shape.terms({"energy": torch.tensor([1e-9, 1e9]), "uvwFI": torch.tensor([[0, 0, -5.0], [0, 0, 1e6]])})
+    assert of is not None
+    assert torch.isfinite(of).all()
+    assert float(sigma_shape.factors(100 * shape, of).max()) == 3.0
 
 
 def test_widths_of_pulls_are_measured_by_column() -> None:

@@ -117,9 +117,9 @@ def test_a_validation_is_that_of_the_events_that_can_be_answered(
     holed = {name: events[name].copy() for name in ("npho", "time")}
     holed["npho"][:20], holed["time"][20:50] = 0.0, 1e10
     batches = [batch_of(holed, truth, rows) for rows in (slice(0, 64), slice(64, 300))]
-    found = validate(network, loss, batches, fabric)
-    answerable = validate(network, loss, [batch_of(holed, truth, slice(20, 300))], fabric)
-    timed = validate(network, loss, [batch_of(holed, truth, slice(50, 300))], fabric)
+    found, _ = validate(network, loss, batches, fabric)
+    answerable, _ = validate(network, loss, [batch_of(holed, truth, slice(20, 300))], fabric)
+    timed, _ = validate(network, loss, [batch_of(holed, truth, slice(50, 300))], fabric)
     assert all(math.isfinite(value) for value in found.values())
     for name, value in found.items():
         expected = timed[name] if "timing" in name else answerable[name]

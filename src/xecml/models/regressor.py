@@ -26,6 +26,7 @@ from xecml.data.batch import full
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.geometry import FACES
+from xecml.models import sigma_shape
 from xecml.models.corrections import BUFFERS, Corrections
 from xecml.models.encoder import Encoder, Glance
 from xecml.models.ridge import Ridges
@@ -48,8 +49,9 @@ ENDED = ("energy",)
 
 Places and directions end where the detector ends, and times follow the event's own."""
 _BEYOND_SIGMAS, _BEYOND_SHARE = 3.0, 0.05
-SIGMA_FACTOR = "_sigma_factor"
-"""End of the names of buffers (size,) by which the widths of a task are multiplied once the network is trained."""
+SIGMA_FACTOR, SIGMA_SHAPE = "_sigma_factor", "_sigma_shape"
+"""Ends of the names of buffers by which the widths of a task are multiplied once the network is trained: (size,), and
+coefficients (N_TERMS, size) of how the factor depends on energy and depth."""
 SCALED = ("energy",)
 """Tasks whose answers are scaled once the network is trained, so that the peak of answer over truth is at 1.
 
@@ -85,7 +87,7 @@ class Regressor(nn.Module):
         """Names of buffers that older checkpoints lack; such a file leaves them as they are."""
         ends = [f"{task}_{end}" for task in self.tasks for end in ("lowest", "highest")]
         truths = [f"{task}_truth_{end}" for task in self.tasks if task in ENDED for end in ("lowest", "highest")]
-        widths = [f"{task}{SIGMA_FACTOR}" for task in self.with_sigma]
+        widths = [f"{task}{end}" for task in self.with_sigma for end in (SIGMA_FACTOR, SIGMA_SHAPE)]
         return (SENSORS_SEEN, *BUFFERS, *ends, *truths, *widths)
 
     def __init__(
@@ -131,6 +133,7 @@ class Regressor(nn.Module):
                 self.register_buffer(f"{task}_{name}", values)
             if task in self.with_sigma:
                 self.register_buffer(f"{task}{SIGMA_FACTOR}", torch.ones(size))
+                self.register_buffer(f"{task}{SIGMA_SHAPE}", torch.zeros(sigma_shape.N_TERMS, size))
             if task in ENDED:
                 self.register_buffer(f"{task}_truth_lowest", torch.full((size,), -UNBOUNDED))
                 self.register_buffer(f"{task}_truth_highest", torch.full((size,), UNBOUNDED))
@@ -223,6 +226,7 @@ class Regressor(nn.Module):
                 self.get_buffer(f"{task}_{name}").copy_(value)
             if task in self.with_sigma:  # they belong to widths that are learnt anew
                 self.get_buffer(f"{task}{SIGMA_FACTOR}").fill_(1.0)
+                self.get_buffer(f"{task}{SIGMA_SHAPE}").zero_()
             if self.encoder.n_features:
                 self.get_buffer(f"{task}_lowest").copy_(ends[0] - reach)
                 self.get_buffer(f"{task}_highest").copy_(ends[1] + reach)
@@ -286,13 +290,21 @@ class Regressor(nn.Module):
                 values.mul_(factor)
 
     @torch.no_grad()
-    def widen(self, task: str, factors: Sequence[float]) -> None:
-        """Multiply the widths that a task's answers are given by factors (size,), once the network is trained.
+    def widen(self, task: str, factors: Sequence[float], shape: Tensor | None = None) -> None:
+        """Multiply the widths that a task's answers are given by factors, once the network is trained.
 
         The likelihood of a distribution that residuals do not follow gives widths that are right in its own sense only.
+
+        Args:
+            task: one with widths.
+            factors: (size,), for all events.
+            shape: coefficients (N_TERMS, size) of the dependence on energy and depth, see `xecml.models.sigma_shape`;
+                they add to those that are there, which is right to first order.
         """
         kept = self.get_buffer(f"{task}{SIGMA_FACTOR}")
         kept.mul_(kept.new_tensor(factors))
+        if shape is not None:
+            self.get_buffer(f"{task}{SIGMA_SHAPE}").add_(shape)
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -337,7 +349,7 @@ class Regressor(nn.Module):
 
     def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)
-        answers: dict[str, Tensor] = {}
+        answers, sigmas = dict[str, Tensor](), dict[str, Tensor]()
         for task, z in standard.items():
             if TASKS[task].is_class:
                 answers[task] = torch.softmax(z, 1)
@@ -349,10 +361,14 @@ class Regressor(nn.Module):
             y = y if self.training else self.corrections.corrected(task, y)
             answers[task] = F.normalize(y, dim=1) if TASKS[task].kind == "vector" and self.unit_vectors else _scalar(y)
             if task in self.with_sigma:
-                sigma = torch.exp(z[:, size:].clamp(*self.log_sigma_limits)) * width
-                if not self.training:
-                    sigma = self.corrections.corrected_width(task, sigma * self.get_buffer(f"{task}{SIGMA_FACTOR}"))
-                answers[f"sigma_{task}"] = _scalar(sigma)
+                sigmas[task] = torch.exp(z[:, size:].clamp(*self.log_sigma_limits)) * width
+        of = None if self.training else sigma_shape.terms(answers)
+        for task, sigma in sigmas.items():
+            if not self.training:
+                factor = self.get_buffer(f"{task}{SIGMA_FACTOR}")
+                factor = factor * sigma_shape.factors(self.get_buffer(f"{task}{SIGMA_SHAPE}"), of)
+                sigma = self.corrections.corrected_width(task, sigma * factor)
+            answers[f"sigma_{task}"] = _scalar(sigma)
         if self.training:
             return answers, look
         known = answerable(answers, valid, timed)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from xecml.data.stream import EventStream
 from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.inference.line_fit import fit_line
+from xecml.models import sigma_shape
 from xecml.models.build import build_regressor
 from xecml.models.regressor import ENDED, SCALED, SENSORS_SEEN, Regressor, answerable, any_of
 from xecml.models.training_distribution import Gathered, remember
@@ -55,6 +56,7 @@ class Regression:
         self.loss = RegressionLoss(config)
         self.step = TrainingStep(self.model, self.loss)
         self.aim = ", ".join(self.tasks)
+        self._widths: dict[str, Widths] = {}
 
     def fit(self, batches: Iterable[Batch], *, keep_features: bool, tasks: Sequence[str] | None = None) -> None:
         """Fit means, widths and anchors of the targets, of all tasks or of some."""
@@ -88,8 +90,9 @@ class Regression:
         return batch
 
     def validate(self, model: nn.Module, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
-        """Validation loss, biases and resolutions."""
-        return validate(cast(Regressor, model), self.loss, batches, fabric)
+        """Validation loss, biases and resolutions; what it says of the widths is kept for `in_use`."""
+        metrics, self._widths = validate(cast(Regressor, model), self.loss, batches, fabric)
+        return metrics
 
     def in_use(self, model: nn.Module, metrics: Mapping[str, float]) -> nn.Module:
         """A copy whose energies have their peak at the truth, and its pulls a width of 1, as the validation tells."""
@@ -100,7 +103,10 @@ class Regression:
                 used.scale(task, 1 / (1 + peak / 100))
         for task in used.with_sigma:
             widths = [metrics.get(name, math.nan) for name in pull_names(task)]
-            used.widen(task, [width if 1 / _WIDEST < width < _WIDEST else 1.0 for width in widths])
+            if all(1 / _WIDEST < width < _WIDEST for width in widths) and task in self._widths:
+                used.widen(task, self._widths[task].factors, torch.from_numpy(self._widths[task].shape))
+            else:
+                used.widen(task, [width if 1 / _WIDEST < width < _WIDEST else 1.0 for width in widths])
         return used
 
     def summary(self, metrics: Mapping[str, float]) -> str:
@@ -302,8 +308,12 @@ def resolution_metrics(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, 
 
 
 @torch.no_grad()
-def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], fabric: Fabric) -> dict[str, float]:
+def validate(
+    model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], fabric: Fabric
+) -> tuple[dict[str, float], dict[str, Widths]]:
     """Validation loss and physics metrics over the batches of all processes, each event with the same weight.
+
+    Beside them what the pulls say of the widths of each task, where there are enough events to know it.
 
     Events in which nothing was measured take no part, nor in the time those without any time.
 
@@ -339,7 +349,7 @@ def validate(model: Regressor, loss: RegressionLoss, batches: Iterable[Batch], f
     total = loss.balance({task: torch.tensor(mean, device=fabric.device) for task, mean in means.items()})
     joined = [{name: np.concatenate([share[i][name] for share in shares]) for name in shares[0][i]} for i in (2, 3)]
     values = {"loss": float(total)} | {f"loss_{task}": mean for task, mean in means.items()}
-    return values | resolution_metrics(*joined) | peaks(*joined) | pull_widths(*joined)
+    return values | resolution_metrics(*joined) | peaks(*joined) | pull_widths(*joined), fitted_widths(*joined)
 
 
 def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -357,22 +367,50 @@ def peaks(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]
     return found
 
 
+class Widths(NamedTuple):
+    """By what the widths of a task are to be multiplied; see `Regressor.widen`."""
+
+    factors: list[float]
+    shape: NDArray[np.float64]
+
+
 def pull_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Central 68 % half-width of residual over predicted width, by component; 1 if the widths are right.
 
     Nothing is said where there are too few events to know it.
     """
     found = {}
-    for task in (t for t in truth if f"sigma_{t}" in answers):
-        difference = answers[task].astype(np.float64) - truth[task]
-        if TASKS[task].kind == "angles":
-            difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
-        pulls = difference / answers[f"sigma_{task}"]
+    for task, pulls in _pulls(answers, truth):
         if np.isfinite(pulls).all(1).sum() < _PULLS:
             continue
         for name, values in zip(pull_names(task), pulls.T, strict=True):
             found[name] = resolution.figures_of_merit(values, replicas=0, with_peak=False).s68
     return found
+
+
+def fitted_widths(answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> dict[str, Widths]:
+    """How the pulls' widths depend on energy and depth, of each task with widths; of too few events nothing."""
+    known = {name: torch.from_numpy(y) for name, y in answers.items() if name in ("energy", "uvwFI")}
+    of = sigma_shape.terms(known)
+    if of is None:
+        return {}
+    found = {}
+    for task, pulls in _pulls(answers, truth):
+        if np.isfinite(pulls).all(1).sum() >= sigma_shape.LEAST:
+            factors, shape = sigma_shape.fit(pulls, of.double().numpy())
+            found[task] = Widths(factors.tolist(), shape)
+    return found
+
+
+def _pulls(
+    answers: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Residuals over widths (N, size) of each task with widths."""
+    for task in (t for t in truth if f"sigma_{t}" in answers):
+        difference = answers[task].astype(np.float64) - truth[task]
+        if TASKS[task].kind == "angles":
+            difference[:, 1] = (difference[:, 1] + 180) % 360 - 180
+        yield task, difference / answers[f"sigma_{task}"]
 
 
 def pull_names(task: str) -> list[str]:

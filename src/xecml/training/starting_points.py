@@ -25,7 +25,7 @@ from xecml.models.newer.network import NewerModel, NewerRepair
 from xecml.models.normalise import ABSOLUTE_DEFAULTS, RELATIVE_DEFAULTS, Normaliser
 from xecml.models.original.checkpoints import check_readable, load_original, recognise
 from xecml.models.original.network import OriginalModel, OriginalViews
-from xecml.models.regressor import SIGMA_FACTOR, Regressor
+from xecml.models.regressor import SIGMA_FACTOR, SIGMA_SHAPE, Regressor
 from xecml.models.weight_files import check_finite, check_weights, read
 from xecml.pretrained import is_shipped, model_file
 from xecml.training.weight_average import WeightAverage
@@ -106,7 +106,8 @@ def start(model: nn.Module, config: Config, *, kind: str, tasks: list[str]) -> S
     weights = averaged_weights(content)
     if same:
         # factors of sigmas belong to the end of that training
-        kept = {n: w for n, w in weights.items() if not (_of_tasks(n, scratch) or n.endswith(SIGMA_FACTOR))}
+        of_its_end = (SIGMA_FACTOR, SIGMA_SHAPE)
+        kept = {n: w for n, w in weights.items() if not (_of_tasks(n, scratch) or n.endswith(of_its_end))}
         kept |= {n: w for n, w in model.state_dict().items() if _of_tasks(n, scratch)}
         load_exactly(model, kept, path, "the configured model")
         but = f" but those of the {_heads(scratch)}, which begin anew" if scratch else ""
