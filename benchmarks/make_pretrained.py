@@ -30,7 +30,7 @@ from xecml.inference.trained_model import TorchModel
 from xecml.models.regressor import Regressor
 from xecml.models.weight_files import read
 from xecml.pretrained import FOLDER
-from xecml.training.regression_job import pull_names, pull_widths
+from xecml.training.validated_answers import pull_names, pull_widths
 
 _KEPT = (
     "format", "format_version", "xecml", "torch", "revision", "geometry_hash", "kind", "tasks", "epoch", "run_name",

@@ -16,7 +16,7 @@ from xecml.inference import checkpoint_reading
 from xecml.inference.trained_model import TorchModel
 from xecml.models import sigma_shape
 from xecml.resolution import s68
-from xecml.training import checkpoint_writing, loop, regression_job
+from xecml.training import checkpoint_writing, loop, regression_job, validated_answers
 
 ENERGY = ("tasks.energy.enabled=true", "tasks.angle.enabled=false", "training.epochs=1", "training.ema_decay=0.9")
 
@@ -142,7 +142,7 @@ def answers_of_wrong_widths(n: int, seed: int) -> tuple[dict[str, np.ndarray], d
 
 def test_widths_are_right_at_every_energy_and_depth_once_their_shape_is_fitted() -> None:
     """On other events than the fit's; with a factor alone they are off by a third at the ends."""
-    fitted = regression_job.fitted_widths(*answers_of_wrong_widths(40_000, 1))
+    fitted = validated_answers.fitted_widths(*answers_of_wrong_widths(40_000, 1))
     answers, truth = answers_of_wrong_widths(60_000, 2)
     energy, depth = truth["energy"][:, 0], truth["uvwFI"][:, 2]
     of = sigma_shape.terms({name: torch.from_numpy(answers[name]) for name in ("energy", "uvwFI")})
@@ -159,9 +159,9 @@ def test_widths_are_right_at_every_energy_and_depth_once_their_shape_is_fitted()
 
 def test_few_events_and_networks_without_energy_and_place_have_no_shape() -> None:
     answers, truth = answers_of_wrong_widths(2000, 3)
-    assert regression_job.fitted_widths(answers, truth) == {}
+    assert validated_answers.fitted_widths(answers, truth) == {}
     time = {"timing": np.zeros((5000, 1)), "sigma_timing": np.ones((5000, 1))}
-    assert regression_job.fitted_widths(time, {"timing": np.zeros((5000, 1))}) == {}
+    assert validated_answers.fitted_widths(time, {"timing": np.zeros((5000, 1))}) == {}
     shape = torch.full((sigma_shape.N_TERMS, 2), 0.5)
     assert sigma_shape.factors(shape, None).tolist() == [[1.0, 1.0]]
     # far away from the sample a width stays finite
@@ -179,12 +179,12 @@ def test_widths_of_pulls_are_measured_by_column() -> None:
     answers = {"angle": truth["angle"] + noise[:, :2] * [2.0, 3.0], "angleVec": truth["angleVec"] + noise[:, 2:] * 0.02}
     answers["angle"][:, 1] = (answers["angle"][:, 1] + 180) % 360 - 180
     sigmas = {"sigma_angle": np.full((2000, 2), 2.0), "sigma_angleVec": np.full((2000, 3), 0.01)}
-    found = regression_job.pull_widths(answers | sigmas, truth)
+    found = validated_answers.pull_widths(answers | sigmas, truth)
     expected = {
         "theta_pull_width": 1.0,
         "phi_pull_width": 1.5,
     } | {f"emiVec_{axis}_pull_width": 2.0 for axis in "xyz"}
     assert found == {name: pytest.approx(width, rel=0.06) for name, width in expected.items()}
-    assert regression_job.pull_widths(answers, truth) == {}
+    assert validated_answers.pull_widths(answers, truth) == {}
     few = [{name: values[:999] for name, values in part.items()} for part in (answers | sigmas, truth)]
-    assert regression_job.pull_widths(*few) == {}
+    assert validated_answers.pull_widths(*few) == {}

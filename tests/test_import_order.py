@@ -30,7 +30,8 @@ ROOMS = (
     "data",
     "checks",
     "realdata",
-    "models.corrections models.cpu models.encoder models.normalise models.ridge models.weight_files",
+    "models.answerable models.corrections models.cpu models.encoder models.normalise models.ridge models.sigma_shape "
+    "models.weight_files",
     "models.networks",
     "models.training_distribution",
     "models.regressor",

@@ -13,7 +13,7 @@ from xecml.data.coverage import Coverage, short_faces, short_times
 from xecml.events import TASKS, number_of
 from xecml.geometry import FACES
 from xecml.inference.training_comparison import UNKNOWN, Compared, Comparison, Training
-from xecml.models.regressor import beyond_ends
+from xecml.models.answerable import beyond_ends
 
 
 class _Model(Protocol):

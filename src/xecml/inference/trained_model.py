@@ -25,12 +25,13 @@ from xecml.inference.onnx_files import OUTLIER, OUTLIER_NUMBERS, EncoderMetadata
 from xecml.inference.training_comparison import Compared, Training
 from xecml.inference.training_said import as_compared, split, training_of, training_said
 from xecml.models import cpu
+from xecml.models.answerable import answerable
 from xecml.models.newer.checkpoints import load_newer
 from xecml.models.newer.network import NewerModel
 from xecml.models.normalise import validity
 from xecml.models.original.checkpoints import load_original, recognise
 from xecml.models.original.network import OriginalModel
-from xecml.models.regressor import ENDED, SENSORS_SEEN, UNBOUNDED, Regressor, answerable
+from xecml.models.regressor import ENDED, SENSORS_SEEN, UNBOUNDED, Regressor
 from xecml.models.training_distribution import Judged
 from xecml.models.weight_files import read
 from xecml.pretrained import model_file

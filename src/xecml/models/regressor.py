@@ -15,7 +15,7 @@ In use, an event without any valid count is answered by NaN in everything, and o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -27,6 +27,7 @@ from xecml.errors import InputError
 from xecml.events import TASKS
 from xecml.geometry import FACES
 from xecml.models import sigma_shape
+from xecml.models.answerable import answerable, beyond_ends
 from xecml.models.corrections import BUFFERS, Corrections
 from xecml.models.encoder import Encoder, Glance
 from xecml.models.ridge import Ridges
@@ -48,7 +49,6 @@ ENDED = ("energy",)
 """Tasks whose answers saturate beyond the truth of the training sample, which is therefore kept with the model.
 
 Places and directions end where the detector ends, and times follow the event's own."""
-_BEYOND_SIGMAS, _BEYOND_SHARE = 3.0, 0.05
 SIGMA_FACTOR, SIGMA_SHAPE = "_sigma_factor", "_sigma_shape"
 """Ends of the names of buffers by which the widths of a task are multiplied once the network is trained: (size,), and
 coefficients (N_TERMS, size) of how the factor depends on energy and depth."""
@@ -381,17 +381,6 @@ class Regressor(nn.Module):
         return tuple(name for t in chosen for name in (t, *((f"sigma_{t}",) if t in self.with_sigma else ())))
 
 
-def beyond_ends(answer: Tensor, sigma: Tensor | None, lowest: Tensor, highest: Tensor) -> Tensor:
-    """How far answers (B,) lie beyond the ends of the training's truth, over what a photon inside could have by chance.
-
-    That is three of its own widths (B,), or a twentieth of the range where there are none. 0 of an answer within the
-    ends, or of none; above 1 where it is certain.
-    """
-    past = torch.relu(lowest - answer) + torch.relu(answer - highest)
-    chance = _BEYOND_SHARE * (highest - lowest) if sigma is None else _BEYOND_SIGMAS * sigma
-    return torch.where(past > 0, past / chance, 0.0)
-
-
 def _away(task: str, y: Tensor, guess: Tensor) -> Tensor:
     """Targets as differences to the first guess, or as logarithms of their ratio to it."""
     return torch.log(y.clamp_min(1e-30) / guess.clamp_min(1e-30)) if task in _RATIOS else y - guess
@@ -400,24 +389,6 @@ def _away(task: str, y: Tensor, guess: Tensor) -> Tensor:
 def _back(task: str, difference: Tensor, guess: Tensor) -> Tensor:
     """The inverse of `_away`."""
     return guess * torch.exp(difference) if task in _RATIOS else guess + difference
-
-
-def any_of(mask: Tensor) -> Tensor:
-    """Events (B,) in which a mask of sensors (B, 4760) is true anywhere."""
-    # over bytes this is sixty times as fast as `any` over truth values; old runtimes compare no bytes
-    return mask.to(torch.uint8).amax(1).to(torch.bool)
-
-
-def answerable(names: Iterable[str], valid: Tensor, timed: Tensor) -> dict[str, Tensor]:
-    """Events (B,) that an answer has something to go by in: a valid count; for the time, a valid time.
-
-    Args:
-        names: of tasks, or of their widths.
-        valid: mask of counts (B, 4760).
-        timed: mask of times (B, 4760).
-    """
-    counted, clocked = any_of(valid), any_of(timed)
-    return {name: clocked if TASKS[name.removeprefix("sigma_")].needs == "time" else counted for name in names}
 
 
 def _silent(linear: nn.Linear) -> nn.Linear:
