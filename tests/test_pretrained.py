@@ -13,8 +13,12 @@ from typer.testing import CliRunner
 from xecml import load_model, pretrained, rootio
 from xecml.cli.commands import app
 from xecml.errors import InputError
+from xecml.inference.calibrate import calibrate_files
+from xecml.inference.export import export
+from xecml.inference.known_events import Known
 from xecml.pretrained import FOLDER, is_shipped, model_file, names, pretrained_file
 from xecml.recipes import load_config
+from xecml.reports.model_evaluation import evaluate_files
 from xecml.resolution import s68
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import make_settings
@@ -37,6 +41,21 @@ def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         model_file("pretrained:signl")
     with pytest.raises(InputError, match="choose one of decoupled, signal"):
         model_file("pretrained:")
+
+
+def test_functions_of_the_package_take_the_names(tmp_path: Path) -> None:
+    """Not the command line alone; a wrong name tells that it was understood as one."""
+    wrong, event = "pretrained:signl", tmp_path / "events.root"
+    event.touch()
+    for call in (
+        lambda: export(wrong, tmp_path / "out.onnx"),
+        lambda: calibrate_files(wrong, [event], Known(reference="truth")),
+        lambda: evaluate_files(wrong, [event], tmp_path / "evaluation"),
+        lambda: load_model(wrong),
+    ):
+        with pytest.raises(InputError, match="no shipped model 'signl'"):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["events.root"]
 
 
 DETECTORS: dict[str, dict[str, Any]] = {

@@ -67,7 +67,6 @@ def calibrate(
     """
     from xecml.inference.calibrate import calibrate_files
     from xecml.inference.known_events import Known, read_points
-    from xecml.pretrained import model_file
 
     known = Known(
         lines=tuple(lines or ()),
@@ -75,7 +74,7 @@ def calibrate(
         points=None if points is None else read_points(points),
     )
     report = calibrate_files(
-        model_file(model),
+        model,
         files or [],
         known,
         out=out,

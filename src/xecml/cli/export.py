@@ -69,10 +69,9 @@ def export(
     from xecml.inference import calibration_record
     from xecml.inference.export import export as run
     from xecml.models.newer.form import said_of
-    from xecml.pretrained import model_file
 
     report = run(
-        model_file(checkpoint),
+        checkpoint,
         out,
         tasks=tasks.replace(",", " ").split(),
         packed=packed,

@@ -36,6 +36,7 @@ from xecml.inference.trained_model import Model, TorchModel, load_model
 from xecml.models.corrections import CORRECTABLE, nothing
 from xecml.models.regressor import Regressor
 from xecml.outputs import claim, making, mark
+from xecml.pretrained import model_file
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def calibrate_files(
     Corrections come on top of those that the model has. Memory does not grow with the input.
 
     Args:
-        model_path: checkpoint; of an exported file the biases can be measured, but not corrected.
+        model_path: checkpoint, or `pretrained:NAME`; of an exported file the biases can be measured, but not corrected.
         files: event files; with several lines, one for each (globs and folders count as one).
         known: by what the events are known.
         out: checkpoint to write; by default `<model>_calibrated.pth` beside the model.
@@ -129,6 +130,7 @@ def calibrate_files(
         InputError: unusable model or files, too few events, events that are not known, or a line that is not there.
     """
     check_asked(files, known, correct, reset=reset)
+    model_path = model_file(model_path)
     target = None if dry_run else _output(model_path, out, removing=not files)
     if target is not None:
         claim([target], inputs=[model_path, *files], force=force)

@@ -35,6 +35,7 @@ from xecml.models.regressor import SENSORS_SEEN
 from xecml.models.training_distribution import CHANCE
 from xecml.models.weight_files import read
 from xecml.outputs import claim, making, mark
+from xecml.pretrained import model_file
 
 TOLERANCE = 1e-4
 """Largest allowed difference between ONNX Runtime and PyTorch, in widths of the target."""
@@ -97,7 +98,7 @@ def export(
     """Export a checkpoint to ONNX.
 
     Args:
-        path: checkpoint.
+        path: checkpoint, or `pretrained:NAME`.
         out: file to write, `.onnx`.
         tasks: a subset of the model's tasks; all by default.
         packed: take one array of normalised values, as code for the replaced system does.
@@ -112,6 +113,7 @@ def export(
     Raises:
         InputError: bad checkpoint, task or opset, or ONNX Runtime and PyTorch differ by more than the tolerance.
     """
+    path = model_file(path)
     _check(path, out, precision, sample, tree)
     claim([out], inputs=[path, *sample], force=force)
     origin = (_encoder if encoder else _model)(path, tasks, said, packed=packed)

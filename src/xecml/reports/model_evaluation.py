@@ -158,7 +158,7 @@ def evaluate_files(
     """Predict files, measure against truth, and write predictions, `evaluation.json`, `resolution.pdf`, `report.html`.
 
     Args:
-        model_path: checkpoint or exported model.
+        model_path: checkpoint, exported model, or `pretrained:NAME`, as others may be.
         files: event files.
         out: folder for the results.
         others: further models (`.pth`, `.onnx`) or prediction files (`.root`) to stand beside it.
@@ -177,6 +177,7 @@ def evaluate_files(
     """
     if reference not in PREFIX:
         raise InputError(f"Unknown reference '{reference}'; choose truth or reco.")
+    model_path, others = model_file(model_path), [model_file(other) for other in others]
     folder = Path(out)
     looked_at = reference == "reco" or bool(asked)
     more = [name for name, wanted in (("real_data.pdf", looked_at), ("saliency.pdf", saliency_events)) if wanted]
