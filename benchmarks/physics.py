@@ -105,6 +105,19 @@ def of_sample(
     return found | {"line_mev": sample.line}, tables
 
 
+def of_peaks(samples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The slopes of fitted peaks by method, where both lines were measured."""
+    if not {"line17", "line54"} <= samples.keys():
+        return {}
+    low, high = ({**samples[name]} for name in ("line17", "line54"))
+    slopes = {
+        method: numbers.slope_of_peaks(low | {"line": low["line"][method]}, high | {"line": high["line"][method]})
+        for method in low["line"]
+        if method in high["line"]
+    }
+    return {method: slope for method, slope in slopes.items() if slope is not None}
+
+
 def said(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -133,6 +146,7 @@ def run(options: argparse.Namespace) -> Path:
     result = {
         "samples": found,
         "slope_of_lines": {name: slope for name, slope in slopes.items() if slope is not None},
+        "slope_of_peaks": of_peaks(found),
         "methods": {f"{m.name} @ {m.kind or 'all'}": {"name": m.name, "kind": m.kind, "said": m.said} for m in every},
     }
     write(options.out / "performance_all.json", json.dumps(result, indent=1))

@@ -19,6 +19,10 @@ Numbers = dict[str, Any]
 
 LINE_WITHIN = 0.1
 """Percent by which a line may be off."""
+SLOPE_WITHIN = 0.2
+"""Percent by which the slope of energies may differ from 1."""
+_SIGNAL = 52.8
+"""MeV"""
 _SURE = 2.0
 _REPLICAS = 100
 _CORE = "energy / truth"
@@ -121,6 +125,29 @@ def slope_of_lines(tables: Sequence[Table]) -> Numbers | None:
     joined = {name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in names}
     found = linearity(joined, "energy")
     return None if found is None else found.as_dict()
+
+
+def slope_of_peaks(low: Numbers, high: Numbers) -> Numbers | None:
+    """The straight line through the fitted peaks of two lines, which leaking showers do not move; None without both.
+
+    Args:
+        low: of a sample, with `line_mev` and what `line_of` says of one method as `line`.
+        high: of the sample of the higher line.
+
+    Returns:
+        `slope` with its error, and `shift` in keV at 52.8 MeV with its error.
+    """
+    ends = [(one["line_mev"], one["line"].get("peak"), one["line"].get("peak_error")) for one in (low, high)]
+    if any(peak is None or error is None for _, peak, error in ends):
+        return None
+    (a, off_a, error_a), (b, off_b, error_b) = ((e, e * off / 100, e * error / 100) for e, off, error in ends)
+    share = (_SIGNAL - a) / (b - a)
+    return {
+        "slope": 1 + (off_b - off_a) / (b - a),
+        "slope_error": math.hypot(error_a, error_b) / (b - a),
+        "shift": 1e3 * (off_a + share * (off_b - off_a)),
+        "shift_error": 1e3 * math.hypot((1 - share) * error_a, share * error_b),
+    }
 
 
 def in_short(samples: Mapping[str, Numbers]) -> Numbers:

@@ -84,8 +84,8 @@ def page(result: Numbers, path: Path, options: argparse.Namespace) -> str:
         found.append(parts.lines_table(samples))
         if result["slope_of_lines"]:
             found += [
-                "From the lines of 17.6 and 54.9 MeV together:",
-                parts.slope_of_lines_table(result["slope_of_lines"]),
+                "From the lines of 17.6 and 54.9 MeV together, by their fitted peaks and by their means:",
+                parts.slope_of_lines_table(result["slope_of_lines"], result["slope_of_peaks"]),
             ]
     slopes = {s["label"]: parts.slopes_table(s) for s in samples.values() if s["label"] in labels}
     if any(slopes.values()):

@@ -109,6 +109,21 @@ def test_a_line_is_where_it_is(bench: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
+def test_the_slope_of_peaks_is_that_of_their_energies(bench: dict[str, Any]) -> None:
+    numbers, page = bench["physics_numbers"], bench["physics_page"]
+    low = {"line_mev": 17.6, "line": {"peak": 0.5, "peak_error": 0.02}}
+    high = {"line_mev": 54.9, "line": {"peak": 0.5, "peak_error": 0.02}}
+    found = numbers.slope_of_peaks(low, high)
+    assert found["slope"] == pytest.approx(1.005)
+    assert found["shift"] == pytest.approx(264.0)
+    assert found["slope_error"] == pytest.approx(2e-4 * np.hypot(17.6, 54.9) / 37.3)
+    assert numbers.slope_of_peaks(low | {"line": {}}, high) is None
+    means = {name: {"slope": 0.97, "slope_error": 1e-3, "shift": -1.0, "shift_error": 0.02} for name in ("a", "b")}
+    rows = page.slope_of_lines_table(means, {"a": found}).splitlines()
+    assert rows[2] == "| a | 0.500 ± 0.031 | no | 264 ± 10 | -3.00 ± 0.10 | -1000 ± 20 |"
+    assert rows[3] == "| b | - | not known | - | -3.00 ± 0.10 | -1000 ± 20 |"
+
+
 # --------------------------------------------------------------------------------------------------------------- page
 
 
@@ -149,7 +164,8 @@ def test_the_page_is_whole_and_says_what_is_missing(
         name: {"name": name, "kind": "signal", "said": f"what {name} is"} for name in ("net", "trees 1,000", "same")
     }
     further = sample | {"label": "line of 54.9 MeV", "line_mev": 54.9}
-    result = {"samples": {"signal": sample, "line54": further}, "slope_of_lines": {}, "methods": methods}
+    result = {"samples": {"signal": sample, "line54": further}, "methods": methods}
+    result |= {"slope_of_lines": {}, "slope_of_peaks": {}}
     path = tmp_path / "performance.md"
     text = bench["physics_text"].page(result, path, argparse.Namespace())
     assert "there are fewer of signal photons, 52.8 MeV (3,000)" in text
