@@ -41,6 +41,8 @@ from xecml.training import loop
 
 PARTS = 16
 """Files of training events; the curve has one, two, four, eight and all of them."""
+_BATCH = 128
+"""Events of a step."""
 SEEDS = {"signal": 291_801, "decoupled": 291_802}
 FIGURES = ("u", "v", "w", "energy_relative", "timing", "theta", "phi")
 """Quantities whose half-width is followed; of the energy the core too."""
@@ -102,8 +104,8 @@ def trained(options: argparse.Namespace, preset: str, files: Sequence[Path], par
         epochs = max(round(options.passes / events), 1)
         flags = {
             "data.train_path": [str(path) for path in files[:parts]], "data.val_path": str(validation_file(options)),
-            "model.preset": preset, "training.epochs": epochs, "training.warmup_epochs": 0.05 * epochs,
-            "training.validate_every": max(epochs // 4, 1), "checkpoint.save_dir": str(folder),
+            "data.batch_size": _BATCH, "model.preset": preset, "training.epochs": epochs,
+            "training.warmup_epochs": 0.05 * epochs, "training.validate_every": max(epochs // 4, 1), "checkpoint.save_dir": str(folder),
             "mlflow.enabled": False,
         }  # fmt: skip
         started, busy = time.monotonic(), time.process_time()
@@ -212,8 +214,9 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train, measure, fit; writes `learning_curve.json`, `.md` and `.png` in the folder."""
-    if options.events % PARTS or options.events < PARTS * 64:
-        raise InputError(f"--events takes a multiple of {PARTS}, {PARTS * 64} or more; not {options.events}.")
+    least = PARTS * _BATCH
+    if options.events % PARTS or options.events < least:
+        raise InputError(f"--events takes a multiple of {PARTS}, {least} or more; not {options.events}.")
     sample = next(s for s in SAMPLES if s.name == options.kind)
     test, files = make(sample, options.test, options.out / "samples", jobs=options.jobs), training_files(options)
     rows = []
