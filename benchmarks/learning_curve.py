@@ -105,7 +105,8 @@ def trained(options: argparse.Namespace, preset: str, files: Sequence[Path], par
         flags = {
             "data.train_path": [str(path) for path in files[:parts]], "data.val_path": str(validation_file(options)),
             "data.batch_size": _BATCH, "model.preset": preset, "training.epochs": epochs,
-            "training.warmup_epochs": 0.05 * epochs, "training.validate_every": max(epochs // 4, 1), "checkpoint.save_dir": str(folder),
+            "training.warmup_epochs": 0.05 * epochs, "training.validate_every": max(epochs // 4, 1),
+            "checkpoint.save_dir": str(folder),
             "mlflow.enabled": False,
         }  # fmt: skip
         started, busy = time.monotonic(), time.process_time()
