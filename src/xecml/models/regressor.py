@@ -293,8 +293,6 @@ class Regressor(nn.Module):
     def widen(self, task: str, factors: Sequence[float], shape: Tensor | None = None) -> None:
         """Multiply the widths that a task's answers are given by factors, once the network is trained.
 
-        The likelihood of a distribution that residuals do not follow gives widths that are right in its own sense only.
-
         Args:
             task: one with widths.
             factors: (size,), for all events.
