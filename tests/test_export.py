@@ -84,6 +84,7 @@ def test_a_subset_of_tasks(trained: Path, tmp_path: Path) -> None:
         export(trained, tmp_path / "x.onnx", tasks=["energie"])
 
 
+@pytest.mark.long
 def test_an_export_that_disagrees_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = onnx_files.Session.run
 

@@ -153,6 +153,7 @@ def test_operators_are_those_that_old_runtimes_have(report: Report) -> None:
     assert b".py" not in Path(report.out).read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_opset_that_cannot_be_had_is_said(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["export", str(checkpoint), str(tmp_path / "e.onnx"), "--tasks", "energy", "--packed", "--opset", "17"]

@@ -77,6 +77,7 @@ def test_bad_numbers_of_events_are_refused(bench: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_tiny_curve_is_made_once(bench: Any, tmp_path: Path) -> None:
     flags = ["--events", "2048", "--passes", "2048", "--test", "256", "--preset", "tiny", "--out", str(tmp_path)]

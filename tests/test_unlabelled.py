@@ -53,6 +53,7 @@ def test_only_trainings_inside_are_aligned(bench: Any) -> None:
     assert setup.make_job is plain
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_way_is_measured_on_every_detector(bench: Any, tmp_path: Path) -> None:
     flags = ["--labels", "512", "--steps", "4", "--unlabelled", "256", "--test", "64", "--preset", "tiny"]
