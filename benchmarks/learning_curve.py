@@ -12,6 +12,7 @@ in an event, or of the way of training. What was made stays in the folder and is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -97,7 +98,9 @@ def validation_file(options: argparse.Namespace) -> Path:
 def trained(options: argparse.Namespace, preset: str, files: Sequence[Path], parts: int) -> tuple[Path, dict[str, Any]]:
     """The checkpoint of a training on the first parts of the events, and what it took."""
     events = parts * (options.events // PARTS)
-    name = f"{options.kind}_{options.vary or 'nominal'}_{preset}_{events}_{options.passes}"
+    name = f"{options.kind}_{options.vary or 'nominal'}_{preset}_{events}_of_{options.events}_{options.passes}"
+    if options.settings:
+        name += "_" + hashlib.sha256(" ".join(options.settings).encode()).hexdigest()[:8]
     folder = options.out / "trainings"
     checkpoint, record = folder / name / "checkpoint_best.pth", folder / f"{name}.json"
     if not record.exists():

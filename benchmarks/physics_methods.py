@@ -133,8 +133,9 @@ def trees(kind: str, events: int, files: Sequence[str | Path] | None, folder: Pa
         InputError: the files hold fewer events, or lightgbm is not installed.
     """
     paths = [str(Path(path).resolve()) for path in source.expand(files)] if files else []
-    name = f"{kind}_{events}_{_key(' '.join(paths).encode())}" if paths else f"{kind}_{events}_simulated"
-    path = folder / "trees" / f"{name}.json"
+    settings = make_settings({"vertex": kind, "energy_mev": (15.0, 60.0), "relative_branches": False})
+    what = " ".join(paths) if paths else f"{TRAINING_SEEDS[kind]} {settings.model_dump_json()}"
+    path = folder / "trees" / f"{kind}_{events}_{_key(what.encode())}.json"
     if not path.exists():
         yardstick.lightgbm()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,6 @@ def trees(kind: str, events: int, files: Sequence[str | Path] | None, folder: Pa
         if paths:
             given = training_sample(paths, kind, events, kept, threads=jobs)
         else:
-            settings = make_settings({"vertex": kind, "energy_mev": (15.0, 60.0), "relative_branches": False})
             given = simulated(settings, TRAINING_SEEDS[kind], kind, events, kept, threads=jobs)
         yardstick.save(yardstick.train(given, kind, threads=jobs), path)
     found = yardstick.load(path)

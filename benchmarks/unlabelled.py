@@ -109,7 +109,14 @@ class AlignedStep(nn.Module):
         super().__init__()
         self.plain, self.encoder, self.weight = job.step, job.model.encoder, weight
         self._unlabelled, self._codes = unlabelled, list[Tensor]()
-        self.encoder.register_forward_hook(lambda _module, _inputs, found: self._codes.append(found[0]))
+        codes = self._codes
+
+        # a function and no method, since models are copied with their hooks; copies answer in validations, too
+        def keep(encoder: nn.Module, _inputs: object, found: tuple[Tensor, object]) -> None:
+            if encoder.training:
+                codes.append(found[0])
+
+        self.encoder.register_forward_hook(keep)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of a batch, and its parts by name."""
@@ -121,10 +128,10 @@ class AlignedStep(nn.Module):
         return total + self.weight * apart, parts | {"loss_discrepancy": apart.detach()}
 
 
-def endless(files: list[Path], tasks: list[str]) -> Iterator[Batch]:
+def endless(files: list[Path]) -> Iterator[Batch]:
     """Batches of unlabelled files, again and again."""
     stream = EventStream(
-        [str(path) for path in files], tasks=tasks, batch_size=_BATCH, seed=1, tree="tree", names={},
+        [str(path) for path in files], tasks=[], batch_size=_BATCH, seed=1, tree="tree", names={},
         buffer_events=buffer_events(256_000, 500.0, _BATCH), npho_branch="npho", time_branch="time",
     )  # fmt: skip
     epoch = 0
@@ -141,8 +148,7 @@ def aligned(files: list[Path], weight: float) -> Iterator[None]:
     def make(config: Config, kind: str) -> Any:
         job = plain(config, kind)
         if isinstance(job, Regression):
-            # unlabelled: of the tasks none is read
-            job.step = AlignedStep(job, endless(files, []), weight)  # type: ignore[assignment]
+            job.step = AlignedStep(job, endless(files), weight)  # type: ignore[assignment]
         return job
 
     setup.make_job = make
@@ -167,7 +173,8 @@ def recipe(options: argparse.Namespace, name: str, train: list[Path], val: Path,
 
 def train(options: argparse.Namespace, arm: str, labels: int) -> Path:
     """The checkpoint of a training; made where it is not there."""
-    folder, name = options.out / "trainings", f"{arm}_{labels}_{options.steps}"
+    folder, of = options.out / "trainings", f"{options.steps}_{options.preset}_{options.unlabelled}"
+    name = f"{arm}_{labels}_{of}" + (f"_{options.weight:g}" if arm == "alignment" else "")
     checkpoint, done = folder / name / "checkpoint_best.pth", folder / f"{name}.done"
     if done.exists():
         return Path(checkpoint)
@@ -180,12 +187,10 @@ def train(options: argparse.Namespace, arm: str, labels: int) -> Path:
     ]
     more: dict[str, Any] = {}
     if arm == "autoencoder":
-        pretrained = folder / f"mae_{options.steps}" / "checkpoint_best.pth"
-        if not (folder / "mae.done").exists():
-            config = recipe(options, "mae", others, val, 2 * options.steps)
-            loop.train(config, name=f"mae_{options.steps}", kind="mae", quiet=True)
-            (folder / "mae.done").touch()
-        more["training.mae_checkpoint"] = str(pretrained)
+        if not (folder / f"mae_{of}.done").exists():
+            loop.train(recipe(options, "mae", others, val, 2 * options.steps), name=f"mae_{of}", kind="mae", quiet=True)
+            (folder / f"mae_{of}.done").touch()
+        more["training.mae_checkpoint"] = str(folder / f"mae_{of}" / "checkpoint_best.pth")
     config = recipe(options, "robust", [train_file], val, options.steps, **more)
     if arm == "alignment":
         with aligned(others[1:], options.weight):

@@ -63,6 +63,7 @@ def test_every_way_is_measured_on_every_detector(bench: Any, tmp_path: Path) -> 
     assert all(list(found) == list(bench.DETECTORS) for found in result.values())
     assert len((tmp_path / "unlabelled.md").read_text().splitlines()) == 2 + 3 * 4
     logs = [
-        json.loads(line) for line in (tmp_path / "trainings/alignment_512_4/metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "trainings/alignment_512_4_tiny_256_1/metrics.jsonl").read_text().splitlines()
     ]
     assert any("train/loss_discrepancy" in line for line in logs)
