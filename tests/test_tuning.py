@@ -523,6 +523,32 @@ def test_a_training_ends_early_where_it_is_asked_to(place: Path) -> None:
     assert told[1][1] == result.metrics["val/loss"]
 
 
+@pytest.mark.slow
+def test_an_epoch_that_was_saved_and_not_told_is_told_when_its_run_goes_on(place: Path) -> None:
+    """A worker may be killed between its checkpoint and the telling of it; a study would then miss an epoch."""
+    recipe = load_config(None, [*QUICK, "data.batch_size=16", "model.hidden_dim=8", "checkpoint.resume_from=auto"])
+
+    def killed(epoch: int, score: float) -> bool:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(recipe, name="killed", quiet=True, each_epoch=killed)
+    told: list[tuple[int, float]] = []
+
+    def each_epoch(epoch: int, score: float) -> bool:
+        told.append((epoch, score))
+        return epoch == 3
+
+    loop.train(recipe, name="killed", quiet=True, each_epoch=each_epoch)
+    assert [epoch for epoch, _ in told] == [2, 3]
+    # and once more: what ended it is told again, and ends it at once
+    result = loop.train(recipe, name="killed", quiet=True, each_epoch=each_epoch)
+    assert [epoch for epoch, _ in told] == [2, 3, 3]
+    assert result.metrics["val/loss"] == told[1][1] == told[2][1]
+
+
 def test_the_written_recipe_has_every_key_once(tmp_path: Path) -> None:
     opened = begun(tmp_path / "keys", frozen(trials=1))
     report = search.work(opened, quiet=True, train_one=quick)

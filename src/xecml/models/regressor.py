@@ -347,7 +347,9 @@ class Regressor(nn.Module):
 
     def _answers(self, npho: Tensor, time: Tensor, valid: Tensor, timed: Tensor) -> tuple[dict[str, Tensor], Glance]:
         standard, look = self.standardised(npho, time, valid, timed)
-        answers, sigmas = dict[str, Tensor](), dict[str, Tensor]()
+        # not dict[str, Tensor](), which torch.compile does not follow
+        answers: dict[str, Tensor] = {}
+        sigmas: dict[str, Tensor] = {}
         for task, z in standard.items():
             if TASKS[task].is_class:
                 answers[task] = torch.softmax(z, 1)

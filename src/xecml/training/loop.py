@@ -33,6 +33,8 @@ from xecml.training.setup import begin, score_of
 from xecml.training.stopping import EARLY, Stopped, StopRequest
 from xecml.training.system_metrics import memory_metrics
 
+EARLY_END = "as it was asked to"
+"""Why a run has no more epochs that `each_epoch` ended."""
 EachEpoch = Callable[[int, float], bool]
 """Is told of each validated epoch its number and score, lower is better; answers whether the run should end."""
 
@@ -133,6 +135,12 @@ def train(
 def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None) -> str:
     """All epochs that are left; returns why there are no more, if that is not their number."""
     options, saving, at = run.config.training, run.config.checkpoint, run.position
+    # a process that was killed between its checkpoint and the telling of it has left that to the next one
+    if each_epoch is not None and at.epoch > 1 and not at.batch_in_epoch:
+        if run.first_process and (last := last_score(run)) is not None and each_epoch(at.epoch - 1, last):
+            stop.end_early()
+        if stop.at_epoch_end() == EARLY:
+            return EARLY_END
     while at.epoch <= options.epochs:
         with run.spent.part("epochs"):
             clock = train_epoch(run, stop)
@@ -174,12 +182,18 @@ def run_epochs(run: Run, stop: StopRequest, each_epoch: EachEpoch | None = None)
         run.stopped = stop.at_epoch_end()
         if run.stopped == EARLY:
             run.stopped = None
-            return "as it was asked to"
+            return EARLY_END
         if options.early_stop_epochs and at.since_best >= options.early_stop_epochs:
             return f"no better epoch in {at.since_best}"
         if run.stopped:
             break
     return ""
+
+
+def last_score(run: Run) -> float | None:
+    """Of the epoch that ended last, lower is better; None if it was not validated."""
+    valued = {key.removeprefix("val/"): value for key, value in run.position.metrics.items() if key.startswith("val/")}
+    return score_of(valued, run.config.checkpoint.best_metric) if valued else None
 
 
 def train_epoch(run: Run, stop: StopRequest) -> Clock:

@@ -49,11 +49,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Taken:
-    """A trial that this worker works on."""
+    """A trial that this worker works on; `told` are the epochs of which the study knew the score before."""
 
     trial: Trial
     folder: Path
     start: Start
+    told: frozenset[int] = frozenset()
 
 
 @making("tune")
@@ -120,7 +121,7 @@ def take(study: Study) -> Taken | None:
             last = workers.last_start(folder)
             # between its drawing and its first start no other worker looks, since that is within this lock
             if (last is None or not workers.is_alive(folder, last)) and (start := workers.claim(folder, folder / LAST)):
-                return Taken(Trial(study.optuna, one._trial_id), folder, start)
+                return Taken(Trial(study.optuna, one._trial_id), folder, start, frozenset(one.intermediate_values))
         frozen, begun = study.frozen, study.begun
         over = frozen.hours is not None and study.hours_spent() >= frozen.hours
         grid_done = frozen.sampler == "grid" and len(begun) == len(study.trials)
@@ -187,7 +188,8 @@ def _trained(
 
     def each_epoch(epoch: int, score: float) -> bool:
         nonlocal pruned
-        trial.report(score, epoch)
+        if epoch not in taken.told:
+            trial.report(score, epoch)
         pruned = epoch < recipe.training.epochs and number > 0 and trial.should_prune()
         return pruned
 
