@@ -290,7 +290,9 @@ def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    "preset", [name if name in ("tiny", "compact") else pytest.param(name, marks=pytest.mark.long) for name in PRESETS]
+)
 def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]) -> None:
     """Forward and backward are traced whole, and give the gradients of the plain way."""
     network, x = every_head(preset, sample).train(), inputs(sample["npho"][:4], sample["time"][:4])
