@@ -1,4 +1,4 @@
-"""The benchmark of a second photon's light: what the network sees, what is removed, and a tiny run of every way."""
+"""The benchmark of a second photon's light: removal by hand, the loss, and a tiny run of every way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from tests.benchmark_modules import modules
-from xecml import geometry
+from tests.points_of_light import light_of_a_point
 from xecml.errors import InputError
 from xecml.events import INVALID
-from xecml.models.networks.quick_look import GROUP_VELOCITY
 
 
 @pytest.fixture(scope="module")
@@ -23,53 +22,19 @@ def bench() -> Iterator[Any]:
         yield found["pileup"]
 
 
-def event(spot_cm: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
-    """Light that leaves a point at zero: counts, times, the point and the time, of one event."""
-    x = geometry.xyz_from_uvw(np.array(spot_cm))
-    distance = np.linalg.norm(geometry.positions() - x, axis=1)
-    counts = 1e6 / (distance**2 + 1)
-    return counts[None].astype(np.float32), (distance[None] / GROUP_VELOCITY * 1e-9).astype(np.float32)
-
-
-def test_times_are_seen_from_where_the_light_began(bench: Any) -> None:
-    npho, times = event((5.0, -10.0, 4.0))
-    times[0, 7] += 5e-9
-    said = {"uvwFI": np.array([[5.0, -10.0, 4.0]]), "timing": np.zeros(1)}
-    numbers = bench.Separator().numbers(*bench.inputs(npho, times, said))
-    assert numbers.shape == (1, bench.N_NUMBERS, geometry.N_SENSORS)
-    late = 15 * torch.atanh(numbers[0, 7])
-    assert float(late[7]) == pytest.approx(5.0, abs=0.01)
-    assert float(late[torch.arange(len(late)) != 7].abs().max()) < 0.01
-
-
-def test_sensors_that_measured_nothing_change_no_number_of_others(bench: Any) -> None:
-    npho, times = event((0.0, 0.0, 3.0))
-    said = {"uvwFI": np.array([[0.0, 0.0, 3.0]]), "timing": np.zeros(1)}
-    dim = npho.copy()
-    dim[0, 4700] = INVALID
-    times[0, 4700] = INVALID
-    numbers = bench.Separator().numbers(*bench.inputs(dim, times, said))
-    assert torch.isfinite(numbers).all()
-    assert numbers[0, :3, 4700].tolist() == [0.0, 0.0, 0.0]
-
-
-def test_shares_are_removed_and_what_is_mostly_of_others_has_no_time(bench: Any) -> None:
-    npho, times = np.full((1, 4760), 100.0, np.float32), np.zeros((1, 4760), np.float32)
-    npho[0, 2] = INVALID
-    share = np.zeros((1, 4760), np.float32)
-    share[0, :3] = 0.4, 0.75, 0.75
-    left, when = bench.removed(npho, times, share)
-    assert left[0, :4].tolist() == pytest.approx([60.0, 25.0, INVALID, 100.0])
-    assert when[0, :4].tolist() == pytest.approx([0.0, INVALID, INVALID, 0.0])
-
-
 def test_by_hand_takes_away_sensors_that_are_late(bench: Any) -> None:
-    npho, times = event((0.0, 0.0, 6.0))
+    npho, times = light_of_a_point((0.0, 0.0, 6.0))
     times[0, 100:110] += 40e-9
     said = {"uvwFI": np.array([[0.0, 0.0, 6.0]]), "timing": np.zeros(1)}
     left, when = bench.by_hand(npho, times, said)
-    assert np.flatnonzero(left[0] == np.float32(INVALID)).tolist() == list(range(100, 110))
-    assert np.flatnonzero(when[0] == np.float32(INVALID)).tolist() == list(range(100, 110))
+    for values in (left, when):
+        assert np.flatnonzero(values[0] == np.float32(INVALID)).tolist() == list(range(100, 110))
+
+
+def test_medians_are_of_what_is_there(bench: Any) -> None:
+    values = np.array([[3.0, 1.0, 2.0, 100.0], [5.0, 6.0, 7.0, 8.0]])
+    there = np.array([[True, True, True, False], [False] * 4])
+    assert bench.medians(values, there).tolist() == [[2.0], [0.0]]
 
 
 def test_the_loss_is_least_at_the_true_shares(bench: Any) -> None:
@@ -80,6 +45,12 @@ def test_the_loss_is_least_at_the_true_shares(bench: Any) -> None:
     assert float(gradient.abs().max()) < 1e-6
 
 
+def test_the_rate_rises_and_falls(bench: Any) -> None:
+    rates = [bench.rate_at(share) for share in (0.0, 0.03, 0.5, 1.0)]
+    assert 0 < rates[0] < 0.1 < 0.9 < rates[1] <= 1.0
+    assert rates[2:] == pytest.approx([0.5, 0.0])
+
+
 def test_few_events_are_refused(bench: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2048 events or more"):
         bench.run(bench.parser().parse_args(["--events", "100", "--out", str(tmp_path)]))
@@ -87,13 +58,18 @@ def test_few_events_are_refused(bench: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_every_way_is_measured_with_and_without_a_second_photon(bench: Any, tmp_path: Path) -> None:
-    options = bench.parser().parse_args(["--events", "2048", "--epochs", "1", "--test", "64", "--out", str(tmp_path)])
-    result = bench.run(options)
-    assert len(result) == 4
+def test_every_way_is_measured_with_and_without_a_second_photon(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "pileup.pt"
+    monkeypatch.setattr(bench, "WEIGHTS", weights)
+    flags = ["--events", "2048", "--epochs", "1", "--test", "64", "--out", str(tmp_path), "--ship"]
+    result = bench.run(bench.parser().parse_args(flags))
+    assert len(result) == 6
     assert all(set(bench.WAYS) < set(found) for found in result.values())
-    two, one = result["nominal, two photons"], result["nominal, one photon"]
-    assert two["light"][1] > 0.05 > one["light"][1] == 0.0
+    two, one = result["signal, two photons"], result["signal, one photon"]
+    assert two["light"] > 0.05 > one["light"] == 0.0
     # with the true shares removed a photon is where it is without a second one
     assert two["truth"]["s68"][0] < two["as they are"]["s68"][0]
-    assert len((tmp_path / "pileup.md").read_text().splitlines()) == 2 + 4 * len(bench.WAYS)
+    assert len((tmp_path / "pileup.md").read_text().splitlines()) == 2 + 6 * len(bench.WAYS)
+    assert weights.stat().st_size < 1e6

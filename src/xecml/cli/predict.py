@@ -33,6 +33,13 @@ def predict(
             hidden=not shipped_models(),
         ),
     ] = None,
+    without_pileup: Annotated[
+        bool,
+        typer.Option(
+            "--without-pileup",
+            help="Find the light of further photons sensor by sensor, predict without it, and write pileup_share.",
+        ),
+    ] = False,
     jobs: Jobs = None,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -62,7 +69,8 @@ def predict(
     from xecml.conditions_file import correction
     from xecml.inference import calibration_record
     from xecml.inference.predict import predict_files
-    from xecml.inference.trained_model import load_model
+    from xecml.inference.trained_model import Model, load_model
+    from xecml.inference.without_pileup import WithoutPileup
     from xecml.pretrained import model_file, pretrained_file
 
     path = model_file(model) if pretrained is None else pretrained_file(pretrained)
@@ -70,7 +78,9 @@ def predict(
     if not inputs:
         raise InputError("No files to predict are given; name them after the model.")
     by_run = correction(conditions, apply)
-    loaded = load_model(path, device=device, precision=precision, threads=1)
+    loaded: Model = load_model(path, device=device, precision=precision, threads=1)
+    if without_pileup:
+        loaded = WithoutPileup(loaded)
     report = predict_files(
         loaded,
         inputs,
@@ -99,10 +109,11 @@ def predict(
         "answers": report.answered.as_dict(),
         "calibration": {task: one.model_dump() for task, one in loaded.calibration.items()},
         "conditions": list(report.corrected),
-    }
+    } | ({} if report.cleaned is None else {"events_without_pileup": report.cleaned})
     said = [
         _written(report, loaded.device),
         f'In ROOT: tree->AddFriend("predictions", "{report.out}");' if friend else "",
+        "" if report.cleaned is None else _cleaned(report.cleaned, report.predicted),
         "" if report.loss is None else report.loss.line(),
         calibration_record.line(loaded.calibration),
         report.answered.line(),
@@ -113,6 +124,11 @@ def predict(
 def branches(text: str) -> tuple[str, ...]:
     """Names of branches, by commas or blanks between them."""
     return tuple(text.replace(",", " ").split())
+
+
+def _cleaned(events: int, of: int) -> str:
+    share = f" ({100 * events / of:.1f} %)" if of else ""
+    return f"Light of further photons was removed from {events} of {of} events{share}."
 
 
 def _written(report: Report, device: str) -> str:

@@ -99,7 +99,7 @@ class Reconstructed(Mapping[str, NDArray[Any]]):
     def __init__(self, table: Mapping[str, NDArray[Any]]) -> None:
         self._table = table
         self._own = {f"pred_{n.removeprefix('reco_')}": n for n in table if n.startswith("reco_")}
-        hidden = ("pred_", "sigma_", "opening_angle", "outlier")
+        hidden = ("pred_", "sigma_", "opening_angle", "outlier", "pileup_share")
         self._names = [n for n in table if not n.startswith(hidden)] + list(self._own)
 
     def __getitem__(self, name: str) -> NDArray[Any]:

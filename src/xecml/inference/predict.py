@@ -23,16 +23,18 @@ from xecml.events import Chunk
 from xecml.inference.answer_counts import Answered
 from xecml.inference.event_parts import CARRIED, Part, Wanted, as_stored, read_parts
 from xecml.inference.precision_loss import MEASURED_ON, PrecisionLoss, loss_of_answers
-from xecml.inference.prediction_columns import PREDICTION_TREE, Answer, answers_in_order, chunk_events
+from xecml.inference.prediction_columns import OF_EVENTS, PREDICTION_TREE, Answer, answers_in_order, chunk_events
 from xecml.inference.prediction_outputs import Output, named_outputs, piece_path, planned
 from xecml.inference.prediction_record import RECORD, Records, check_no_more, conditions_option, model_record
 from xecml.inference.prediction_writers import PredictionFile, described_in
 from xecml.inference.trained_model import Model, TorchModel
+from xecml.inference.without_pileup import LEAST_SHARE, PILEUP_SHARE, WithoutPileup
 from xecml.outputs import claim, making
 from xecml.progress import Progress, progress
 
-_OF_FRIENDS = ("run", "event", "n_valid", "n_timed", "outlier", "opening_angle")
+_OF_FRIENDS = ("run", "event", "n_valid", "n_timed", *OF_EVENTS, "opening_angle")
 """Columns of a friend besides answers; the rest stands in its file."""
+_NONE = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Report:
     predicted: int = 0
     """events of the others"""
     loss: PrecisionLoss | None = None
+    cleaned: int | None = None
+    """events from which light of further photons was removed; None where it was not looked for"""
 
 
 @making("predict")
@@ -109,6 +113,7 @@ def predict_files(
     wanted = Wanted(model.branches, model.names, tree, chunk_events(model), tuple(dict.fromkeys(keep)))
     options = {"tree": tree, "precision": getattr(model, "precision", "float32"), "keep": list(wanted.keep)}
     options |= {"conditions": conditions_option(correction), "friend": friend, "rntuple": ntuple}
+    options |= {"without_pileup": True} if isinstance(model, WithoutPileup) else {}
     records = Records(model_record(model_path), options, chunk, getattr(model, "device", "cpu"))
     done = {o.path for o in outputs if chunk is not None and records.is_done(o, force=force)}
     left = [o for o in outputs if o.path not in done]
@@ -127,7 +132,7 @@ def predict_files(
     records.loss = None if loss is None else loss.as_dict()
     answered = Answered()
     with progress(total, "predict", done=total - sum(o.events for o in left)) as bar:
-        applied = _write(model, left, wanted, records, answered, bar, correction=correction, jobs=jobs)
+        applied, cleaned = _write(model, left, wanted, records, answered, bar, correction=correction, jobs=jobs)
     return Report(
         outputs[0].path,
         total,
@@ -139,6 +144,7 @@ def predict_files(
         tuple(o.path for o in outputs if o.path in done),
         sum(o.events for o in left),
         loss,
+        cleaned if isinstance(model, WithoutPileup) else None,
     )
 
 
@@ -192,14 +198,19 @@ def _write(
     *,
     correction: Correction | None,
     jobs: int | None,
-) -> list[dict[str, Any]]:
-    """Predict and write, one output after the other, while the events of the next are read and computed."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Predict and write, one output after the other, while the events of the next are read and computed.
+
+    Returns:
+        Conditions that were applied, and the number of events from which light of further photons was removed.
+    """
     corrections = None
     if correction is not None:
         corrections = {i: replace(correction, events=Counter()) for i in range(len(outputs))}
     parts: list[tuple[int, Part]] = [(i, part) for i, output in enumerate(outputs) for part in output.parts]
     reads = read_parts(parts, wanted, corrections)
     applied: list[dict[str, Any]] = []
+    cleaned = 0
     answering = answers_in_order(model, reads, answered=answered, jobs=jobs, with_events=False)
     # whatever goes wrong while writing ends the threads that read and compute
     with closing(answering) as answers:
@@ -207,6 +218,7 @@ def _write(
             with PredictionFile(output.path, PREDICTION_TREE, ntuple=bool(records.options["rntuple"])) as file:
                 for columns in _columns(answers, output.events, friend=bool(records.options["friend"])):
                     file.extend(columns)
+                    cleaned += int((columns.get(PILEUP_SHARE, _NONE) > LEAST_SHARE).sum())
                     bar.advance(len(columns["run"]))
                 said = earlier_of(dict.fromkeys(part.path for part in output.parts))
                 if corrections is not None:
@@ -215,7 +227,7 @@ def _write(
                     file.add_text(TREE, as_text(said))
                 file.add_text(RECORD, json.dumps(records.of(output)))
             applied += [one for one in said if one not in applied]
-    return applied
+    return applied, cleaned
 
 
 def _columns(answers: Iterator[Answer], events: int, *, friend: bool) -> Iterator[Chunk]:

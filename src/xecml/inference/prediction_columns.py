@@ -23,8 +23,11 @@ from xecml.inference.onnx_files import OUTLIER
 from xecml.inference.overlapped import in_order, workers
 from xecml.inference.trained_model import Model
 from xecml.inference.training_comparison import Compared
+from xecml.inference.without_pileup import PILEUP_SHARE
 
 PREDICTION_TREE = "predictions"
+OF_EVENTS = (OUTLIER, PILEUP_SHARE)
+"""Answers that say what an event is like, and are no quantities of the photon."""
 PASSED_THROUGH = ("run", "event", *EXTRA_TRUTH)
 """Columns of predictions that are branches of the input."""
 _CHUNK_EVENTS = {"cpu": 128, "cuda": 1024}
@@ -32,11 +35,11 @@ _CHUNK_EVENTS = {"cpu": 128, "cuda": 1024}
 
 
 def table_columns(answers: Mapping[str, NDArray[Any]], prefix: str = "pred_") -> Chunk:
-    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ...; `outlier` as is."""
+    """Columns of a prediction tree from answers by task: `pred_theta`, `pred_phi`, `pred_u`, ...; `OF_EVENTS` as is."""
     columns: Chunk = {}
     for name, values in answers.items():
-        if name == OUTLIER:
-            columns[OUTLIER] = np.asarray(values, np.float32)
+        if name in OF_EVENTS:
+            columns[name] = np.asarray(values, np.float32)
             continue
         task = name.removeprefix("sigma_")
         names = [("sigma_" if name != task else prefix) + column for column in TASKS[task].columns]
@@ -180,8 +183,8 @@ def prediction_columns(
         "event": chunk.get("event", numbers.astype(np.int32)),
         "n_valid": found.n_valid.sum(1, dtype=np.int32),
         "n_timed": found.n_timed.sum(1, dtype=np.int32),
-        # how far an event lies from the training stands beside what it was measured with
-        **table_columns({name: values for name, values in answers.items() if name == OUTLIER}),
+        # what an event is like stands beside what it was measured with
+        **table_columns({name: values for name, values in answers.items() if name in OF_EVENTS}),
         **table_columns(answers),
         **true_columns(chunk, list(TASKS)),
         **reconstructed_columns(chunk),
