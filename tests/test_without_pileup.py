@@ -114,6 +114,26 @@ def test_an_event_without_an_answer_has_no_share(signal: Model) -> None:
     assert {len(values) for values in nothing.values()} == {0}
 
 
+class Everything(Separator):
+    """Says of all light that it is of further photons."""
+
+    def forward(self, npho: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(npho, 20.0)
+
+
+def test_an_event_of_which_nothing_is_left_keeps_its_first_answer(signal: Model) -> None:
+    npho, times = light_of_a_point((0.0, 0.0, 3.0))
+    first, found = signal.predict(npho, times), WithoutPileup(signal, Everything()).predict(npho, times)
+    assert found[PILEUP_SHARE][0] == pytest.approx(1.0)
+    assert np.isfinite(found["timing"]).all()
+    np.testing.assert_array_equal(found["timing"], first["timing"])
+
+
+def test_each_model_has_a_separator_of_its_own(signal: Model) -> None:
+    shared = without_pileup.shipped_separator()
+    assert WithoutPileup(signal).separator is not shared is without_pileup.shipped_separator()
+
+
 class Stub:
     """What is looked at of a model before anything is computed."""
 

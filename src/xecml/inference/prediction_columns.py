@@ -174,8 +174,9 @@ def prediction_columns(
 ) -> Chunk:
     """Columns of the prediction tree for a chunk and its answers; of a file without them, events get `numbers` (N,).
 
-    Numbers, sensors with a valid count and with a valid time, `outlier` of models that know their training, answers,
-    truth and reconstructed values of every quantity that the chunk has, and the opening angle in degrees.
+    Numbers, sensors with a valid count and with a valid time, `outlier` of models that know their training,
+    `pileup_share` of a model that answers without the light of further photons, answers, truth and reconstructed values
+    of every quantity that the chunk has, and the opening angle in degrees.
     """
     events = len(found.n_timed)
     columns: Chunk = {

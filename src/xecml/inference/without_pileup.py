@@ -8,6 +8,7 @@ much of the photon's own light is removed with that of others to gain anything t
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -44,7 +45,8 @@ class WithoutPileup:
     """A model that answers without the light of further photons; see `xecml.inference.trained_model.Model`.
 
     `predict` gives `pileup_share` (B,) beside the answers: the share of the event's light that is of further photons,
-    found with `separator`, whether any was removed or not. NaN where the model does not say where and when.
+    found with `separator`, whether any was removed or not. NaN where the model does not say where and when. Answers for
+    the energy are those of the events as they are.
 
     Args:
         model: of photons and seconds that predicts `uvwFI` and `timing`.
@@ -68,7 +70,8 @@ class WithoutPileup:
         if model.precision != "float32":
             raise InputError("Light of further photons is found in 32 bits; leave --precision out.")
         self.model = model
-        self.separator = (separator or shipped_separator()).eval().to(model.device)
+        # a copy, for others may use the same one on another device
+        self.separator = deepcopy(separator or shipped_separator()).eval().to(model.device)
         self.tasks, self.branches, self.names = model.tasks, model.branches, model.names
         self.truth_means, self.truth_ends, self.calibration = model.truth_means, model.truth_ends, model.calibration
         self.device, self.precision = model.device, model.precision
@@ -106,7 +109,8 @@ class WithoutPileup:
         if len(some):
             again = self.model.predict(*removed(n[some], t[some], shares[some]))
             for name in again.keys() - set(_FIRST_ANSWER):
-                answers[name][some] = again[name]
+                # where nothing is left to answer from, the first answer is better than none
+                answers[name][some] = np.where(np.isfinite(again[name]), again[name], answers[name][some])
         return answers | {PILEUP_SHARE: found}, compared
 
     def shares(self, npho: Floats, time: Floats, answers: dict[str, NDArray[Any]]) -> Floats:
