@@ -116,5 +116,6 @@ def test_the_benchmark_sample_is_the_one_of_the_page(
         rf"^\| {sample_name}, first 256 events \| 256 \| `([0-9a-f]{{16}})` \| ([\d,]+) photons", page, re.M
     )
     assert row
-    found = (hashes[0][0], f"{int(hashes[0][1]):,}")
-    assert found == row.groups(), "the simulation has changed: make the table of the page anew"
+    # the hash is of rounded numbers; a processor that rounds otherwise may count a few photons of a million otherwise
+    assert hashes[0][0] == row[1], "the simulation has changed: make the table of the page anew"
+    assert int(hashes[0][1]) == pytest.approx(int(row[2].replace(",", "")), rel=1e-5)

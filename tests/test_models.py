@@ -275,10 +275,11 @@ def test_every_head_is_exported(preset: str, sample: dict[str, np.ndarray], tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long  # a compiler of C++ takes minutes for every head; that it is one graph is tested below
 @pytest.mark.skipif(
     shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
 )
-@pytest.mark.parametrize("preset", ["tiny", pytest.param("compact", marks=pytest.mark.long)])
+@pytest.mark.parametrize("preset", ["tiny", "compact"])
 def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.ndarray]) -> None:
     network, x = every_head(preset, sample), inputs(sample["npho"][:4], sample["time"][:4])
     with torch.no_grad(), warnings.catch_warnings():
@@ -291,7 +292,7 @@ def test_compiled_is_the_same_for_every_head(preset: str, sample: dict[str, np.n
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "preset", [name if name in ("tiny", "compact") else pytest.param(name, marks=pytest.mark.long) for name in PRESETS]
+    "preset", [name if name == "tiny" else pytest.param(name, marks=pytest.mark.long) for name in PRESETS]
 )
 def test_a_training_step_is_one_graph(preset: str, sample: dict[str, np.ndarray]) -> None:
     """Forward and backward are traced whole, and give the gradients of the plain way."""

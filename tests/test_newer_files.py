@@ -507,6 +507,7 @@ def test_dead_sensors_are_filled_by_a_checkpoint_and_its_export(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_training_goes_on_from_a_file_and_an_inpainter_is_evaluated(
     event_file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

@@ -178,6 +178,7 @@ def test_tasks_that_would_not_find_each_other_are_refused(
         make_fabric(load_config(TINY, ["training.accelerator=cpu"]))
 
 
+@pytest.mark.long  # the same as in 64 bits, within the rounding of 32
 def test_two_processes_equal_one(files: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -88,7 +88,7 @@ def uninterrupted(
     return result(out / "run")
 
 
-@pytest.mark.parametrize(("saving", "workers"), [(1, 0), (4, 2), (6, 0)])
+@pytest.mark.parametrize(("saving", "workers"), [(1, 0), (4, 2), pytest.param(6, 0, marks=pytest.mark.long)])
 def test_killed_and_resumed(
     sample: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[dict[str, Any]]], saving: int, workers: int
 ) -> None:
