@@ -1,6 +1,9 @@
 """Make a shipped model of a finished training: its averaged weights, its recipe, the record of its training.
 
-Run: python benchmarks/make_pretrained.py NAME RUN_FOLDER [--nominal FILE]
+Run: python benchmarks/make_pretrained.py NAME RUN_FOLDER [--mean MODEL --share SHARE] [--nominal FILE]
+
+With --mean, the weights are the mean of those of the training and of another model, which was its start: SHARE is that
+of the other. What makes an event an outlier then stays that of the other model, whose training saw more.
 
 A training validates on detectors that vary, and by these scales its energies to the peak of answer over truth, and its
 sigmas to the width of the pulls. With --nominal, energies are scaled on events of the nominal detector instead, which
@@ -27,7 +30,7 @@ from xecml.inference.checkpoint_reading import averaged_weights, restored
 from xecml.inference.checkpoint_schema import understood
 from xecml.inference.line_fit import fit_line
 from xecml.inference.trained_model import TorchModel
-from xecml.models.regressor import Regressor
+from xecml.models.regressor import SIGMA_FACTOR, SIGMA_SHAPE, Regressor
 from xecml.models.weight_files import read
 from xecml.pretrained import FOLDER
 from xecml.training.validated_answers import pull_names, pull_widths
@@ -39,6 +42,8 @@ _KEPT = (
 _CHUNK = 1024
 _KNOWN, _FAR = 1e-3, 0.05
 """Error of a peak that is known well enough, and a shift that no training leaves."""
+_OF_SAMPLE, _CORRECTIONS = "training_distribution.", "corrections."
+"""What a model keeps of its training sample, and of calibrations."""
 _LARGE = 1024
 """Numbers of a tensor from which 16 bits are worth it."""
 
@@ -51,13 +56,20 @@ def main() -> None:
         "--nominal", type=Path, help="events of the nominal detector by which energies and sigmas are scaled"
     )
     parser.add_argument("-n", type=int, default=20_480, help="events of it")
+    parser.add_argument("--mean", type=Path, help="model with whose weights the mean is taken")
+    parser.add_argument("--share", type=float, default=0.5, help="of it in the mean, 0 to 1")
     options = parser.parse_args()
+    if not 0 <= options.share <= 1:
+        parser.error(f"--share {options.share} is not between 0 and 1")
     source = options.folder / "checkpoint_best.pth"
     content = understood(read(source), source)
     small = {key: content[key] for key in _KEPT if key in content}
     small["config"], small["run_name"] = without_paths(content["config"]), options.name
     small["config"]["mlflow"] = {**small["config"]["mlflow"], "run_name": options.name}
     weights = averaged_weights(content)
+    if options.mean is not None:
+        other = averaged_weights(understood(read(options.mean), options.mean))
+        content["ema_state"] = weights = mean_weights(weights, other, options.share)
     if options.nominal is not None:
         weights = scaled(content, source, options.nominal, options.n)
     small["ema_state"] = {name: thinned(name, w) for name, w in weights.items()}
@@ -69,6 +81,32 @@ def main() -> None:
     shutil.copyfile(options.folder / "metrics.jsonl", FOLDER / f"{options.name}.jsonl")
     sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(FOLDER.glob(f"{options.name}.*"))}
     print(f"wrote {sizes}")
+
+
+def mean_weights(own: dict[str, Tensor], other: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights of which a share is that of another training of the same network.
+
+    Factors on sigmas and corrections, which belong to a training's own answers, stay its own.
+
+    Raises:
+        SystemExit: the networks differ.
+    """
+    if {name: w.shape for name, w in own.items()} != {name: w.shape for name, w in other.items()}:
+        raise SystemExit("The mean takes two models of the same network and the same answers; these two differ.")
+    found = {}
+    for name, weight in own.items():
+        if name.startswith(_OF_SAMPLE):
+            found[name] = other[name]
+        elif (
+            name.endswith((SIGMA_FACTOR, SIGMA_SHAPE))
+            or name.startswith(_CORRECTIONS)
+            or not weight.is_floating_point()
+        ):
+            found[name] = weight
+        else:
+            mean = share * other[name].double() + (1 - share) * weight.double()
+            found[name] = mean.to(weight.dtype)
+    return found
 
 
 def scaled(content: dict[str, Any], source: Path, events: Path, n: int) -> dict[str, Tensor]:
