@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 
 from physics_samples import SAMPLES, make
+from whole_training import seconds_of, train_whole
 from xecml.errors import InputError
 from xecml.evaluation.metrics import with_error
 from xecml.evaluation.tables import QUANTITIES, Columns, read_table, residuals
@@ -38,7 +38,6 @@ from xecml.recipes import load_config
 from xecml.resolution import figures_of_merit
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_vary, make_settings
-from xecml.training import loop
 
 PARTS = 16
 """Files of training events; the curve has one, two, four, eight and all of them."""
@@ -112,11 +111,9 @@ def trained(options: argparse.Namespace, preset: str, files: Sequence[Path], par
             "checkpoint.save_dir": str(folder),
             "mlflow.enabled": False,
         }  # fmt: skip
-        started, busy = time.monotonic(), time.process_time()
         settings = ["mlflow.tensorboard=null", "checkpoint.save_interval=100000", *options.settings]
-        loop.train(load_config("robust", settings, flags), name=name, quiet=True)
-        took = {"seconds": time.monotonic() - started, "processor_seconds": time.process_time() - busy}
-        _write(record, {"preset": preset, "events": events, "epochs": epochs} | took)
+        seconds = seconds_of(train_whole(load_config("robust", settings, flags), name))
+        _write(record, {"preset": preset, "events": events, "epochs": epochs, "seconds": seconds})
     return checkpoint, json.loads(record.read_text(encoding="utf-8"))
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whole_training import train_whole
 from xecml import rootio
 from xecml.config import Config
 from xecml.data.batch import Batch
@@ -43,7 +44,7 @@ from xecml.recipes import load_config
 from xecml.resolution import figures_of_merit
 from xecml.simulation.generate import simulate
 from xecml.simulation.settings import load_vary, make_settings
-from xecml.training import loop, setup
+from xecml.training import setup
 from xecml.training.regression_job import Regression
 
 SEED = 301_801
@@ -188,15 +189,15 @@ def train(options: argparse.Namespace, arm: str, labels: int) -> Path:
     more: dict[str, Any] = {}
     if arm == "autoencoder":
         if not (folder / f"mae_{of}.done").exists():
-            loop.train(recipe(options, "mae", others, val, 2 * options.steps), name=f"mae_{of}", kind="mae", quiet=True)
+            train_whole(recipe(options, "mae", others, val, 2 * options.steps), f"mae_{of}", kind="mae")
             (folder / f"mae_{of}.done").touch()
         more["training.mae_checkpoint"] = str(folder / f"mae_{of}" / "checkpoint_best.pth")
     config = recipe(options, "robust", [train_file], val, options.steps, **more)
     if arm == "alignment":
         with aligned(others[1:], options.weight):
-            loop.train(config, name=name, quiet=True)
+            train_whole(config, name)
     else:
-        loop.train(config, name=name, quiet=True)
+        train_whole(config, name)
     done.touch()
     return Path(checkpoint)
 

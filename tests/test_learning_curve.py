@@ -18,7 +18,7 @@ EVENTS = [25_600, 51_200, 102_400, 204_800, 409_600]
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Any]:
-    with modules(("physics_samples", "learning_curve")) as found:
+    with modules(("physics_samples", "whole_training", "learning_curve")) as found:
         yield found["learning_curve"]
 
 

@@ -17,7 +17,7 @@ from xecml.training import setup
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Any]:
-    with modules(("unlabelled",)) as found:
+    with modules(("whole_training", "unlabelled")) as found:
         yield found["unlabelled"]
 
 
