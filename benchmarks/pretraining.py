@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from whole_training import train_whole
 from xecml import rootio
 from xecml.files import atomic_path
 from xecml.recipes import load_config
+from xecml.training import loop
 
 RECIPE = "finetune"
 SCRATCH = ("model.linear_path=false", "training.encoder_lr_scale=1")
@@ -90,7 +90,8 @@ def run(
     config = load_config(RECIPE, ["mlflow.tensorboard=null", "checkpoint.save_interval=100000", *settings], flags)
     started = time.monotonic()
     name = f"{labels}_{seed}_{arm}"
-    train_whole(config, name)
+    # not gone on with: the name does not hold all settings
+    loop.train(config, name=name, quiet=True).to_its_end()
     lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "val/loss" in line]
     best = min(lines, key=lambda line: float(line["val/loss"]))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xecml import demo, demo_pretrained, load_model
 from xecml.demo import CHOICES, MINUTES, PICTURES, Sizes, Speed, choose
-from xecml.errors import InputError
-from xecml.training.loop import Result
 
 
 def test_it_keeps_its_time_down_to_half_the_speed_at_which_it_takes_five_minutes() -> None:
@@ -30,13 +27,6 @@ def test_choices_are_in_order_and_a_machine_that_is_too_slow_gets_the_smallest()
     work = [sizes.train * sizes.epochs for sizes in CHOICES]
     assert work == sorted(work, reverse=True)
     assert choose(Speed(10, 10), 1) == CHOICES[-1]
-
-
-def test_a_training_that_was_stopped_is_no_demonstration(tmp_path: Path) -> None:
-    ended = Result(tmp_path, tmp_path / "checkpoint_best.pth", {}, 1.0)
-    assert demo.whole(ended) is ended
-    with pytest.raises(InputError, match="stopped by SIGINT; the same command begins"):
-        demo.whole(replace(ended, stopped="SIGINT"))
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_a_training_that_is_stopped_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", stopped)
-        with pytest.raises(InputError, match="curve was stopped by SIGTERM; the same command goes on with it"):
+        with pytest.raises(InputError, match="The training curve was stopped by SIGTERM; give the command again"):
             bench.train_whole(config, "curve")
     lines = (tmp_path / "curve" / "metrics.jsonl").read_text().splitlines()
     result = bench.train_whole(config, "curve")

@@ -14,16 +14,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from xecml import cpu_load
 from xecml.errors import InputError
 from xecml.files import atomic_path
-
-if TYPE_CHECKING:
-    from xecml.training.loop import Result
 
 ENERGY_RANGE = (15.0, 60.0)
 SIGNAL_ENERGY = 52.8
@@ -165,7 +162,7 @@ def run(
     paths = {"data.train_path": str(data / "train.root"), "data.val_path": str(data / "val.root")}
     flags = paths | {"checkpoint.save_dir": str(out.parent), "training.epochs": chosen.epochs}
     config = load_config(recipe, [], flags)
-    trained = whole(train(config, name=out.name))
+    trained = train(config, name=out.name).to_its_end()
     steps.next("evaluate", "Measuring it on samples it has not seen")
     best = trained.best
     signal = evaluate_files(best, [data / "test.root"], out / "evaluation")
@@ -206,19 +203,6 @@ def simulate_sample(data: Path, name: str, events: int, jobs: int, map_quality: 
     return rate
 
 
-def whole(trained: Result) -> Result:
-    """A training that went to its end; one that Ctrl-C or a batch system stopped is no demonstration.
-
-    Raises:
-        InputError: it was stopped.
-    """
-    if trained.stopped:
-        raise InputError(
-            f"The training was stopped by {trained.stopped}; the same command begins the demonstration again."
-        )
-    return trained
-
-
 def _trained_in_a_second(recipe: Path, sample: Path) -> float:
     """Events that a trial of a training takes in a second."""
     from xecml import rootio
@@ -232,7 +216,7 @@ def _trained_in_a_second(recipe: Path, sample: Path) -> float:
         train_path, val_path = (str(Path(folder) / name) for name in names)
         flags = {"data.train_path": train_path, "data.val_path": val_path, "checkpoint.save_dir": folder}
         settings = ["training.epochs=1", "tasks.energy.enabled=false"]  # of one energy there is none to learn
-        trial = whole(train(load_config(recipe, settings, flags), name="trial", quiet=True))
+        trial = train(load_config(recipe, settings, flags), name="trial", quiet=True).to_its_end()
     return float(trial.metrics["system/throughput_events_per_sec"])
 
 

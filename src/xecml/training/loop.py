@@ -16,6 +16,7 @@ from xecml.config import Config
 from xecml.data.augment import step_generator
 from xecml.data.batch import Batch
 from xecml.data.reweighting import Reweighting
+from xecml.errors import InputError
 from xecml.notebook import lines_html, table_html
 from xecml.outputs import making
 from xecml.progress import progress
@@ -71,6 +72,16 @@ class Result:
     def validated(self) -> bool:
         """Whether `best` was chosen by a validation."""
         return self.best.name == checkpoint_writing.BEST
+
+    def to_its_end(self) -> Result:
+        """Itself, for those who need a finished training.
+
+        Raises:
+            InputError: a signal stopped it.
+        """
+        if self.stopped:
+            raise InputError(f"The training {self.folder.name} was stopped by {self.stopped}; give the command again.")
+        return self
 
     def _repr_html_(self) -> str:
         """As a notebook shows it: how it ended, and the numbers of the last epoch."""
